@@ -1,0 +1,38 @@
+-- Folds shard $1, positions ($2, $3], which lie in the times [$4, $5].
+-- Reduces to one row an alert first; a later window adds what an earlier one lacked.
+with said as (
+    select tenant, patient_id, (data ->> 'alertId')::uuid as id, data ->> 'state' as said,
+           data, occurred_at, recorded_at, position
+    from event
+    where shard = $1 and position > $2 and position <= $3
+      and occurred_at >= $4 and occurred_at <= $5
+      and type <> 'reading' and data ->> 'alertId' is not null
+), reduced as (
+    select tenant, patient_id, id,
+           (array_agg(data order by position) filter (where said in ('raised', 'missed')))[1] as raised,
+           min(recorded_at) filter (where said in ('raised', 'missed')) as raised_at,
+           (array_agg(data order by position) filter (where said = 'cleared'))[1] as cleared,
+           min(occurred_at) filter (where said = 'cleared') as cleared_since,
+           (array_agg(data -> 'acknowledged' order by position)
+               filter (where said = 'acknowledged'))[1] as acknowledged,
+           max(position) as position
+    from said
+    group by tenant, patient_id, id
+)
+insert into alert as a
+select $1, tenant, patient_id, id,
+       case when cleared is not null then 'cleared'
+            when raised ->> 'state' = 'missed' then 'missed'
+            else 'active' end,
+       raised ->> 'event', raised ->> 'priority', raised ->> 'rule', (raised ->> 'ruleVersion')::int,
+       (raised ->> 'vital')::vital, (raised ->> 'value')::float8, raised ->> 'unit',
+       raised ->> 'deviceId', (raised ->> 'since')::timestamptz, raised_at,
+       (raised ->> 'readingPosition')::bigint,
+       cleared_since, (cleared ->> 'value')::float8, acknowledged::text, position
+from reduced
+on conflict (shard, tenant, patient_id, id) do update
+   set state         = case when excluded.cleared_since is not null then 'cleared' else a.state end,
+       cleared_since = coalesce(a.cleared_since, excluded.cleared_since),
+       cleared_value = coalesce(a.cleared_value, excluded.cleared_value),
+       acknowledged  = coalesce(a.acknowledged, excluded.acknowledged),
+       position      = excluded.position

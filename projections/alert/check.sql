@@ -1,0 +1,32 @@
+-- What shard $1 should hold at position $2, recomputed by another road (the raising
+-- event joined with the first clearing and the first acknowledgement), against what
+-- it holds. No row means correct.
+with said as (
+    select tenant, patient_id, (data ->> 'alertId')::uuid as id, data ->> 'state' as said,
+           data, occurred_at, recorded_at, position
+    from event
+    where shard = $1 and position <= $2 and type <> 'reading' and data ->> 'alertId' is not null
+), expected as (
+    select r.tenant, r.patient_id, r.id,
+           case when c.position is not null then 'cleared'
+                when r.said = 'missed' then 'missed' else 'active' end as state,
+           r.data ->> 'event' as event, r.data ->> 'priority' as priority, r.data ->> 'rule' as rule,
+           (r.data ->> 'value')::float8 as value, (r.data ->> 'since')::timestamptz as since,
+           r.recorded_at as raised_at, c.occurred_at as cleared_since,
+           (c.data ->> 'value')::float8 as cleared_value, a.data ->> 'acknowledged' as acknowledged
+    from said r
+    left join lateral (select * from said s where s.id = r.id and s.said = 'cleared'
+                       order by s.position limit 1) c on true
+    left join lateral (select * from said s where s.id = r.id and s.said = 'acknowledged'
+                       order by s.position limit 1) a on true
+    where r.said in ('raised', 'missed')
+), found as (
+    select tenant, patient_id, id, state, event, priority, rule, value, since, raised_at,
+           cleared_since, cleared_value, acknowledged
+    from alert where shard = $1
+)
+select coalesce(e.tenant, f.tenant) || '/' || coalesce(e.patient_id, f.patient_id)
+         || '/' || coalesce(e.id, f.id)::text as key,
+       e::text as expected, f::text as found
+from expected e full join found f using (tenant, patient_id, id)
+where e::text is distinct from f::text

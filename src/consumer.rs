@@ -1,0 +1,169 @@
+//! The one loop that everything behind the log runs in: projections, rules,
+//! webhook fan-out.
+//!
+//! Guarantees that a consumer sees a shard's events in order, and that what it
+//! does inside the database happens exactly once: the checkpoint moves in the same
+//! transaction. Any number of instances may run the same consumer; `SKIP LOCKED`
+//! shares the shards between them, and no leader is needed.
+//!
+//! Does not guarantee when: a wake-up is a hint, a timer stands behind it, and an
+//! error is tried again after a pause, visibly, until it is mended. It never skips.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, PgPool};
+use tokio_util::sync::CancellationToken;
+
+use crate::log::{AppendError, Log, Window, signal_or_poll};
+
+/// The pause after an error, before the same events are tried again.
+const RETRY_PAUSE_MS: u64 = 1_000;
+
+/// Why a step failed. Nothing of it happened.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsumerError {
+    /// PostgreSQL said no, or is gone.
+    #[error("{0}")]
+    Database(#[from] sqlx::Error),
+    /// The log refused what the consumer wanted to append.
+    #[error("{0}")]
+    Append(#[from] AppendError),
+    /// An event or a saved state that cannot be understood.
+    #[error("shard {shard}, position {position}: {source}")]
+    Unreadable {
+        /// Where.
+        shard: i16,
+        /// The event's position.
+        position: i64,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+}
+
+/// Something that follows the log.
+pub trait Consumer: Send + Sync + 'static {
+    /// What a step leaves for [`Consumer::committed`].
+    type Done: Send;
+
+    /// The checkpoint's name.
+    fn name(&self) -> &str;
+
+    /// How many positions one step takes at most.
+    fn window_positions_max(&self) -> i64;
+
+    /// The shortest time between two steps that had work: longer means fewer,
+    /// larger transactions; zero means at once.
+    fn pace(&self) -> Duration;
+
+    /// Acts on a window, inside the transaction that moves the checkpoint.
+    fn act(
+        &self,
+        tx: &mut PgConnection,
+        window: &Window,
+    ) -> impl Future<Output = Result<Self::Done, ConsumerError>> + Send;
+
+    /// Told after the commit, for wake-ups.
+    fn committed(&self, _window: &Window, _done: Self::Done) {}
+}
+
+/// What a step found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing to do, or another instance is at it.
+    Idle,
+    /// Caught up with the head as it was.
+    CaughtUp,
+    /// There is more.
+    Behind,
+}
+
+/// Gives a consumer its checkpoints, at the beginning of the log.
+pub async fn register(
+    connection: &mut PgConnection,
+    name: &str,
+    shards: impl Iterator<Item = i16>,
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "insert into checkpoint (consumer, shard) select $1, unnest($2::smallint[]) \
+         on conflict do nothing",
+    )
+    .bind(name)
+    .bind(shards.collect::<Vec<i16>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Takes one step on a shard: claim, act, move the checkpoint, commit.
+pub async fn step<C: Consumer>(
+    pool: &PgPool,
+    consumer: &C,
+    shard: i16,
+) -> Result<Step, ConsumerError> {
+    let mut tx = pool.begin().await?;
+    // The claim: whoever holds the checkpoint's row does the work. The head is
+    // read in the same statement, so all up to it is committed.
+    let claim: Option<(i64, i64)> = sqlx::query_as(
+        "select c.position, h.position from checkpoint c join shard_head h on h.shard = c.shard \
+         where c.shard = $1 and c.consumer = $2 and c.position < h.position \
+         for update of c skip locked",
+    )
+    .bind(shard)
+    .bind(consumer.name())
+    .fetch_optional(&mut *tx)
+    .await?;
+    let Some((after, head)) = claim else {
+        tx.rollback().await?;
+        return Ok(Step::Idle);
+    };
+    let to = head.min(after + consumer.window_positions_max());
+    let window = Window::between(&mut tx, shard, after, to).await?;
+    let done = consumer.act(&mut tx, &window).await?;
+    sqlx::query("update checkpoint set position = $3 where shard = $1 and consumer = $2")
+        .bind(shard)
+        .bind(consumer.name())
+        .bind(to)
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    consumer.committed(&window, done);
+    Ok(if to < head { Step::Behind } else { Step::CaughtUp })
+}
+
+/// Follows one shard until told to stop. A step under way is finished first.
+pub async fn run<C: Consumer>(
+    log: Log,
+    pool: PgPool,
+    consumer: std::sync::Arc<C>,
+    shard: i16,
+    stop: CancellationToken,
+) {
+    let mut moved = log.wake().follow(shard);
+    while !stop.is_cancelled() {
+        // Marked as seen before looking, so that a move in between wakes us.
+        moved.mark_unchanged();
+        let pause = match step(&pool, &*consumer, shard).await {
+            Ok(Step::Behind) => continue,
+            Ok(Step::CaughtUp) => consumer.pace(),
+            Ok(Step::Idle) => {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = signal_or_poll(&mut moved) => {}
+                }
+                continue;
+            }
+            Err(error) => {
+                metrics::counter!("vitals_consumer_errors_total", "consumer" => consumer.name().to_owned())
+                    .increment(1);
+                tracing::error!(consumer = consumer.name(), shard, %error, "stopped at this event; trying again");
+                Duration::from_millis(RETRY_PAUSE_MS)
+            }
+        };
+        if !pause.is_zero() {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+}

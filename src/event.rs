@@ -1,0 +1,175 @@
+//! Events: what the log holds.
+//!
+//! Guarantees that an [`Event`] can be stored as it is: ids are FHIR ids, the
+//! value is in its vital's unit and range, times are whole microseconds. Does
+//! not guarantee that it is new: the log decides that when it appends.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::vital::Vital;
+
+/// The type of a measurement; every other type names something that happened.
+pub const READING: &str = "reading";
+/// What a reading that came too late to page anybody would have raised.
+pub const ALERT_MISSED: &str = "ALERT_MISSED";
+/// A patient was registered or their record changed.
+pub const PATIENT_REGISTERED: &str = "patient_registered";
+/// A person answered an alert.
+pub const ALERT_ACKNOWLEDGED: &str = "alert_acknowledged";
+/// A webhook endpoint was disabled, with the reason.
+pub const ENDPOINT_DISABLED: &str = "ENDPOINT_DISABLED";
+
+/// The stream of a tenant's events that belong to no patient. Not a FHIR id, so
+/// that no patient can have it.
+pub const NO_PATIENT: &str = "_tenant";
+
+/// The longest a FHIR id may be.
+pub const ID_BYTES_MAX: usize = 64;
+
+/// Whether `id` is a FHIR id: `[A-Za-z0-9\-.]{1,64}`.
+pub fn is_fhir_id(id: &str) -> bool {
+    (1..=ID_BYTES_MAX).contains(&id.len())
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
+}
+
+/// Something that happened, ready to be appended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Who owns it; nothing crosses this border.
+    pub tenant: Arc<str>,
+    /// Whom it is about, or [`NO_PATIENT`].
+    pub patient_id: String,
+    /// [`READING`], or the name of what happened (`HIGH_HEART_RATE`).
+    pub kind: String,
+    /// Of a reading.
+    pub vital: Option<Vital>,
+    /// Of a reading, in the vital's canonical unit.
+    pub value: Option<f64>,
+    /// The device's own opinion of the signal, 0–1.
+    pub quality: Option<f32>,
+    /// Implausible for a living patient: kept, never the ground of an alert.
+    pub suspect: bool,
+    /// When it was true, by the source's clock.
+    pub occurred_at: DateTime<Utc>,
+    /// The device, rule or user that says so.
+    pub source_id: String,
+    /// Everything else, as JSON text. Kept to the letter: it is part of the chain.
+    pub data: Option<String>,
+}
+
+/// An event of the log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recorded {
+    /// The shard that its patient lives in.
+    pub shard: i16,
+    /// Its place in the shard's order, which is commit order.
+    pub position: i64,
+    /// When we learned it; never decreases along a shard.
+    pub recorded_at: DateTime<Utc>,
+    /// What happened.
+    pub event: Event,
+}
+
+/// What an alert event says. Version 1 of its schema.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AlertData {
+    /// The schema's version.
+    pub v: u8,
+    /// The same over raised and cleared.
+    pub alert_id: Uuid,
+    /// What became of the alert.
+    pub state: AlertState,
+    /// The rule that says so, and its version.
+    pub rule: String,
+    /// See `rule`.
+    pub rule_version: u32,
+    /// The event name of the rule. The same as the event's type, but for
+    /// [`ALERT_MISSED`], where it is what would have been raised.
+    pub event: String,
+    /// high, medium, low or technical.
+    pub priority: Priority,
+    /// The vital that was judged.
+    pub vital: Vital,
+    /// Its value, in the canonical unit.
+    pub value: f64,
+    /// The canonical unit.
+    pub unit: String,
+    /// When it was measured.
+    pub measured_at: DateTime<Utc>,
+    /// What measured it.
+    pub device_id: String,
+    /// The position of that reading in the patient's shard.
+    pub reading_position: i64,
+    /// When the alert was raised; equal to `measured_at` in the raising event.
+    pub since: DateTime<Utc>,
+}
+
+/// What became of an alert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub enum AlertState {
+    Raised,
+    Cleared,
+    Missed,
+}
+
+impl AlertState {
+    /// As on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            AlertState::Raised => "raised",
+            AlertState::Cleared => "cleared",
+            AlertState::Missed => "missed",
+        }
+    }
+}
+
+/// IEC 60601-1-8 priorities, and technical alarms apart from physiological ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub enum Priority {
+    High,
+    Medium,
+    Low,
+    Technical,
+}
+
+impl Event {
+    /// The alert that this event is about, if it is an alert event.
+    ///
+    /// `None` also for other types; an error only for data that is broken.
+    pub fn alert(&self) -> Result<Option<AlertData>, serde_json::Error> {
+        match &self.data {
+            Some(data) if self.is_alert() => serde_json::from_str(data).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Alert events carry upper-case names; everything else is lower-case, and
+    /// what concerns no patient concerns no alert.
+    pub fn is_alert(&self) -> bool {
+        self.patient_id != NO_PATIENT && self.kind.starts_with(|c: char| c.is_ascii_uppercase())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fhir_ids_are_told_from_others() {
+        for good in ["1", "101", "a-b.C", &"x".repeat(64)] {
+            assert!(is_fhir_id(good), "{good}");
+        }
+        for bad in ["", "a b", "a/b", "ä", "a_b", NO_PATIENT, &"x".repeat(65)] {
+            assert!(!is_fhir_id(bad), "{bad}");
+        }
+    }
+}
