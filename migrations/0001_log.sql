@@ -34,6 +34,9 @@ create unique index event_natural_key
 -- The order in which a shard's events were committed; every consumer follows it.
 create index event_position on event (shard, position);
 
+-- What is no reading is rare: alerts and their fan-out find it among millions.
+create index event_happening on event (shard, position) where type <> 'reading';
+
 -- Watches with a clock that was never set send times decades ago. They are kept,
 -- in one place, so that a stray clock cannot make hundreds of partitions.
 create table event_before_2000 partition of event

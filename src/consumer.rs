@@ -28,13 +28,21 @@ pub enum ConsumerError {
     /// The log refused what the consumer wanted to append.
     #[error("{0}")]
     Append(#[from] AppendError),
-    /// An event or a saved state that cannot be understood.
+    /// An event that cannot be understood.
     #[error("shard {shard}, position {position}: {source}")]
-    Unreadable {
+    Event {
         /// Where.
         shard: i16,
         /// The event's position.
         position: i64,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// A saved state that cannot be understood.
+    #[error("the rules' state of {patient}: {source}")]
+    State {
+        /// Whose.
+        patient: String,
         /// What is wrong with it.
         source: serde_json::Error,
     },

@@ -6,8 +6,6 @@
 //! it in this list, and rooms on the same line do not know each other.
 
 pub mod clock;
-pub mod config;
-pub mod telemetry;
 
 pub mod event;
 pub mod vital;
@@ -18,12 +16,7 @@ pub mod consumer;
 pub mod projection;
 
 pub mod ingest;
-pub mod query;
 pub mod rules;
 pub mod webhook;
 
-pub mod api;
 
-pub mod command;
-pub mod demo;
-pub mod embedded;

@@ -203,6 +203,13 @@ impl FromStr for Vital {
     }
 }
 
+impl TryFrom<String> for Vital {
+    type Error = UnknownVital;
+    fn try_from(name: String) -> Result<Vital, UnknownVital> {
+        name.parse()
+    }
+}
+
 impl fmt::Display for Vital {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

@@ -24,3 +24,4 @@ create table alert (
 );
 create index alert_active on alert (shard, tenant, patient_id) where state = 'active';
 create index alert_since on alert (shard, tenant, since);
+create index alert_id on alert (shard, id);

@@ -65,14 +65,51 @@ pub async fn read_window(
     connection: &mut PgConnection,
     window: &Window,
 ) -> Result<Vec<Recorded>, sqlx::Error> {
-    let rows = sqlx::query(include_str!("read_window.sql"))
+    let query = bind_window(sqlx::query(include_str!("read_window.sql")), window);
+    decode(window, query.fetch_all(connection).await?)
+}
+
+/// The readings of a window that are of one of `vitals`, in order.
+pub async fn read_readings(
+    connection: &mut PgConnection,
+    window: &Window,
+    vitals: &[&str],
+) -> Result<Vec<Recorded>, sqlx::Error> {
+    let sql = concat!(
+        "select * from (",
+        include_str!("read_window.sql"),
+        ") w where type = 'reading' and vital = any($6) order by position"
+    );
+    let query = bind_window(sqlx::query(sql), window).bind(vitals);
+    decode(window, query.fetch_all(connection).await?)
+}
+
+/// The events of a window that are no readings, in order. They are few, and have
+/// an index of their own.
+pub async fn read_happenings(
+    connection: &mut PgConnection,
+    window: &Window,
+) -> Result<Vec<Recorded>, sqlx::Error> {
+    let sql = concat!(
+        "select * from (",
+        include_str!("read_window.sql"),
+        ") w where type <> 'reading' order by position"
+    );
+    decode(window, bind_window(sqlx::query(sql), window).fetch_all(connection).await?)
+}
+
+type Query = sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments>;
+
+fn bind_window(query: Query, window: &Window) -> Query {
+    query
         .bind(window.shard)
         .bind(window.after)
         .bind(window.to)
         .bind(window.since)
         .bind(window.until)
-        .fetch_all(connection)
-        .await?;
+}
+
+fn decode(window: &Window, rows: Vec<PgRow>) -> Result<Vec<Recorded>, sqlx::Error> {
     let mut tenants = Tenants::default();
     rows.iter().map(|row| recorded(row, window.shard, &mut tenants)).collect()
 }

@@ -1,0 +1,110 @@
+//! `postmaster.pid`, the server's note of itself.
+//!
+//! Guarantees only what the file says; whether the process is still there is asked
+//! separately, because after a crash the note stays.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use rustix::process::{Pid, test_kill_process};
+
+/// What the server noted.
+#[derive(Debug, PartialEq)]
+pub(super) struct Note {
+    /// The postmaster's process id.
+    pub pid: i32,
+    /// Where it put its socket, once it had one.
+    pub sockets: Option<PathBuf>,
+}
+
+/// Who has a process id now.
+#[derive(Debug, PartialEq)]
+pub(super) enum Holder {
+    /// A process of PostgreSQL's, or one we may not look at.
+    Postgres,
+    /// Nobody, or a dead process that nobody has collected.
+    Nobody,
+    /// A living process that has nothing to do with PostgreSQL.
+    Other,
+}
+
+/// The note in a cluster; none if there is none, or if it is unfinished.
+pub(super) fn read(cluster: &Path) -> io::Result<Option<Note>> {
+    match std::fs::read(path(cluster)) {
+        Ok(text) => Ok(parse(&text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Where the note is.
+pub(super) fn path(cluster: &Path) -> PathBuf {
+    cluster.join("postmaster.pid")
+}
+
+/// Lines: process id, data directory, start time, port, socket directory, more.
+fn parse(text: &[u8]) -> Option<Note> {
+    let mut lines = text.split(|byte| *byte == b'\n');
+    let pid = std::str::from_utf8(lines.next()?).ok()?.trim().parse().ok()?;
+    let sockets = lines.nth(3).filter(|line| !line.is_empty());
+    Some(Note { pid, sockets: sockets.map(|line| OsString::from_vec(line.to_vec()).into()) })
+}
+
+/// Who has this process id now.
+///
+/// A thread's id counts as well, since `kill(2)` and so PostgreSQL take it for a
+/// process: in a container that starts again, our own threads can have the id that
+/// the server had before.
+pub(super) fn holder(pid: i32) -> Holder {
+    let Some(process) = Pid::from_raw(pid).filter(|_| pid > 0) else { return Holder::Nobody };
+    match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => named(&stat),
+        Err(_) if test_kill_process(process) == Err(rustix::io::Errno::SRCH) => Holder::Nobody,
+        Err(_) => Holder::Postgres,
+    }
+}
+
+/// Reads `pid (name) state …`; the name may itself hold brackets.
+fn named(stat: &str) -> Holder {
+    let Some((name, rest)) =
+        stat.split_once('(').and_then(|(_, after)| after.rsplit_once(')'))
+    else {
+        return Holder::Postgres;
+    };
+    match rest.trim_start().chars().next() {
+        Some('Z' | 'X' | 'x') => Holder::Nobody,
+        _ if name.starts_with("postgres") || name.starts_with("postmaster") => Holder::Postgres,
+        _ => Holder::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_note_of_a_running_server_is_read() {
+        let text = b"4711\n/d/postgres/data\n1700000000\n5432\n/d/postgres/run\n\n 123 4\nready\n";
+        let note = Note { pid: 4711, sockets: Some("/d/postgres/run".into()) };
+        assert_eq!(parse(text), Some(note));
+    }
+
+    #[test]
+    fn an_unfinished_note_has_no_socket_and_an_empty_one_is_none() {
+        let starting = parse(b"4711\n/d/postgres/data\n1700000000\n5432\n");
+        assert_eq!(starting, Some(Note { pid: 4711, sockets: None }));
+        assert_eq!(parse(b""), None);
+        assert_eq!(parse(b"nonsense\n"), None);
+    }
+
+    #[test]
+    fn a_process_id_is_judged_by_who_has_it_now() {
+        assert_eq!(named("12 (postgres) S 1 12"), Holder::Postgres);
+        assert_eq!(named("12 (postgres) Z 1 12"), Holder::Nobody);
+        assert_eq!(named("12 (tokio (rt) w) S 1 12"), Holder::Other);
+        assert_eq!(holder(0), Holder::Nobody);
+        assert_eq!(holder(-1), Holder::Nobody);
+    }
+}

@@ -1,0 +1,343 @@
+//! Readers of recorded files: `icu-csv`, `csv` and `ndjson`, plain or gzipped.
+//!
+//! Guarantees that a file of any length is read in constant memory, a line at a
+//! time, and that every line is answered for: a reading, skipped on purpose, or bad
+//! with its number and a way to mend it. A bad line never takes its neighbours with it.
+//!
+//! Does not judge readings: an unknown vital, an odd id or a value out of range goes
+//! through as it stands, to the one door that judges them all. Quoted fields are
+//! understood, but a field cannot hold a line break.
+
+mod lines;
+mod row;
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use chrono::{DateTime, Utc};
+
+use self::lines::{Line, Lines};
+use self::row::{Fault, RowParser, quoted};
+
+pub use self::lines::LINE_BYTES_MAX;
+
+/// What a file is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `record_id,minute,parameter,value`, minutes since an epoch.
+    IcuCsv,
+    /// `patientId,deviceId,vital,value,unit,measuredAt`; an empty unit is the canonical one.
+    Csv,
+    /// One reading of the API a line.
+    Ndjson,
+}
+
+impl FromStr for Format {
+    type Err = FileError;
+    fn from_str(name: &str) -> Result<Format, FileError> {
+        match name {
+            "icu-csv" => Ok(Format::IcuCsv),
+            "csv" => Ok(Format::Csv),
+            "ndjson" => Ok(Format::Ndjson),
+            _ => Err(FileError::Format(name.to_owned())),
+        }
+    }
+}
+
+/// What a line said.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Row {
+    /// A reading, not judged yet.
+    Reading(RawReading),
+    /// An `icu-csv` parameter that is no vital here.
+    Skipped,
+    /// A line that cannot be read.
+    Bad {
+        /// Counted from 1, the header too.
+        line: u64,
+        /// Stable: `line_too_long`, `not_utf8`, `not_json`, `missing_column`,
+        /// `extra_column`, `missing_field`, `bad_field`, `not_a_number`, `bad_time`.
+        code: &'static str,
+        /// What is wrong and how to mend it.
+        detail: String,
+    },
+}
+
+/// A reading as the file has it.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the names are those of the contract")]
+pub struct RawReading {
+    pub patient_id: String,
+    pub device_id: String,
+    pub vital: String,
+    /// Finite.
+    pub value: f64,
+    /// `None` is the canonical unit.
+    pub unit: Option<String>,
+    pub quality: Option<f64>,
+    pub measured_at: DateTime<Utc>,
+    /// JSON text, as it stands in the file.
+    pub context: Option<String>,
+    /// Where it stands in the file, counted from 1.
+    pub line: u64,
+}
+
+/// Why a file cannot be read at all, or not on.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// No such format.
+    #[error("\"{0}\" is no format: use icu-csv, csv or ndjson")]
+    Format(String),
+    /// It is not there, or not ours to read.
+    #[error("{path}: cannot be opened: {source}", path = path.display())]
+    Open {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The first line is not the format's.
+    #[error("{path}: the first line must be \"{expected}\", found {found}", path = path.display())]
+    Header {
+        /// Which file.
+        path: PathBuf,
+        /// The format's header.
+        expected: String,
+        /// What stands there.
+        found: String,
+    },
+    /// The file ended or broke half-way: a bad disk, a cut gzip.
+    #[error("{path}: cannot be read on after line {line}: {source}", path = path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// The last line that was read.
+        line: u64,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Opens a file and reads its header. Gzip is told by its first bytes, not the name.
+///
+/// `epoch` is minute 0 of `icu-csv`; the other formats bring their own times.
+pub fn open(path: &Path, format: Format, epoch: DateTime<Utc>) -> Result<Rows, FileError> {
+    let failed = |source| FileError::Open { path: path.to_owned(), source };
+    let file = File::open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    let bytes_read = Arc::new(AtomicU64::new(0));
+    let mut rows = Rows {
+        path: path.to_owned(),
+        bytes_total: metadata.is_file().then_some(metadata.len()),
+        lines: Lines::of_file(file, Arc::clone(&bytes_read)).map_err(failed)?,
+        bytes_read,
+        parser: RowParser::new(format, epoch),
+        ended: false,
+    };
+    rows.expect_header()?;
+    Ok(rows)
+}
+
+/// The rows of a file, in its order. Ends after the first [`FileError`].
+pub struct Rows {
+    path: PathBuf,
+    bytes_read: Arc<AtomicU64>,
+    bytes_total: Option<u64>,
+    lines: Lines,
+    parser: RowParser,
+    ended: bool,
+}
+
+impl Rows {
+    /// How far the file has been read, in bytes on the disk (compressed ones of a
+    /// gzip). Runs ahead of the rows by what is buffered.
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read.load(Ordering::Relaxed)
+    }
+
+    /// The file's length, when it has one (a pipe has none).
+    pub fn bytes_total(&self) -> Option<u64> {
+        self.bytes_total
+    }
+
+    fn expect_header(&mut self) -> Result<(), FileError> {
+        let Some(expected) = self.parser.header() else { return Ok(()) };
+        let found = match self.lines.advance() {
+            Ok(Line::Text) if self.parser.is_header(self.lines.text()) => return Ok(()),
+            Ok(Line::Text) => quoted(&String::from_utf8_lossy(self.lines.text())),
+            Ok(Line::TooLong) => "a very long line".to_owned(),
+            Ok(Line::End) => "an empty file".to_owned(),
+            Err(source) => return Err(self.read_error(source)),
+        };
+        Err(FileError::Header { path: self.path.clone(), expected, found })
+    }
+
+    fn read_error(&self, source: io::Error) -> FileError {
+        FileError::Read { path: self.path.clone(), line: self.lines.number(), source }
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<Row, FileError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.ended {
+            let row = match self.lines.advance() {
+                Ok(Line::Text) if self.lines.text().trim_ascii().is_empty() => continue,
+                Ok(Line::Text) => self.parser.row(self.lines.text(), self.lines.number()),
+                Ok(Line::TooLong) => Err(Fault::new(
+                    "line_too_long",
+                    format!("longer than {LINE_BYTES_MAX} bytes: one reading a line"),
+                )),
+                Ok(Line::End) => break,
+                Err(source) => {
+                    self.ended = true;
+                    return Some(Err(self.read_error(source)));
+                }
+            };
+            let line = self.lines.number();
+            return Some(Ok(row.unwrap_or_else(|Fault { code, detail }| Row::Bad {
+                line,
+                code,
+                detail,
+            })));
+        }
+        self.ended = true;
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    /// A file that is gone when the test is over.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str, bytes: &[u8]) -> Scratch {
+            let name = format!("vitals-recorded-{}-{name}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            Scratch(path)
+        }
+
+        fn open(&self, format: Format) -> Result<Rows, FileError> {
+            open(&self.0, format, "2026-01-01T00:00:00Z".parse().unwrap())
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            std::fs::remove_file(&self.0).unwrap();
+        }
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    const THREE_ROWS: &str = "record_id,minute,parameter,value\n\
+        132539,7,HR,73\n132539,7,GCS,15\n\n132539,x,HR,73\n";
+
+    #[test]
+    fn plain_and_gzipped_files_read_alike_and_every_line_is_answered_for() {
+        let mut all = Vec::new();
+        for (name, bytes) in [
+            ("plain.csv", THREE_ROWS.as_bytes().to_vec()),
+            ("named.gz", THREE_ROWS.as_bytes().to_vec()),
+            ("unnamed", gzip(THREE_ROWS.as_bytes())),
+            ("crlf.csv", format!("\u{feff}{}", THREE_ROWS.replace('\n', "\r\n")).into_bytes()),
+        ] {
+            let file = Scratch::new(name, &bytes);
+            let mut rows = file.open(Format::IcuCsv).unwrap();
+            all.push(rows.by_ref().map(Result::unwrap).collect::<Vec<Row>>());
+            assert_eq!(Some(rows.bytes_read()), rows.bytes_total(), "{name}");
+            assert_eq!(rows.bytes_total(), Some(bytes.len() as u64), "{name}");
+        }
+        let [Row::Reading(reading), Row::Skipped, Row::Bad { line: 5, code: "bad_time", .. }] =
+            &all[0][..]
+        else {
+            panic!("{:?}", all[0])
+        };
+        assert_eq!((reading.value, reading.line), (73.0, 2));
+        assert!(all.iter().all(|rows| *rows == all[0]));
+    }
+
+    #[test]
+    fn a_missing_or_unknown_header_names_the_expected_one() {
+        for (name, bytes, found) in [
+            ("empty", "", "an empty file"),
+            ("headless", "101,watch,heart_rate,80,,2026-01-01T00:00:00Z\n", "\"101,watch"),
+            ("other", "patient,device,vital,value,unit,time\n", "\"patient,device"),
+            ("short", "patientId,deviceId,vital,value\n", "\"patientId"),
+            ("long", &"x".repeat(LINE_BYTES_MAX + 1), "very long"),
+        ] {
+            let error = Scratch::new(name, bytes.as_bytes()).open(Format::Csv).err().unwrap();
+            let message = error.to_string();
+            assert!(message.contains("\"patientId,deviceId,vital,value,unit,measuredAt\""));
+            assert!(message.contains(found), "{message}");
+        }
+        let quoted = r#""patientId","deviceId","vital","value","unit","measuredAt""#;
+        assert!(Scratch::new("quoted", quoted.as_bytes()).open(Format::Csv).is_ok());
+    }
+
+    #[test]
+    fn a_cut_gzip_ends_with_an_error_and_not_as_if_it_were_whole() {
+        let long: String = (0..5000).map(|i| format!("{i},{i},HR,{}\n", 40 + i % 90)).collect();
+        let whole = gzip(format!("record_id,minute,parameter,value\n{long}").as_bytes());
+        let file = Scratch::new("cut.gz", &whole[..whole.len() / 2]);
+        let mut rows = file.open(Format::IcuCsv).unwrap();
+        let error = rows.by_ref().find_map(Result::err).unwrap();
+        let FileError::Read { line, .. } = error else { panic!("{error}") };
+        assert!((2..5000).contains(&line), "{line}");
+        assert!(rows.next().is_none());
+    }
+
+    #[test]
+    fn a_bad_line_leaves_its_neighbours_alone() {
+        let mut bytes = b"{\"patientId\":\n".to_vec();
+        bytes.extend_from_slice(b"\"\xff\"\n");
+        bytes.extend_from_slice(&vec![b' '; 3 * LINE_BYTES_MAX]);
+        bytes.extend_from_slice(
+            b"\n{\"patientId\":\"101\",\"deviceId\":\"w\",\"vital\":\"heart_rate\",\"value\":80,\
+              \"measuredAt\":\"2026-01-01T00:00:00Z\"}",
+        );
+        let rows: Vec<Row> = Scratch::new("bad.ndjson", &bytes)
+            .open(Format::Ndjson)
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
+        let codes: Vec<_> = rows
+            .iter()
+            .map(|row| match row {
+                Row::Bad { line, code, .. } => (*line, *code),
+                Row::Reading(reading) => (reading.line, "read"),
+                Row::Skipped => (0, "skipped"),
+            })
+            .collect();
+        let expect = [(1, "not_json"), (2, "not_utf8"), (3, "line_too_long"), (4, "read")];
+        assert_eq!(codes, expect);
+    }
+
+    #[test]
+    fn what_is_not_there_is_an_error_with_its_name() {
+        let error = open(Path::new("/nowhere/x.csv"), Format::Csv, DateTime::UNIX_EPOCH);
+        let message = error.err().unwrap().to_string();
+        assert!(message.starts_with("/nowhere/x.csv: cannot be opened"), "{message}");
+        assert!(
+            "xml".parse::<Format>().unwrap_err().to_string().contains("icu-csv, csv or ndjson")
+        );
+    }
+}

@@ -1,0 +1,405 @@
+//! From bytes to readings that may be stored.
+//!
+//! Guarantees that every item is judged by itself: what is wrong with one is said
+//! with its code, place and mend, and the others are kept. What comes out can be
+//! appended as it is. Does not know who may send what; the caller names the
+//! narrowing of its token.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::clock::truncate_to_micros;
+use crate::event::{Event, READING, is_fhir_id};
+use crate::vital::{MeasureError, Vital};
+
+/// The most readings of one request.
+pub const READINGS_PER_REQUEST_MAX: usize = 10_000;
+/// How far the device's clock may be ahead of ours.
+pub const AHEAD_SECONDS_MAX: i64 = 300;
+/// The largest `context`.
+pub const CONTEXT_BYTES_MAX: usize = 4_096;
+
+/// A reading as it was sent, readable but not judged.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RawReading<'a> {
+    /// Whom it is about.
+    #[serde(borrow)]
+    pub patient_id: Cow<'a, str>,
+    /// What measured it.
+    #[serde(borrow)]
+    pub device_id: Cow<'a, str>,
+    /// Its vital's name.
+    #[serde(borrow)]
+    pub vital: Cow<'a, str>,
+    /// In `unit`.
+    pub value: f64,
+    /// Left out: canonical.
+    #[serde(borrow)]
+    pub unit: Option<Cow<'a, str>>,
+    /// RFC 3339 with a zone.
+    #[serde(borrow)]
+    pub measured_at: Cow<'a, str>,
+    /// The device's own opinion, 0–1.
+    pub quality: Option<f64>,
+    /// A small object, stored as it is.
+    #[serde(borrow)]
+    pub context: Option<&'a RawValue>,
+}
+
+/// Why an item was not stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rejected {
+    /// Its place in the request.
+    pub index: usize,
+    /// Stable.
+    pub code: &'static str,
+    /// For a person, with the mend.
+    pub detail: String,
+    /// JSON pointer into the request's body.
+    pub pointer: String,
+}
+
+/// Why a whole body was refused.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum ParseError {
+    #[error("the body is not UTF-8 from byte {at} on: send JSON in UTF-8")]
+    NotUtf8 { at: usize },
+    #[error("the body is no readable JSON: {0}")]
+    NotJson(serde_json::Error),
+    #[error("the body is neither a reading nor an array of readings")]
+    NeitherObjectNorArray,
+    #[error("the array is empty: send at least one reading")]
+    Empty,
+    #[error("{0} readings in one request, {READINGS_PER_REQUEST_MAX} at most: split the batch")]
+    TooMany(usize),
+}
+
+/// What the sender's token may write.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Narrowing<'a> {
+    /// Only this device's readings.
+    pub device: Option<&'a str>,
+    /// Only this patient's readings.
+    pub patient: Option<&'a str>,
+}
+
+/// A judged request.
+#[derive(Debug, Default)]
+pub struct Parsed {
+    /// What may be stored.
+    pub events: Vec<Event>,
+    /// What may not.
+    pub rejected: Vec<Rejected>,
+}
+
+/// Reads a body: one reading or an array of them.
+pub fn parse(
+    body: &[u8],
+    tenant: &Arc<str>,
+    narrowing: Narrowing<'_>,
+    now: DateTime<Utc>,
+) -> Result<Parsed, ParseError> {
+    let text =
+        std::str::from_utf8(body).map_err(|e| ParseError::NotUtf8 { at: e.valid_up_to() })?;
+    let judge = |item: Item<'_>| {
+        let fault = match item.reading {
+            Ok(reading) => match accept(&reading, tenant, narrowing, now) {
+                Ok(event) => return Ok(event),
+                Err(fault) => fault,
+            },
+            Err(fault) => fault,
+        };
+        Err(fault.at(item.index, item.in_array))
+    };
+    let mut parsed = Parsed::default();
+    for item in items(text)? {
+        match judge(item) {
+            Ok(event) => parsed.events.push(event),
+            Err(rejected) => parsed.rejected.push(rejected),
+        }
+    }
+    Ok(parsed)
+}
+
+struct Item<'a> {
+    index: usize,
+    in_array: bool,
+    reading: Result<RawReading<'a>, Fault>,
+}
+
+/// Splits a body into its items. The common case, all readable, is one pass; only
+/// when something is wrong is each item read by itself to find out what.
+fn items(text: &str) -> Result<Vec<Item<'_>>, ParseError> {
+    let in_array = match text.trim_ascii_start().bytes().next() {
+        Some(b'[') => true,
+        Some(b'{') => false,
+        _ => {
+            serde_json::from_str::<&RawValue>(text).map_err(ParseError::NotJson)?;
+            return Err(ParseError::NeitherObjectNorArray);
+        }
+    };
+    let readings: Vec<Result<RawReading<'_>, Fault>> = if !in_array {
+        let raw = serde_json::from_str(text).map_err(ParseError::NotJson)?;
+        vec![read_item(raw)]
+    } else if let Ok(readings) = serde_json::from_str::<Vec<RawReading<'_>>>(text) {
+        readings.into_iter().map(Ok).collect()
+    } else {
+        let raw: Vec<&RawValue> = serde_json::from_str(text).map_err(ParseError::NotJson)?;
+        check_count(raw.len())?;
+        raw.into_iter().map(read_item).collect()
+    };
+    check_count(readings.len())?;
+    let item = |(index, reading)| Item { index, in_array, reading };
+    Ok(readings.into_iter().enumerate().map(item).collect())
+}
+
+fn check_count(count: usize) -> Result<(), ParseError> {
+    match count {
+        0 => Err(ParseError::Empty),
+        n if n > READINGS_PER_REQUEST_MAX => Err(ParseError::TooMany(n)),
+        _ => Ok(()),
+    }
+}
+
+/// What is wrong with an item, not yet where the item is.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Stable.
+    pub code: &'static str,
+    /// The key that is meant; empty for the whole item.
+    pub field: &'static str,
+    /// For a person, with the mend.
+    pub detail: String,
+}
+
+impl Fault {
+    fn new(code: &'static str, field: &'static str, detail: impl Into<String>) -> Fault {
+        Fault { code, field, detail: detail.into() }
+    }
+
+    /// Gives it its place in the request.
+    pub fn at(self, index: usize, in_array: bool) -> Rejected {
+        let item = if in_array { format!("/{index}") } else { String::new() };
+        let field = if self.field.is_empty() { String::new() } else { format!("/{}", self.field) };
+        Rejected { index, code: self.code, detail: self.detail, pointer: item + &field }
+    }
+}
+
+fn read_item(raw: &RawValue) -> Result<RawReading<'_>, Fault> {
+    serde_json::from_str(raw.get()).map_err(|error| diagnose(raw.get(), &error))
+}
+
+const TEXTS: [&str; 4] = ["patientId", "deviceId", "vital", "measuredAt"];
+
+/// Finds out what serde's message leaves open: which key, and what to do.
+fn diagnose(item: &str, error: &serde_json::Error) -> Fault {
+    use std::collections::HashMap;
+    let Ok(fields) = serde_json::from_str::<HashMap<&str, &RawValue>>(item) else {
+        let detail = format!("a reading is a JSON object: {error}");
+        return Fault::new("not_an_object", "", detail);
+    };
+    let given = |key: &str| fields.get(key).map(|raw| raw.get()).filter(|text| *text != "null");
+    for key in TEXTS.into_iter().chain(["value"]) {
+        if given(key).is_none() {
+            return Fault::new("missing_field", key, format!("{key} is missing"));
+        }
+    }
+    for key in ["value", "quality"] {
+        let Some(text) = given(key) else { continue };
+        if serde_json::from_str::<f64>(text).is_err() {
+            let text: String = text.chars().take(40).collect();
+            let detail = format!("{key} must be a finite JSON number, not {text}");
+            return Fault::new("not_a_number", key, detail);
+        }
+    }
+    for key in TEXTS.into_iter().chain(["unit"]) {
+        if given(key).is_some_and(|text| !text.starts_with('"')) {
+            return Fault::new("not_a_string", key, format!("{key} must be a JSON string"));
+        }
+    }
+    Fault::new("invalid_reading", "", error.to_string())
+}
+
+/// Judges a readable reading.
+pub fn accept(
+    raw: &RawReading<'_>,
+    tenant: &Arc<str>,
+    narrowing: Narrowing<'_>,
+    now: DateTime<Utc>,
+) -> Result<Event, Fault> {
+    for (field, id, only) in [
+        ("patientId", &raw.patient_id, narrowing.patient),
+        ("deviceId", &raw.device_id, narrowing.device),
+    ] {
+        if !is_fhir_id(id) {
+            let detail = format!("{field} must match [A-Za-z0-9\\-.]{{1,64}}");
+            return Err(Fault::new("invalid_id", field, detail));
+        }
+        if only.is_some_and(|only| only != id) {
+            let detail = format!("this token may not write for this {field}");
+            return Err(Fault::new("outside_token", field, detail));
+        }
+    }
+    let vital: Vital = raw.vital.parse().map_err(|e: crate::vital::UnknownVital| {
+        Fault::new("unknown_vital", "vital", e.to_string())
+    })?;
+    let measured = vital.measure(raw.value, raw.unit.as_deref()).map_err(|error| match error {
+        MeasureError::Unit { .. } => Fault::new("unit_not_accepted", "unit", error.to_string()),
+        MeasureError::Range { .. } | MeasureError::NotAcvpu { .. } => {
+            Fault::new("value_out_of_range", "value", error.to_string())
+        }
+    })?;
+    Ok(Event {
+        tenant: tenant.clone(),
+        patient_id: raw.patient_id.clone().into_owned(),
+        kind: READING.to_owned(),
+        vital: Some(vital),
+        value: Some(measured.value),
+        quality: quality(raw.quality)?,
+        suspect: measured.suspect,
+        occurred_at: measured_at(&raw.measured_at, now)?,
+        source_id: raw.device_id.clone().into_owned(),
+        data: raw.context.map(context).transpose()?,
+    })
+}
+
+fn quality(quality: Option<f64>) -> Result<Option<f32>, Fault> {
+    match quality {
+        Some(q) if !(0.0..=1.0).contains(&q) => Err(Fault::new(
+            "quality_out_of_range",
+            "quality",
+            format!("quality is {q}, it must lie within 0 and 1"),
+        )),
+        q => Ok(q.map(|q| q as f32)),
+    }
+}
+
+fn measured_at(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, Fault> {
+    let fault = |code, detail| Fault::new(code, "measuredAt", detail);
+    let time = DateTime::parse_from_rfc3339(text).map_err(|_| {
+        let text: String = text.chars().take(40).collect();
+        let detail = format!(
+            "\"{text}\" is no RFC 3339 time with a zone: send it as 2025-10-20T10:20:00Z"
+        );
+        fault("invalid_time", detail)
+    })?;
+    let time = truncate_to_micros(time.to_utc());
+    if time > now + TimeDelta::seconds(AHEAD_SECONDS_MAX) {
+        let detail = format!(
+            "measured more than {AHEAD_SECONDS_MAX} s after the server's {}: set the device's clock",
+            crate::clock::rfc3339(now)
+        );
+        return Err(fault("measured_in_future", detail));
+    }
+    if time < DateTime::UNIX_EPOCH {
+        let detail = "measured before 1970: set the device's clock".to_owned();
+        return Err(fault("measured_too_early", detail));
+    }
+    Ok(time)
+}
+
+fn context(raw: &RawValue) -> Result<String, Fault> {
+    let text = raw.get();
+    if !text.starts_with('{') {
+        return Err(Fault::new("context_not_an_object", "context", "context must be a JSON object"));
+    }
+    if text.len() > CONTEXT_BYTES_MAX {
+        let detail =
+            format!("context has {} bytes, {CONTEXT_BYTES_MAX} at most", text.len());
+        return Err(Fault::new("context_too_large", "context", detail));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> DateTime<Utc> {
+        "2025-10-20T10:20:00Z".parse().unwrap()
+    }
+
+    fn parsed(body: &str) -> Parsed {
+        parse(body.as_bytes(), &"t".into(), Narrowing::default(), now()).unwrap()
+    }
+
+    const GOOD: &str = r#"{"patientId":"101","deviceId":"watch-7","vital":"heart_rate","value":130,"unit":"/min","measuredAt":"2025-10-20T10:20:00Z","more":[1]}"#;
+
+    /// Changes one thing in a good reading and wants its code and pointer, the good
+    /// readings on both sides kept.
+    #[track_caller]
+    fn check(change: (&str, &str), code: &str, pointer: &str) {
+        let bad = GOOD.replace(change.0, change.1);
+        assert_ne!(bad, GOOD);
+        let parsed = parsed(&format!("[{GOOD},{bad},{GOOD}]"));
+        assert_eq!(parsed.events.len(), 2);
+        let rejected = &parsed.rejected[0];
+        let expected = (1, code, format!("/1{pointer}"));
+        assert_eq!(
+            (rejected.index, rejected.code, rejected.pointer.clone()),
+            expected,
+            "{}",
+            rejected.detail
+        );
+    }
+
+    #[test]
+    fn each_fault_has_its_code_and_place_and_spares_its_neighbours() {
+        check(("heart_rate", "pulse"), "unknown_vital", "/vital");
+        check(("\"/min\"", "\"bpm\""), "unit_not_accepted", "/unit");
+        check((":130", ":401"), "value_out_of_range", "/value");
+        check((":130", ":-1"), "value_out_of_range", "/value");
+        check((":130", ":1e999"), "not_a_number", "/value");
+        check((":130", ":\"130\""), "not_a_number", "/value");
+        check((":130", ":null"), "missing_field", "/value");
+        check(("\"value\":130,", ""), "missing_field", "/value");
+        check(("10:20:00Z", "10:20:00"), "invalid_time", "/measuredAt");
+        check(("10:20:00Z", "10:25:00.000001Z"), "measured_in_future", "/measuredAt");
+        check(("2025", "1969"), "measured_too_early", "/measuredAt");
+        check(("\"101\"", "\"ward/101\""), "invalid_id", "/patientId");
+        check(("\"101\"", "101"), "not_a_string", "/patientId");
+        check(("watch-7", ""), "invalid_id", "/deviceId");
+        check(("\"more\"", "\"quality\":1.5,\"more\""), "quality_out_of_range", "/quality");
+        check(("\"more\"", "\"context\":[],\"more\""), "context_not_an_object", "/context");
+        check((GOOD, "7"), "not_an_object", "");
+    }
+
+    #[test]
+    fn a_clock_five_minutes_ahead_is_taken() {
+        let parsed = parsed(&GOOD.replace("10:20:00Z", "12:25:00+02:00"));
+        assert_eq!(parsed.events[0].occurred_at, now() + TimeDelta::minutes(5));
+    }
+
+    #[test]
+    fn a_single_reading_needs_no_array_and_its_pointer_no_index() {
+        assert_eq!(parsed(GOOD).events[0].value, Some(130.0));
+        assert_eq!(parsed(&GOOD.replace("130", "900")).rejected[0].pointer, "/value");
+    }
+
+    #[test]
+    fn what_is_no_list_of_readings_is_refused_as_a_whole() {
+        let refuse = |body: &[u8]| {
+            parse(body, &"t".into(), Narrowing::default(), now()).unwrap_err().to_string()
+        };
+        assert!(refuse(b"[]").contains("empty"));
+        assert!(refuse(b"7").contains("neither"));
+        assert!(refuse(b"").contains("JSON"));
+        assert!(refuse(b"[{\"value\":NaN}]").contains("JSON"));
+        assert!(refuse(b"[\"\xff\"]").contains("UTF-8 from byte 2"));
+        let many = format!("[{}{GOOD}]", format!("{GOOD},").repeat(READINGS_PER_REQUEST_MAX));
+        assert!(refuse(many.as_bytes()).contains("10001 readings"));
+    }
+
+    #[test]
+    fn a_narrow_token_writes_only_its_own() {
+        let narrow = Narrowing { device: Some("watch-8"), patient: None };
+        let parsed = parse(GOOD.as_bytes(), &"t".into(), narrow, now()).unwrap();
+        assert_eq!(parsed.rejected[0].code, "outside_token");
+    }
+}

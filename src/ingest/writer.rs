@@ -1,0 +1,93 @@
+//! The group-commit writer: one task a shard.
+//!
+//! Guarantees one append at a time, an answer only after its commit, and that a
+//! batch that PostgreSQL refuses is taken apart, so that one bad request does not
+//! take its neighbours along. Waits for no timer: while a commit is under way the
+//! next batch gathers by itself.
+
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use super::IngestError;
+use crate::event::Event;
+use crate::log::{AppendError, Log};
+
+/// Readings in one transaction. Larger ones gain little and make others wait.
+const READINGS_PER_COMMIT_MAX: usize = 5_000;
+
+/// A part of a request, all of one shard.
+pub(super) struct Request {
+    pub events: Vec<Event>,
+    /// How many were new.
+    pub reply: oneshot::Sender<Result<usize, IngestError>>,
+    /// Its place in the queue, given back with the request.
+    pub _room: OwnedSemaphorePermit,
+}
+
+/// Writes until nobody can hand in any more.
+pub(super) async fn run(log: Log, shard: i16, mut requests: mpsc::UnboundedReceiver<Request>) {
+    while let Some(first) = requests.recv().await {
+        let mut size = first.events.len();
+        let mut batch = vec![first];
+        while size < READINGS_PER_COMMIT_MAX
+            && let Ok(next) = requests.try_recv()
+        {
+            size += next.events.len();
+            batch.push(next);
+        }
+        write(&log, shard, batch).await;
+    }
+}
+
+async fn write(log: &Log, shard: i16, mut batch: Vec<Request>) {
+    let lengths: Vec<usize> = batch.iter().map(|r| r.events.len()).collect();
+    let mut events = Vec::with_capacity(lengths.iter().sum());
+    for request in &mut batch {
+        events.append(&mut request.events);
+    }
+    match log.append(shard, &events).await {
+        Ok(appended) => {
+            metrics::counter!("vitals_readings_stored_total").increment(appended.stored() as u64);
+            let mut positions = appended.positions.iter();
+            for (request, length) in batch.into_iter().zip(lengths) {
+                let stored = positions.by_ref().take(length).flatten().count();
+                answer(request, Ok(stored));
+            }
+        }
+        Err(error) if batch.len() > 1 && is_about_the_data(&error) => {
+            let mut events = events.into_iter();
+            for (mut request, length) in batch.into_iter().zip(lengths) {
+                request.events = events.by_ref().take(length).collect();
+                let result = log.append(shard, &request.events).await;
+                answer(request, result.map(|a| a.stored()).map_err(|e| unavailable(shard, &e)));
+            }
+        }
+        Err(error) => {
+            let error = unavailable(shard, &error);
+            batch.into_iter().for_each(|request| answer(request, Err(error.clone())));
+        }
+    }
+}
+
+/// A caller that went away does not want its answer; its readings are stored.
+fn answer(request: Request, result: Result<usize, IngestError>) {
+    if request.reply.send(result).is_err() {
+        tracing::debug!("the caller went away before its commit was acknowledged");
+    }
+}
+
+fn unavailable(shard: i16, error: &AppendError) -> IngestError {
+    metrics::counter!("vitals_append_errors_total").increment(1);
+    tracing::error!(shard, %error, "a batch was not written; its senders were told");
+    IngestError::Unavailable
+}
+
+/// Data exceptions and violated constraints: another batch may well succeed.
+fn is_about_the_data(error: &AppendError) -> bool {
+    match error {
+        AppendError::Database(sqlx::Error::Database(e)) => {
+            e.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+        }
+        AppendError::TooMany(_) => true,
+        AppendError::Database(_) | AppendError::NoShard(_) => false,
+    }
+}

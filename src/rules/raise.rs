@@ -1,0 +1,214 @@
+//! Raising: the consumer that puts the rules' alerts into the log.
+//!
+//! Guarantees that state, alert events and checkpoint change in one transaction,
+//! so every alert is in the log exactly once, in its patient's own shard. Does not
+//! judge: that is [`super::step`], which knows nothing of databases.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::PgConnection;
+
+use super::model::Rule;
+use super::step::{Reading, State, Transition, step};
+use crate::consumer::{Consumer, ConsumerError};
+use crate::event::{ALERT_MISSED, AlertState, Event, READING, Recorded};
+use crate::log::{Log, Window, append, read_readings};
+
+/// The most positions of one step: a page that waits behind a flood waits for this
+/// many readings at most before its own step begins. Below what one append takes,
+/// because each reading can raise one event a rule.
+const WINDOW_POSITIONS_MAX: i64 = 5_000;
+
+/// The rules at work.
+pub struct Raise {
+    log: Log,
+    rules: Vec<Rule>,
+    vitals: Vec<&'static str>,
+}
+
+/// Who a state belongs to.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    tenant: Arc<str>,
+    patient_id: String,
+    rule: usize,
+}
+
+impl Raise {
+    /// The worker for these rules.
+    pub fn new(log: Log, rules: Vec<Rule>) -> Raise {
+        let vitals = rules.iter().map(|r| r.vital.name()).collect();
+        Raise { log, rules, vitals }
+    }
+
+    /// Judges the readings of a window, in order.
+    fn judge(
+        &self,
+        readings: &[Recorded],
+        states: &mut HashMap<Key, State>,
+    ) -> (Vec<Event>, Vec<Key>) {
+        let (mut events, mut changed) = (Vec::new(), Vec::new());
+        for recorded in readings {
+            let Some(reading) = as_reading(recorded) else { continue };
+            for (index, rule) in self.rules.iter().enumerate() {
+                let event = &recorded.event;
+                let key = Key {
+                    tenant: event.tenant.clone(),
+                    patient_id: event.patient_id.clone(),
+                    rule: index,
+                };
+                let state = states.entry(key.clone()).or_default();
+                let before = state.clone();
+                let transition = step(rule, state, &reading);
+                if *state != before {
+                    changed.push(key);
+                }
+                events.extend(transition.and_then(|t| alert_event(event, &t)));
+            }
+        }
+        (events, changed)
+    }
+
+    async fn load(
+        &self,
+        tx: &mut PgConnection,
+        shard: i16,
+        readings: &[Recorded],
+    ) -> Result<HashMap<Key, State>, ConsumerError> {
+        let mut patients: Vec<(&str, &str)> =
+            readings.iter().map(|r| (&*r.event.tenant, &*r.event.patient_id)).collect();
+        patients.sort_unstable();
+        patients.dedup();
+        let (tenants, ids): (Vec<&str>, Vec<&str>) = patients.into_iter().unzip();
+        let rows: Vec<(String, String, String, String)> =
+            sqlx::query_as(include_str!("load_states.sql"))
+                .bind(shard)
+                .bind(tenants)
+                .bind(ids)
+                .fetch_all(tx)
+                .await?;
+        let mut states = HashMap::with_capacity(rows.len());
+        for (tenant, patient_id, rule, state) in rows {
+            // The state of a rule that is gone is left where it is.
+            let Some(rule) = self.rules.iter().position(|r| r.id == rule) else { continue };
+            let state = serde_json::from_str(&state).map_err(|source| {
+                ConsumerError::State { patient: format!("{tenant}/{patient_id}"), source }
+            })?;
+            states.insert(Key { tenant: tenant.into(), patient_id, rule }, state);
+        }
+        Ok(states)
+    }
+
+    async fn save(
+        &self,
+        tx: &mut PgConnection,
+        shard: i16,
+        states: &HashMap<Key, State>,
+        mut changed: Vec<Key>,
+    ) -> Result<(), ConsumerError> {
+        changed.sort_unstable_by(|a, b| {
+            (&a.tenant, &a.patient_id, a.rule).cmp(&(&b.tenant, &b.patient_id, b.rule))
+        });
+        changed.dedup();
+        let mut texts = Vec::with_capacity(changed.len());
+        for key in &changed {
+            let state = states.get(key).filter(|s| **s != State::default());
+            let text = state.map(serde_json::to_string).transpose().map_err(|source| {
+                ConsumerError::State { patient: key.patient_id.clone(), source }
+            })?;
+            texts.push(text);
+        }
+        let rule = |key: &Key| self.rules.get(key.rule).map(|r| r.id.as_str());
+        sqlx::query(include_str!("save_states.sql"))
+            .bind(shard)
+            .bind(changed.iter().map(|k| &*k.tenant).collect::<Vec<_>>())
+            .bind(changed.iter().map(|k| &*k.patient_id).collect::<Vec<_>>())
+            .bind(changed.iter().map(rule).collect::<Vec<_>>())
+            .bind(texts)
+            .execute(tx)
+            .await?;
+        Ok(())
+    }
+}
+
+fn as_reading(recorded: &Recorded) -> Option<Reading<'_>> {
+    let event = &recorded.event;
+    debug_assert_eq!(event.kind, READING);
+    Some(Reading {
+        tenant: &event.tenant,
+        patient_id: &event.patient_id,
+        device_id: &event.source_id,
+        shard: recorded.shard,
+        position: recorded.position,
+        vital: event.vital?,
+        value: event.value?,
+        suspect: event.suspect,
+        occurred_at: event.occurred_at,
+        recorded_at: recorded.recorded_at,
+    })
+}
+
+/// The event of a transition: in the reading's own time, said by the rule.
+fn alert_event(reading: &Event, transition: &Transition) -> Option<Event> {
+    let kind = match transition.state {
+        AlertState::Missed => ALERT_MISSED.to_owned(),
+        AlertState::Raised | AlertState::Cleared => transition.event.clone(),
+    };
+    Some(Event {
+        tenant: reading.tenant.clone(),
+        patient_id: reading.patient_id.clone(),
+        kind,
+        vital: None,
+        value: None,
+        quality: None,
+        suspect: false,
+        occurred_at: transition.measured_at,
+        source_id: transition.rule.clone(),
+        // Serialising a struct of plain fields does not fail.
+        data: serde_json::to_string(transition).ok(),
+    })
+}
+
+impl Consumer for Raise {
+    /// How many alert events were appended.
+    type Done = usize;
+
+    fn name(&self) -> &str {
+        "rules"
+    }
+
+    fn window_positions_max(&self) -> i64 {
+        WINDOW_POSITIONS_MAX
+    }
+
+    fn pace(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    async fn act(&self, tx: &mut PgConnection, window: &Window) -> Result<usize, ConsumerError> {
+        let readings = read_readings(tx, window, &self.vitals).await?;
+        if readings.is_empty() {
+            return Ok(0);
+        }
+        let mut states = self.load(tx, window.shard, &readings).await?;
+        let (events, changed) = self.judge(&readings, &mut states);
+        if !changed.is_empty() {
+            self.save(tx, window.shard, &states, changed).await?;
+        }
+        if !events.is_empty() {
+            // What is derived may be derived again; what the log says must be on disk.
+            sqlx::query("set local synchronous_commit = on").execute(&mut *tx).await?;
+            append(tx, window.shard, &events).await?;
+        }
+        Ok(events.len())
+    }
+
+    fn committed(&self, window: &Window, raised: usize) {
+        if raised > 0 {
+            metrics::counter!("vitals_alert_events_total").increment(raised as u64);
+            self.log.wake().signal(window.shard);
+        }
+    }
+}

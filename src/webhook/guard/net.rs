@@ -1,0 +1,211 @@
+//! Networks, and which addresses are special.
+//!
+//! Guarantees that every address outside the public internet has a kind, by IANA's
+//! special-purpose address registries (IPv4 and IPv6), and that an IPv6 address
+//! which stands for an IPv4 one can be told. Does not decide what may be reached:
+//! that is the guard.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+/// A network: `10.0.0.0/8`, `::1/128`, or a bare address for itself alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Net {
+    /// Any address of the network.
+    address: IpAddr,
+    prefix_bits: u8,
+}
+
+/// A text that is no network.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is no network: write it like 127.0.0.0/8, ::1/128 or 192.0.2.7")]
+pub struct NetError(pub String);
+
+impl FromStr for Net {
+    type Err = NetError;
+    fn from_str(text: &str) -> Result<Net, NetError> {
+        let no = || NetError(text.to_owned());
+        let (address, prefix) = match text.split_once('/') {
+            Some((address, prefix)) => (address, Some(prefix)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().map_err(|_| no())?;
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let prefix_bits = prefix.map_or(Ok(bits), str::parse).map_err(|_| no())?;
+        // What hides an IPv4 address is judged as that address, so a network of
+        // such could never match: better said at once.
+        if prefix_bits > bits || embedded_v4(address) != address {
+            return Err(no());
+        }
+        Ok(Net { address, prefix_bits })
+    }
+}
+
+impl fmt::Display for Net {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix_bits)
+    }
+}
+
+impl Net {
+    const fn v4(a: u8, b: u8, c: u8, prefix_bits: u8) -> Net {
+        Net { address: IpAddr::V4(Ipv4Addr::new(a, b, c, 0)), prefix_bits }
+    }
+
+    const fn v6(a: u16, b: u16, prefix_bits: u8) -> Net {
+        Net { address: IpAddr::V6(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0)), prefix_bits }
+    }
+
+    /// Whether the address is in the network; never across the two versions.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let (a, b, bits) = match (self.address, ip) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits().into(), b.to_bits().into(), 32u8),
+            (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits(), b.to_bits(), 128),
+            _ => return false,
+        };
+        let host_bits = u32::from(bits.saturating_sub(self.prefix_bits));
+        // A shift by the whole width is none: `/0` contains everything.
+        (a ^ b).checked_shr(host_bits).is_none_or(|differ: u128| differ == 0)
+    }
+}
+
+/// What no webhook may reach, from IANA's special-purpose address registries.
+#[rustfmt::skip]
+const SPECIAL: [(Net, &str); 19] = [
+    (Net::v4(0, 0, 0, 8), "this-host"),
+    (Net::v4(10, 0, 0, 8), "private"),
+    (Net::v4(100, 64, 0, 10), "carrier-grade NAT"),
+    (Net::v4(127, 0, 0, 8), "loopback"),
+    (Net::v4(169, 254, 0, 16), "link-local"),
+    (Net::v4(172, 16, 0, 12), "private"),
+    (Net::v4(192, 0, 0, 24), "protocol"),
+    (Net::v4(192, 0, 2, 24), "documentation"),
+    (Net::v4(192, 88, 99, 24), "relay"),
+    (Net::v4(192, 168, 0, 16), "private"),
+    (Net::v4(198, 18, 0, 15), "benchmarking"),
+    (Net::v4(198, 51, 100, 24), "documentation"),
+    (Net::v4(203, 0, 113, 24), "documentation"),
+    (Net::v4(224, 0, 0, 4), "multicast"),
+    (Net::v4(240, 0, 0, 4), "reserved"),
+    // Of IPv6 only what lies inside 2000::/3; the rest is refused as a whole.
+    (Net::v6(0x2001, 0, 23), "protocol"),
+    (Net::v6(0x2001, 0xdb8, 32), "documentation"),
+    (Net::v6(0x2002, 0, 16), "relay"),
+    (Net::v6(0x3fff, 0, 20), "documentation"),
+];
+
+/// What IANA gave out as global unicast; the internet's IPv6 is in here.
+const GLOBAL_V6: Net = Net::v6(0x2000, 0, 3);
+
+/// The kind of special address that `ip` is, if it is one.
+pub(super) fn special(ip: IpAddr) -> Option<&'static str> {
+    let listed = SPECIAL.iter().find(|(net, _)| net.contains(ip)).map(|(_, kind)| *kind);
+    match ip {
+        IpAddr::V6(v6) if !GLOBAL_V6.contains(ip) => Some(special_v6(v6)),
+        _ => listed,
+    }
+}
+
+fn special_v6(ip: Ipv6Addr) -> &'static str {
+    match ip {
+        Ipv6Addr::LOCALHOST => "loopback",
+        _ if ip.is_unique_local() => "private",
+        _ if ip.is_unicast_link_local() => "link-local",
+        _ if ip.is_multicast() => "multicast",
+        _ => "reserved",
+    }
+}
+
+/// The IPv4 address that an IPv6 one stands for: mapped (`::ffff:0:0/96`),
+/// compatible (`::/96`) or by NAT64 (`64:ff9b::/96`); other addresses as they are.
+pub(super) fn embedded_v4(ip: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = ip else { return ip };
+    if v6.is_unspecified() || v6.is_loopback() {
+        return ip;
+    }
+    match v6.segments() {
+        [0, 0, 0, 0, 0, 0 | 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => {
+            let [.., a, b, c, d] = v6.octets();
+            IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+        }
+        _ => ip,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[track_caller]
+    fn check(net: &str, inside: &[&str], outside: &[&str]) {
+        let net: Net = net.parse().unwrap();
+        for address in inside {
+            assert!(net.contains(ip(address)), "{address} in {net}");
+        }
+        for address in outside {
+            assert!(!net.contains(ip(address)), "{address} in {net}");
+        }
+    }
+
+    #[test]
+    fn a_network_contains_its_addresses_and_no_others() {
+        check("127.0.0.0/8", &["127.0.0.0", "127.255.255.255"], &["126.255.255.255", "128.0.0.0"]);
+        check("10.1.2.3/16", &["10.1.0.0"], &["10.2.0.0"]);
+        check("172.16.0.0/12", &["172.31.255.255"], &["172.32.0.0", "172.15.255.255"]);
+        check("192.0.2.7", &["192.0.2.7"], &["192.0.2.6", "192.0.2.8"]);
+        check("0.0.0.0/0", &["0.0.0.0", "255.255.255.255"], &["::", "::1"]);
+        check("::/0", &["::", "ffff::"], &["0.0.0.0"]);
+        check("::1/128", &["::1"], &["::", "::2", "127.0.0.1"]);
+        check("fd00::/8", &["fd12::1"], &["fc00::1"]);
+    }
+
+    #[test]
+    fn a_text_that_is_no_network_is_told_how_to_write_one() {
+        for bad in ["", "/8", "10.0.0.0/", "10.0.0.0/33", "::1/129", "10.0.0.0/-1", "10.0.0/8"] {
+            let message = bad.parse::<Net>().unwrap_err().to_string();
+            assert!(message.contains("127.0.0.0/8"), "{message}");
+        }
+        assert!("::ffff:127.0.0.1/104".parse::<Net>().is_err());
+        assert!("localhost".parse::<Net>().is_err());
+    }
+
+    #[test]
+    fn networks_round_trip_as_text() {
+        for text in ["127.0.0.0/8", "::1/128"] {
+            assert_eq!(text.parse::<Net>().unwrap().to_string(), text);
+        }
+        assert_eq!("10.0.0.1".parse::<Net>().unwrap().to_string(), "10.0.0.1/32");
+    }
+
+    #[test]
+    fn ipv4_addresses_in_ipv6_clothes_are_undressed() {
+        for text in ["::ffff:10.0.0.1", "::10.0.0.1", "64:ff9b::10.0.0.1"] {
+            assert_eq!(embedded_v4(ip(text)), ip("10.0.0.1"), "{text}");
+        }
+        for text in ["::", "::1", "10.0.0.1", "64:ff9b:1::a00:1", "2606:4700::1"] {
+            assert_eq!(embedded_v4(ip(text)), ip(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn both_edges_of_every_special_network_are_special() {
+        for (net, kind) in SPECIAL {
+            let (first, last) = match net.address {
+                IpAddr::V4(a) => {
+                    let last = a.to_bits() | (u32::MAX >> net.prefix_bits);
+                    (net.address, IpAddr::V4(Ipv4Addr::from_bits(last)))
+                }
+                IpAddr::V6(a) => {
+                    let last = a.to_bits() | (u128::MAX >> net.prefix_bits);
+                    (net.address, IpAddr::V6(Ipv6Addr::from_bits(last)))
+                }
+            };
+            assert_eq!((special(first), special(last)), (Some(kind), Some(kind)), "{net}");
+        }
+    }
+}
