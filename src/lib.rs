@@ -16,7 +16,10 @@ pub mod consumer;
 pub mod projection;
 
 pub mod ingest;
+pub mod query;
 pub mod rules;
 pub mod webhook;
+
+pub mod api;
 
 

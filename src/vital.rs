@@ -33,6 +33,9 @@ pub enum Vital {
     HeartRateVariability,
 }
 
+/// Another unit, and the way from it to the canonical one.
+type Also = (&'static str, fn(f64) -> f64);
+
 /// What is fixed about a vital.
 struct Facts {
     vital: Vital,
@@ -41,7 +44,7 @@ struct Facts {
     json_key: &'static str,
     loinc: &'static str,
     unit: &'static str,
-    also: Option<(&'static str, fn(f64) -> f64)>,
+    also: Option<Also>,
     stored: (f64, f64),
     plausible: Option<(f64, f64)>,
 }
@@ -66,7 +69,7 @@ fn lb_to_kg(v: f64) -> f64 {
     v * KG_PER_LB
 }
 
-const KPA: Option<(&str, fn(f64) -> f64)> = Some(("kPa", kpa_to_mmhg));
+const KPA: Option<Also> = Some(("kPa", kpa_to_mmhg));
 
 #[rustfmt::skip]
 const FACTS: [Facts; 12] = [
@@ -251,7 +254,7 @@ mod tests {
         check(Vital::HeartRate, 82.0, Some("bpm"), Err("send \"/min\""));
         check(Vital::BodyTemperature, 98.6, Some("[degF]"), Ok((37.0, false)));
         check(Vital::BodyTemperature, -17.8, None, Err("outside 10–46"));
-        check(Vital::SystolicBp, 16.0, Some("kPa"), Ok((120.009_866_973, false)));
+        check(Vital::SystolicBp, 16.0, Some("kPa"), Ok((120.009_852_135, false)));
         check(Vital::BloodGlucose, 5.5, Some("mmol/L"), Ok((99.0858, false)));
         check(Vital::BodyWeight, 150.0, Some("[lb_av]"), Ok((68.038_855_5, false)));
         check(Vital::Consciousness, 1.5, None, Err("0=A"));

@@ -34,13 +34,16 @@ async fn unpack(cache: &Path, unpacked: &Path, major: u32) -> Result<PathBuf, St
     let no_cluster = unpacked.join("no-cluster");
     tokio::fs::create_dir_all(&no_cluster).await.map_err(|e| e.to_string())?;
     tokio::fs::write(no_cluster.join("postgresql.conf"), "").await.map_err(|e| e.to_string())?;
-    let settings = Settings {
-        version: VersionReq::parse(&format!("={major}")).map_err(|e| e.to_string())?,
-        installation_dir: unpacked.join("versions"),
-        password_file: no_cluster.join("postgresql.conf"),
-        data_dir: no_cluster,
-        ..Settings::default()
-    };
+    let mut settings = Settings::default();
+    // The defaults come with two new temporary directories that nobody removes.
+    let unused = [Some(settings.data_dir.as_path()), settings.password_file.parent()];
+    for unused in unused.into_iter().flatten() {
+        tokio::fs::remove_dir(unused).await.map_err(|e| e.to_string())?;
+    }
+    settings.version = VersionReq::parse(&format!("={major}")).map_err(|e| e.to_string())?;
+    settings.installation_dir = unpacked.join("versions");
+    settings.password_file = no_cluster.join("postgresql.conf");
+    settings.data_dir = no_cluster;
     let mut postgres = PostgreSQL::new(settings);
     postgres.setup().await.map_err(|e| e.to_string())?;
     let whole = &postgres.settings().installation_dir;

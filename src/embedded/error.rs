@@ -105,6 +105,18 @@ pub enum EmbeddedError {
         /// Why the download failed.
         reason: String,
     },
+    /// The server's user was shut out of the data directory after the cluster was made.
+    #[error(
+        "the user {user} that runs PostgreSQL cannot enter {}; allow it (chmod a+x on it and on \
+         the directories above)",
+        home.display()
+    )]
+    Closed {
+        /// The cluster's home.
+        home: PathBuf,
+        /// Who cannot enter.
+        user: String,
+    },
     /// A program of PostgreSQL's could not be run at all.
     #[error(
         "could not run {} as {user} in {}: {source}; check that this user may read both",
@@ -163,8 +175,8 @@ pub enum EmbeddedError {
     },
     /// The server answers, but not to us.
     #[error(
-        "PostgreSQL in {} refused us: {source}; its pg_hba.conf must trust local connections of \
-         the role `vitals`",
+        "PostgreSQL in {} refused a connection: {source}; its pg_hba.conf must trust local \
+         connections of the superuser `vitals`",
         sockets.display()
     )]
     Refused {

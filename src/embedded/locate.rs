@@ -59,6 +59,9 @@ pub(super) async fn locate(place: &Place, needed: Option<u32>) -> Result<Binarie
     if let Some(binaries) = choose(&found, needed) {
         return Ok(binaries.clone());
     }
+    if found.is_empty() && place.closed()? {
+        return Err(EmbeddedError::Closed { home: place.home.clone(), user: place.user() });
+    }
     let wanted = needed.unwrap_or(MAJOR_NEW);
     let reason = if (MAJOR_MIN..=MAJOR_MAX).contains(&wanted) {
         match download::fetch(&place.downloads(), wanted, download::WAIT).await {
@@ -76,7 +79,8 @@ pub(super) async fn locate(place: &Place, needed: Option<u32>) -> Result<Binarie
 
 /// Every installation on this machine that the server's user can run.
 async fn found(place: &Place, path: Option<&OsStr>) -> Vec<Binaries> {
-    let on_path: Vec<PathBuf> = path.map(|p| std::env::split_paths(p).collect()).unwrap_or_default();
+    let on_path: Vec<PathBuf> =
+        path.map(|p| std::env::split_paths(p).collect()).unwrap_or_default();
     let mut seen: Vec<PathBuf> = Vec::new();
     let mut found = Vec::new();
     let downloads = place.downloads();
@@ -119,7 +123,8 @@ fn programs(dir: &Path) -> Option<PathBuf> {
 /// The major version that these programs say, if they run.
 async fn version(place: &Place, dir: &Path) -> Option<u32> {
     let mut command = program::command(place, &dir.join("postgres"));
-    let output = timeout(VERSION_WAIT, command.arg("--version").output()).await.ok()?.ok()?;
+    command.arg("--version").kill_on_drop(true);
+    let output = timeout(VERSION_WAIT, command.output()).await.ok()?.ok()?;
     parse_version(&String::from_utf8_lossy(&output.stdout))
 }
 
@@ -140,7 +145,12 @@ fn choose(found: &[Binaries], needed: Option<u32>) -> Option<&Binaries> {
     found.iter().filter(fits).max_by_key(|one| (one.chosen, one.major))
 }
 
-fn missing(place: &Place, needed: Option<u32>, found: &[Binaries], reason: String) -> EmbeddedError {
+fn missing(
+    place: &Place,
+    needed: Option<u32>,
+    found: &[Binaries],
+    reason: String,
+) -> EmbeddedError {
     let list: Vec<_> =
         found.iter().map(|one| format!("{} in {}", one.major, one.dir.display())).collect();
     let found = if list.is_empty() { "none".to_owned() } else { list.join(", ") };

@@ -24,15 +24,18 @@ pub(super) struct Note {
 pub(super) enum Holder {
     /// A process of PostgreSQL's, or one we may not look at.
     Postgres,
-    /// Nobody, or a dead process that nobody has collected.
+    /// Nobody.
     Nobody,
+    /// A dead process that its parent has not collected yet.
+    Corpse,
     /// A living process that has nothing to do with PostgreSQL.
     Other,
 }
 
-/// The note in a cluster; none if there is none, or if it is unfinished.
-pub(super) fn read(cluster: &Path) -> io::Result<Option<Note>> {
-    match std::fs::read(path(cluster)) {
+/// The note in this file; none if there is none, or if it is unfinished. The lock
+/// file beside the socket is written in the same way.
+pub(super) fn read(path: &Path) -> io::Result<Option<Note>> {
+    match std::fs::read(path) {
         Ok(text) => Ok(parse(&text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -47,7 +50,9 @@ pub(super) fn path(cluster: &Path) -> PathBuf {
 /// Lines: process id, data directory, start time, port, socket directory, more.
 fn parse(text: &[u8]) -> Option<Note> {
     let mut lines = text.split(|byte| *byte == b'\n');
-    let pid = std::str::from_utf8(lines.next()?).ok()?.trim().parse().ok()?;
+    let pid: i32 = std::str::from_utf8(lines.next()?).ok()?.trim().parse().ok()?;
+    // A single-user server, run by hand to mend something, notes itself as negative.
+    let pid = pid.checked_abs()?;
     let sockets = lines.nth(3).filter(|line| !line.is_empty());
     Some(Note { pid, sockets: sockets.map(|line| OsString::from_vec(line.to_vec()).into()) })
 }
@@ -58,7 +63,7 @@ fn parse(text: &[u8]) -> Option<Note> {
 /// process: in a container that starts again, our own threads can have the id that
 /// the server had before.
 pub(super) fn holder(pid: i32) -> Holder {
-    let Some(process) = Pid::from_raw(pid).filter(|_| pid > 0) else { return Holder::Nobody };
+    let Some(process) = Pid::from_raw(pid.max(0)) else { return Holder::Nobody };
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => named(&stat),
         Err(_) if test_kill_process(process) == Err(rustix::io::Errno::SRCH) => Holder::Nobody,
@@ -68,13 +73,12 @@ pub(super) fn holder(pid: i32) -> Holder {
 
 /// Reads `pid (name) state …`; the name may itself hold brackets.
 fn named(stat: &str) -> Holder {
-    let Some((name, rest)) =
-        stat.split_once('(').and_then(|(_, after)| after.rsplit_once(')'))
+    let Some((name, rest)) = stat.split_once('(').and_then(|(_, after)| after.rsplit_once(')'))
     else {
         return Holder::Postgres;
     };
     match rest.trim_start().chars().next() {
-        Some('Z' | 'X' | 'x') => Holder::Nobody,
+        Some('Z' | 'X' | 'x') => Holder::Corpse,
         _ if name.starts_with("postgres") || name.starts_with("postmaster") => Holder::Postgres,
         _ => Holder::Other,
     }
@@ -95,6 +99,7 @@ mod tests {
     fn an_unfinished_note_has_no_socket_and_an_empty_one_is_none() {
         let starting = parse(b"4711\n/d/postgres/data\n1700000000\n5432\n");
         assert_eq!(starting, Some(Note { pid: 4711, sockets: None }));
+        assert_eq!(parse(b"-4711\n/d/postgres/data\n"), Some(Note { pid: 4711, sockets: None }));
         assert_eq!(parse(b""), None);
         assert_eq!(parse(b"nonsense\n"), None);
     }
@@ -102,7 +107,7 @@ mod tests {
     #[test]
     fn a_process_id_is_judged_by_who_has_it_now() {
         assert_eq!(named("12 (postgres) S 1 12"), Holder::Postgres);
-        assert_eq!(named("12 (postgres) Z 1 12"), Holder::Nobody);
+        assert_eq!(named("12 (postgres) Z 1 12"), Holder::Corpse);
         assert_eq!(named("12 (tokio (rt) w) S 1 12"), Holder::Other);
         assert_eq!(holder(0), Holder::Nobody);
         assert_eq!(holder(-1), Holder::Nobody);

@@ -111,6 +111,15 @@ impl Place {
         self.account.as_ref().map_or_else(|| "the current user".into(), |who| who.name.clone())
     }
 
+    /// Whether the server's user is shut out, so far as permission bits tell.
+    pub(super) fn closed(&self) -> Result<bool, EmbeddedError> {
+        match &self.account {
+            Some(who) => may_reach(&self.home, who).map(|may| !may),
+            None => Ok(false),
+        }
+        .map_err(files("read", &self.home))
+    }
+
     /// Gives a path to the server's user.
     pub(super) fn give(&self, path: &Path) -> Result<(), EmbeddedError> {
         let Some(who) = &self.account else { return Ok(()) };

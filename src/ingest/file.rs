@@ -60,7 +60,7 @@ pub enum Row {
         /// Counted from 1, the header too.
         line: u64,
         /// Stable: `line_too_long`, `not_utf8`, `not_json`, `missing_column`,
-        /// `extra_column`, `missing_field`, `bad_field`, `not_a_number`, `bad_time`.
+        /// `extra_column`, `missing_field`, `invalid_reading`, `not_a_number`, `invalid_time`.
         code: &'static str,
         /// What is wrong and how to mend it.
         detail: String,
@@ -266,7 +266,7 @@ mod tests {
             assert_eq!(Some(rows.bytes_read()), rows.bytes_total(), "{name}");
             assert_eq!(rows.bytes_total(), Some(bytes.len() as u64), "{name}");
         }
-        let [Row::Reading(reading), Row::Skipped, Row::Bad { line: 5, code: "bad_time", .. }] =
+        let [Row::Reading(reading), Row::Skipped, Row::Bad { line: 5, code: "invalid_time", .. }] =
             &all[0][..]
         else {
             panic!("{:?}", all[0])

@@ -22,7 +22,7 @@ use sqlx::migrate::MigrateError;
 use uuid::Uuid;
 
 pub use append::{AppendError, Appended, EVENTS_PER_APPEND_MAX, append};
-pub use read::{Window, read_happenings, read_readings, read_window};
+pub use read::{Window, decode_events, read_happenings, read_readings, read_window};
 pub use wake::{POLL_MS, Wake, signal_or_poll};
 
 /// The schema, embedded in the binary.

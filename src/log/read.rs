@@ -66,7 +66,7 @@ pub async fn read_window(
     window: &Window,
 ) -> Result<Vec<Recorded>, sqlx::Error> {
     let query = bind_window(sqlx::query(include_str!("read_window.sql")), window);
-    decode(window, query.fetch_all(connection).await?)
+    decode_events(window.shard, &query.fetch_all(connection).await?)
 }
 
 /// The readings of a window that are of one of `vitals`, in order.
@@ -81,7 +81,7 @@ pub async fn read_readings(
         ") w where type = 'reading' and vital = any($6) order by position"
     );
     let query = bind_window(sqlx::query(sql), window).bind(vitals);
-    decode(window, query.fetch_all(connection).await?)
+    decode_events(window.shard, &query.fetch_all(connection).await?)
 }
 
 /// The events of a window that are no readings, in order. They are few, and have
@@ -95,7 +95,7 @@ pub async fn read_happenings(
         include_str!("read_window.sql"),
         ") w where type <> 'reading' order by position"
     );
-    decode(window, bind_window(sqlx::query(sql), window).fetch_all(connection).await?)
+    decode_events(window.shard, &bind_window(sqlx::query(sql), window).fetch_all(connection).await?)
 }
 
 type Query = sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments>;
@@ -109,14 +109,15 @@ fn bind_window(query: Query, window: &Window) -> Query {
         .bind(window.until)
 }
 
-fn decode(window: &Window, rows: Vec<PgRow>) -> Result<Vec<Recorded>, sqlx::Error> {
+/// Rows with the columns of `read_window.sql`, as events of a shard.
+pub fn decode_events(shard: i16, rows: &[PgRow]) -> Result<Vec<Recorded>, sqlx::Error> {
     let mut tenants = Tenants::default();
-    rows.iter().map(|row| recorded(row, window.shard, &mut tenants)).collect()
+    rows.iter().map(|row| recorded(row, shard, &mut tenants)).collect()
 }
 
 /// One allocation a tenant instead of one an event.
 #[derive(Default)]
-pub(crate) struct Tenants(HashMap<String, Arc<str>>);
+struct Tenants(HashMap<String, Arc<str>>);
 
 impl Tenants {
     fn get(&mut self, name: &str) -> Arc<str> {
@@ -129,8 +130,7 @@ impl Tenants {
     }
 }
 
-/// A row with the columns of `read_window.sql`.
-pub(crate) fn recorded(
+fn recorded(
     row: &PgRow,
     shard: i16,
     tenants: &mut Tenants,

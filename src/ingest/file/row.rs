@@ -104,7 +104,7 @@ fn icu_row(columns: [&str; 4], epoch: DateTime<Utc>, line: u64) -> Result<Row, F
         .ok_or_else(|| {
             let minute = quoted(minute);
             Fault::new(
-                "bad_time",
+                "invalid_time",
                 format!("{minute} is no whole number of minutes since the epoch"),
             )
         })?;
@@ -160,7 +160,10 @@ fn ndjson_row(text: &[u8], line: u64) -> Result<Row, Fault> {
         let message = e.to_string();
         let what = start_of(message.split(" at line ").next().unwrap_or_default());
         if e.is_data() {
-            Fault::new("bad_field", format!("{what} (column {column}): send one reading a line"))
+            Fault::new(
+                "invalid_reading",
+                format!("{what} (column {column}): send one reading a line"),
+            )
         } else {
             Fault::new("not_json", format!("{what} (column {column}): send one JSON object a line"))
         }
@@ -199,7 +202,7 @@ fn time(text: &str) -> Result<DateTime<Utc>, Fault> {
     DateTime::parse_from_rfc3339(text).map(|t| t.to_utc()).map_err(|_| {
         let text = quoted(text);
         Fault::new(
-            "bad_time",
+            "invalid_time",
             format!("{text} is no time: write RFC 3339 with a zone, like 2026-01-01T08:30:00Z"),
         )
     })
@@ -319,8 +322,13 @@ mod tests {
         for skipped in ["1,0,GCS,15", "1,0,FiO2,-", "1,0,Weight,80", "1,0,hr,80", "1,0,,"] {
             assert!(matches!(row(Format::IcuCsv, skipped.as_bytes()), Ok(Row::Skipped)));
         }
-        bad(Format::IcuCsv, b"1,9223372036854775807,HR,80", "bad_time", "whole number of minutes");
-        bad(Format::IcuCsv, b"1,0.5,HR,80", "bad_time", "\"0.5\"");
+        bad(
+            Format::IcuCsv,
+            b"1,9223372036854775807,HR,80",
+            "invalid_time",
+            "whole number of minutes",
+        );
+        bad(Format::IcuCsv, b"1,0.5,HR,80", "invalid_time", "\"0.5\"");
         bad(Format::IcuCsv, b"1,0,HR,", "not_a_number", "\"\"");
         bad(Format::IcuCsv, b"1,0,GCS", "missing_column", "record_id,minute,parameter,value");
     }
@@ -352,9 +360,9 @@ mod tests {
             ("101,w,heart_rate,80,/min", "missing_column", "patientId,deviceId,vital"),
             ("101,w,heart_rate,36,5,Cel,2026-03-01T12:00:00Z", "extra_column", "needs quotes"),
             ("101,\"w,heart_rate,80,/min,2026-03-01T12:00:00Z", "missing_column", "patientId"),
-            ("101,w,heart_rate,80,/min,2026-03-01T12:00:00Z\rx", "bad_time", "RFC 3339"),
-            ("101,w,heart_rate,80,/min,2026-03-01T12:00:00", "bad_time", "with a zone"),
-            ("101,w,heart_rate,80,/min,yesterday", "bad_time", "\"yesterday\""),
+            ("101,w,heart_rate,80,/min,2026-03-01T12:00:00Z\rx", "invalid_time", "RFC 3339"),
+            ("101,w,heart_rate,80,/min,2026-03-01T12:00:00", "invalid_time", "with a zone"),
+            ("101,w,heart_rate,80,/min,yesterday", "invalid_time", "\"yesterday\""),
             ("101,w,heart_rate,NaN,/min,2026-03-01T12:00:00Z", "not_a_number", "\"NaN\""),
             ("101,w,heart_rate,inf,/min,2026-03-01T12:00:00Z", "not_a_number", "\"inf\""),
             ("101,w,heart_rate,80 bpm,/min,2026-03-01T12:00:00Z", "not_a_number", "80 bpm"),
@@ -412,15 +420,15 @@ mod tests {
             bad(Format::Ndjson, with_value(value).as_bytes(), code, "");
         }
         for (text, code, mend) in [
-            (r#"{"patientId":101}"#, "bad_field", "column 16"),
-            (r#"{"patientId":"1","patientId":"2"}"#, "bad_field", "patientId"),
-            (r#"{"quality":"good"}"#, "bad_field", "good"),
-            (r#"[1,2]"#, "bad_field", "one reading a line"),
+            (r#"{"patientId":101}"#, "invalid_reading", "column 16"),
+            (r#"{"patientId":"1","patientId":"2"}"#, "invalid_reading", "patientId"),
+            (r#"{"quality":"good"}"#, "invalid_reading", "good"),
+            (r#"[1,2]"#, "invalid_reading", "one reading a line"),
             ("not json", "not_json", "one JSON object a line"),
             (r#"{"deviceId":"w","vital":"spo2","value":97}"#, "missing_field", "\"patientId\""),
             (
                 r#"{"patientId":"1","deviceId":"w","vital":"spo2","value":97,"measuredAt":"10:20"}"#,
-                "bad_time",
+                "invalid_time",
                 "RFC 3339",
             ),
         ] {

@@ -1,0 +1,210 @@
+//! Who is calling, and what they may do.
+//!
+//! Guarantees that a [`Caller`] comes from a token signed with our key, for us, not
+//! expired, of one tenant. Does not decide what a handler needs: each handler names
+//! its scope.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::{HeaderValue, StatusCode, header, request::Parts};
+use axum::middleware::Next;
+use axum::response::Response;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde::{Deserialize, Serialize};
+
+use super::problem::Problem;
+use crate::clock::Clock;
+use crate::event::is_fhir_id;
+use crate::ingest::Narrowing;
+
+/// Whom our tokens are for.
+pub const AUDIENCE: &str = "vitals";
+/// The issuer of tokens that this program makes itself.
+pub const ISSUER: &str = "vitals";
+/// The shortest secret that HS256 is worth using with (RFC 7518, 3.2).
+pub const SECRET_BYTES_MIN: usize = 32;
+
+/// Every scope there is.
+pub const SCOPES: [&str; 7] = [
+    "readings:write",
+    "readings:correct",
+    "vitals:read",
+    "alerts:read",
+    "alerts:ack",
+    "rules:manage",
+    "webhooks:manage",
+];
+
+/// A token's claims.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Claims {
+    /// Who made it; not checked, the key is.
+    #[serde(default)]
+    pub iss: String,
+    /// [`AUDIENCE`].
+    pub aud: String,
+    /// Who calls.
+    pub sub: String,
+    /// For whom.
+    pub tenant: String,
+    /// What they may do, separated by spaces.
+    #[serde(default)]
+    pub scope: String,
+    /// Until when, seconds since 1970.
+    pub exp: i64,
+    /// Only this device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Only this patient.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patient: Option<String>,
+}
+
+/// The key that tokens are signed with.
+#[derive(Clone)]
+pub struct Keys {
+    decoding: DecodingKey,
+    encoding: EncodingKey,
+    validation: Arc<Validation>,
+    clock: Clock,
+}
+
+/// Why a secret cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the token secret has {0} bytes: use at least {SECRET_BYTES_MIN} random ones")]
+pub struct WeakSecret(usize);
+
+impl Keys {
+    /// Keys of an HS256 secret.
+    pub fn hs256(secret: &[u8], clock: Clock) -> Result<Keys, WeakSecret> {
+        if secret.len() < SECRET_BYTES_MIN {
+            return Err(WeakSecret(secret.len()));
+        }
+        let mut validation = Validation::new(Algorithm::HS256);
+        validation.set_audience(&[AUDIENCE]);
+        validation.set_required_spec_claims(&["exp", "aud", "sub"]);
+        // By our clock, below, and to the second.
+        validation.validate_exp = false;
+        Ok(Keys {
+            decoding: DecodingKey::from_secret(secret),
+            encoding: EncodingKey::from_secret(secret),
+            validation: Arc::new(validation),
+            clock,
+        })
+    }
+
+    /// Signs claims.
+    pub fn sign(&self, claims: &Claims) -> Result<String, jsonwebtoken::errors::Error> {
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &self.encoding)
+    }
+
+    fn verify(&self, token: &str) -> Result<Caller, Problem> {
+        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation)
+            .map_err(|error| unauthorised(format!("the token is not valid: {error}")))?
+            .claims;
+        if claims.exp <= self.clock.now().timestamp() {
+            return Err(unauthorised("the token has expired: get a new one"));
+        }
+        let ids = [Some(&claims.tenant), claims.device.as_ref(), claims.patient.as_ref()];
+        if !ids.into_iter().flatten().all(|id| is_fhir_id(id)) {
+            return Err(unauthorised("tenant, device and patient must be [A-Za-z0-9\\-.]{1,64}"));
+        }
+        Ok(Caller {
+            tenant: claims.tenant.into(),
+            subject: claims.sub,
+            scope: claims.scope,
+            device: claims.device,
+            patient: claims.patient,
+        })
+    }
+}
+
+/// Who calls.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Their tenant: nothing else exists for them.
+    pub tenant: Arc<str>,
+    /// Their name.
+    pub subject: String,
+    scope: String,
+    /// If set, the one device that they may write and read.
+    pub device: Option<String>,
+    /// If set, the one patient that they may write and read.
+    pub patient: Option<String>,
+}
+
+impl Caller {
+    /// 403 unless the token has the scope.
+    pub fn may(&self, scope: &'static str) -> Result<(), Problem> {
+        if self.scope.split(' ').any(|s| s == scope) {
+            return Ok(());
+        }
+        Err(Problem::forbidden("scope_missing", format!("the token lacks the scope {scope}")))
+    }
+
+    /// 403 when the token is narrowed to another patient.
+    pub fn may_see(&self, patient_id: &str) -> Result<(), Problem> {
+        match &self.patient {
+            Some(only) if only != patient_id => Err(Problem::forbidden(
+                "outside_token",
+                "the token is for another patient".to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// 403 for tokens of one device or patient, where the whole tenant is meant.
+    pub fn may_administer(&self, scope: &'static str) -> Result<(), Problem> {
+        self.may(scope)?;
+        if self.device.is_some() || self.patient.is_some() {
+            let detail = "the token is for one device or patient only";
+            return Err(Problem::forbidden("outside_token", detail));
+        }
+        Ok(())
+    }
+
+    /// Whether readings of this device are theirs to see.
+    pub fn sees_device(&self, device_id: &str) -> bool {
+        self.device.as_deref().is_none_or(|only| only == device_id)
+    }
+
+    /// What they may write.
+    pub fn narrowing(&self) -> Narrowing<'_> {
+        Narrowing { device: self.device.as_deref(), patient: self.patient.as_deref() }
+    }
+}
+
+fn unauthorised(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, "unauthorised", detail)
+        .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+}
+
+/// Lets a request with a good token through, with its [`Caller`].
+pub async fn authenticate(
+    State(keys): State<Keys>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let token = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        })
+        .ok_or_else(|| unauthorised("send the token as: Authorization: Bearer TOKEN"))?;
+    let caller = keys.verify(token)?;
+    request.extensions_mut().insert(caller);
+    Ok(next.run(request).await)
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Caller, Problem> {
+        // Absent only where a route stands outside `authenticate`.
+        parts.extensions.get().cloned().ok_or_else(|| unauthorised("no token was checked"))
+    }
+}

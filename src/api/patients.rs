@@ -1,0 +1,191 @@
+//! `/patients`: the directory, and how a patient is or was.
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::auth::Caller;
+use super::extract::{Json, Params, PatientId};
+use super::problem::Problem;
+use super::wire;
+use crate::clock::{Clock, rfc3339};
+use crate::log::Log;
+use crate::query::patients::{Filter, Listed};
+use crate::query::state::{Moment, State as PatientState};
+use crate::query::{patients, state as states};
+use crate::vital::Vital;
+
+/// Patients of a page, unless the caller says otherwise, and at most.
+const LIMIT_DEFAULT: i64 = 100;
+const LIMIT_MAX: i64 = 500;
+/// The largest record.
+const RECORD_BYTES_MAX: usize = 16 * 1024;
+
+/// What these routes stand on.
+#[derive(Clone)]
+pub struct Questions {
+    pub(super) log: Log,
+    pub(super) clock: Clock,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StateParams {
+    as_of: Option<DateTime<Utc>>,
+    known_at: Option<DateTime<Utc>>,
+}
+
+/// `GET /patients/{patient_id}`
+pub async fn state(
+    State(questions): State<Questions>,
+    caller: Caller,
+    PatientId(patient_id): PatientId,
+    Params(params): Params<StateParams>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    caller.may("vitals:read")?;
+    caller.may_see(&patient_id)?;
+    let moment = Moment { as_of: params.as_of, known_at: params.known_at };
+    let found = states::state(&questions.log, &caller.tenant, &patient_id, moment).await?;
+    let mut state = found.ok_or_else(|| Problem::not_found("patient"))?;
+    narrow(&caller, &mut state);
+    let now = questions.clock.now();
+    let body = wire::state(&patient_id, &state, moment, now);
+    let unchanging = json!([&body["alerts"], &body["news2"], format!("{:?}", state.vitals)]);
+    Ok(wire::mark_freshness(wire::tagged(&headers, &unchanging, body), state.fresh))
+}
+
+/// A token of one device sees that device's readings, and what they raised.
+fn narrow(caller: &Caller, state: &mut PatientState) {
+    state.vitals.retain(|newest| caller.sees_device(&newest.device_id));
+    state.alerts.retain(|alert| caller.sees_device(&alert.device_id));
+}
+
+/// `GET /patients/{patient_id}/heart-rate` and its siblings.
+pub async fn vital(
+    State(questions): State<Questions>,
+    caller: Caller,
+    PatientId(patient_id): PatientId,
+    Path((_, path)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    caller.may("vitals:read")?;
+    caller.may_see(&patient_id)?;
+    let Some(vital) = Vital::from_path(&path) else {
+        let paths: Vec<&str> = Vital::all().map(Vital::path).collect();
+        let detail = format!("\"{path}\" is no vital's path: use one of {}", paths.join(", "));
+        return Err(Problem::new(StatusCode::NOT_FOUND, "unknown_vital", detail));
+    };
+    let found = states::newest(&questions.log, &caller.tenant, &patient_id, vital).await?;
+    let (newest, fresh) = found
+        .filter(|(newest, _)| caller.sees_device(&newest.device_id))
+        .ok_or_else(|| Problem::not_found("reading"))?;
+    let body = json!({
+        "patientId": patient_id,
+        (vital.json_key()): newest.value,
+        "unit": vital.unit(),
+        "timestamp": rfc3339(newest.measured_at),
+        "deviceId": newest.device_id,
+        "quality": wire::quality(newest.suspect),
+    });
+    Ok(wire::mark_freshness(wire::tagged(&headers, &body.clone(), body), fresh))
+}
+
+#[derive(Deserialize)]
+pub struct ListParams {
+    ward: Option<String>,
+    cursor: Option<String>,
+    limit: Option<i64>,
+}
+
+/// `GET /patients`
+pub async fn list(
+    State(questions): State<Questions>,
+    caller: Caller,
+    Params(params): Params<ListParams>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    caller.may("vitals:read")?;
+    let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
+    let filter = Filter {
+        ward: params.ward.clone(),
+        patient_id: caller.patient.clone(),
+        after: params.cursor.as_deref().map(wire::place::<String>).transpose()?,
+        limit,
+    };
+    let listed = patients::list(&questions.log, &caller.tenant, &filter).await?;
+    let next = (listed.len() as i64 == limit)
+        .then(|| listed.last().map(|last| wire::cursor(&last.patient_id)))
+        .flatten();
+    let fresh = listed.iter().all(|patient| patient.state.fresh);
+    let now = questions.clock.now();
+    let unchanging = format!("{listed:?}");
+    let item = |Listed { patient_id, ward, mut state }: Listed| {
+        narrow(&caller, &mut state);
+        let mut body = wire::state(&patient_id, &state, Moment::default(), now);
+        body["ward"] = json!(ward);
+        body
+    };
+    let items: Vec<Value> = listed.into_iter().map(item).collect();
+    let query = params.ward.map(|ward| format!("ward={}", wire::encode(&ward)));
+    let body = wire::list(items, next, "/api/v1/patients", &query.unwrap_or_default());
+    Ok(wire::mark_freshness(wire::tagged(&headers, &unchanging, body), fresh))
+}
+
+/// `PUT /patients/{patient_id}`: the whole record, kept as an event.
+pub async fn register(
+    State(questions): State<Questions>,
+    caller: Caller,
+    PatientId(patient_id): PatientId,
+    Json(record): Json<Map<String, Value>>,
+) -> Result<Response, Problem> {
+    caller.may_administer("vitals:read")?;
+    check_record(&record)?;
+    let text = Value::Object(record.clone()).to_string();
+    if text.len() > RECORD_BYTES_MAX {
+        let detail = format!("the record has {} bytes, {RECORD_BYTES_MAX} at most", text.len());
+        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "record_too_large", detail));
+    }
+    let now = questions.clock.now();
+    patients::register(&questions.log, &caller.tenant, &patient_id, text, &caller.subject, now)
+        .await?;
+    let mut body = record;
+    body.insert("patientId".into(), patient_id.into());
+    Ok(axum::Json(body).into_response())
+}
+
+fn check_record(record: &Map<String, Value>) -> Result<(), Problem> {
+    if let Some(ward) = record.get("ward")
+        && !ward.as_str().is_some_and(|ward| (1..=64).contains(&ward.chars().count()))
+    {
+        return Err(Problem::invalid("invalid_ward", "/ward", "ward is a text of 1 to 64 characters"));
+    }
+    if let Some(date) = record.get("birthDate")
+        && !date.as_str().is_some_and(|d| d.parse::<chrono::NaiveDate>().is_ok())
+    {
+        let detail = "birthDate is a date as 1950-04-30";
+        return Err(Problem::invalid("invalid_birth_date", "/birthDate", detail));
+    }
+    if let Some(scale) = record.get("spo2Scale")
+        && !matches!(scale.as_i64(), Some(1 | 2))
+    {
+        let detail = "spo2Scale is 1, or 2 where a clinician has set it";
+        return Err(Problem::invalid("invalid_spo2_scale", "/spo2Scale", detail));
+    }
+    // PostgreSQL reads members of the record, and its text knows no NUL.
+    if record.iter().any(|(key, value)| format!("{key}{value}").contains("\\u0000") || key.contains('\0')) {
+        return Err(Problem::invalid("invalid_record", "", "the record must not hold NUL characters"));
+    }
+    Ok(())
+}
+
+/// A page's length.
+pub fn limit(asked: Option<i64>, default: i64, max: i64) -> Result<i64, Problem> {
+    match asked.unwrap_or(default) {
+        n if (1..=max).contains(&n) => Ok(n),
+        _ => Err(Problem::unreadable("invalid_limit", format!("limit must lie within 1 and {max}"))),
+    }
+}

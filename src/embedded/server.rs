@@ -1,0 +1,255 @@
+//! Starts, joins and stops the server of a cluster.
+//!
+//! Guarantees that at most one server runs on a cluster: the server's own lock is
+//! its standard input, so the kernel keeps it held for as long as any process of
+//! that server lives, whatever became of vitals, also where process ids say
+//! nothing (two containers on one volume). PostgreSQL's own check of its pid file
+//! and shared memory stands behind that.
+//!
+//! A server outlives the vitals that started it; whoever comes next joins it.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::Child;
+use tokio::time::{Instant, timeout};
+
+use super::cluster::{self, last};
+use super::error::{EmbeddedError, files};
+use super::locate::locate;
+use super::lock::{self, Hold};
+use super::pidfile::{self, Holder};
+use super::place::{PORT, Place};
+use super::program::{command, spawning};
+use super::session::{self, Answer};
+
+/// How long a server may take until it accepts connections, recovery included.
+const READY_WAIT: Duration = Duration::from_secs(60);
+/// How long a fast shutdown may take; it writes everything out first.
+const STOP_WAIT: Duration = Duration::from_secs(60);
+/// How long one try to connect may take.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+
+/// Joins the server of this cluster, or starts one. Returns the socket's directory.
+pub(super) async fn reach(
+    place: &Place,
+    settings: &[(&str, &str)],
+) -> Result<PathBuf, EmbeddedError> {
+    let path = place.server_lock();
+    let lock = open_lock(place, &path)?;
+    let deadline = Instant::now() + READY_WAIT;
+    loop {
+        let sockets = noted_sockets(place)?;
+        let state = match ask(&sockets).await? {
+            None => return Ok(sockets),
+            Some(state) => state,
+        };
+        // Free: no process of an earlier server is left, nor of an initdb.
+        if lock::attempt(&lock, Hold::Alone).map_err(files("lock", &path))? {
+            return start(place, settings, lock).await;
+        }
+        if Instant::now() >= deadline {
+            return Err(not_ready(place, state));
+        }
+        lock::pause().await;
+    }
+}
+
+/// Tells the server to stop, unless it is gone, and waits until it is.
+pub(super) async fn stop(place: &Place, sockets: &Path) -> Result<(), EmbeddedError> {
+    let path = place.server_lock();
+    let lock = open_lock(place, &path)?;
+    let free = || lock::attempt(&lock, Hold::Alone).map_err(files("lock", &path));
+    // A server that an operator started by hand does not hold our lock.
+    if free()? && !matches!(ask(sockets).await, Ok(None)) {
+        return Ok(());
+    }
+    if let Some(note) = read_note(place)?
+        && pidfile::holder(note.pid) == Holder::Postgres
+        && let Some(pid) = Pid::from_raw(note.pid)
+        && let Err(error) = kill_process(pid, Signal::INT)
+    {
+        tracing::debug!(%error, "the server is already going");
+    }
+    let deadline = Instant::now() + STOP_WAIT;
+    loop {
+        let gone = match read_note(place)? {
+            Some(note) => pidfile::holder(note.pid) != Holder::Postgres,
+            None => true,
+        };
+        if gone && free()? {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(EmbeddedError::StillStopping {
+                cluster: place.cluster(),
+                waited_s: STOP_WAIT.as_secs(),
+                log: place.log(),
+            });
+        }
+        lock::pause().await;
+    }
+}
+
+/// Opens one of the cluster's locks, which belongs to the server's user like
+/// everything there.
+pub(super) fn open_lock(place: &Place, path: &Path) -> Result<File, EmbeddedError> {
+    let file = lock::open(path).map_err(files("open", path))?;
+    place.give(path)?;
+    Ok(file)
+}
+
+/// Starts a server that keeps the lock.
+async fn start(
+    place: &Place,
+    settings: &[(&str, &str)],
+    lock: File,
+) -> Result<PathBuf, EmbeddedError> {
+    let version = cluster::version(place)?;
+    let binaries = locate(place, version).await?;
+    if version.is_none() {
+        cluster::create(place, &binaries, &lock).await?;
+    }
+    forget_the_dead(place)?;
+    let mut child = spawn(place, &binaries.dir.join("postgres"), settings, lock)?;
+    let deadline = Instant::now() + READY_WAIT;
+    loop {
+        let exited = child.try_wait().map_err(files("watch", &place.cluster()))?;
+        if exited.is_some() {
+            return Err(complaint(place));
+        }
+        let Some(state) = ask(&place.sockets).await? else {
+            tracing::info!(cluster = %place.cluster().display(), major = binaries.major, pid = child.id(), "the database is up");
+            return Ok(place.sockets.clone());
+        };
+        if Instant::now() >= deadline {
+            return Err(not_ready(place, state));
+        }
+        lock::pause().await;
+    }
+}
+
+/// Runs `postgres` apart from us: in its own process group, so that a Ctrl-C meant
+/// for vitals does not reach it, and with the lock as its standard input.
+fn spawn(
+    place: &Place,
+    program: &Path,
+    settings: &[(&str, &str)],
+    lock: File,
+) -> Result<Child, EmbeddedError> {
+    let log = place.start_log();
+    let said = File::create(&log).map_err(files("write", &log))?;
+    place.give(&log)?;
+    let mut command = command(place, program);
+    command.arg("-D").arg(place.cluster());
+    for (name, value) in settings {
+        command.arg("-c").arg(format!("{name}={value}"));
+    }
+    // Last, so that nothing above moves the socket or opens a port.
+    command.arg("-c").arg("listen_addresses=").arg("-c").arg(format!("port={PORT}"));
+    command.arg("-c").arg("unix_socket_permissions=0700");
+    command.arg("-c").arg(sockets_setting(&place.sockets));
+    command.stdin(Stdio::from(lock)).stdout(Stdio::null()).stderr(Stdio::from(said));
+    command.process_group(0);
+    command.spawn().map_err(spawning(place, program))
+}
+
+/// The setting is a list with commas, so the path is quoted.
+fn sockets_setting(dir: &Path) -> OsString {
+    let mut setting = OsString::from("unix_socket_directories=\"");
+    for (n, part) in dir.as_os_str().as_encoded_bytes().split(|byte| *byte == b'"').enumerate() {
+        if n > 0 {
+            setting.push("\"\"");
+        }
+        setting.push(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(part));
+    }
+    setting.push("\"");
+    setting
+}
+
+/// Removes the notes of a server that died, where PostgreSQL itself would be misled:
+/// its process id has gone to a process that is none of PostgreSQL's (as it does
+/// in a container that starts again), or is held by a corpse. We hold the server's
+/// lock, so no process of that server is left. If the id is simply gone, PostgreSQL
+/// knows what to do, and looks further than we do.
+fn forget_the_dead(place: &Place) -> Result<(), EmbeddedError> {
+    let socket_lock = place.sockets.join(format!(".s.PGSQL.{PORT}.lock"));
+    for path in [pidfile::path(&place.cluster()), socket_lock] {
+        let Some(note) = pidfile::read(&path).map_err(files("read", &path))? else { continue };
+        tracing::warn!(pid = note.pid, file = %path.display(), "the last server did not end well");
+        if matches!(pidfile::holder(note.pid), Holder::Other | Holder::Corpse) {
+            std::fs::remove_file(&path).map_err(files("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Asks the server whether it is ready; the state if it is not.
+async fn ask(sockets: &Path) -> Result<Option<String>, EmbeddedError> {
+    match timeout(CONNECT_WAIT, session::ask(sockets)).await {
+        Ok(Answer::Ready) => Ok(None),
+        Ok(Answer::NotYet(state)) => Ok(Some(state)),
+        Ok(Answer::Refused(source)) => {
+            Err(EmbeddedError::Refused { sockets: sockets.to_owned(), source })
+        }
+        Err(_) => Ok(Some(format!("no answer within {} s", CONNECT_WAIT.as_secs()))),
+    }
+}
+
+/// Where a running server says its socket is; else where ours will be. The two can
+/// differ where two users of the data directory have different TMPDIRs.
+fn noted_sockets(place: &Place) -> Result<PathBuf, EmbeddedError> {
+    let noted = read_note(place)?.and_then(|note| note.sockets);
+    Ok(noted.unwrap_or_else(|| place.sockets.clone()))
+}
+
+fn read_note(place: &Place) -> Result<Option<pidfile::Note>, EmbeddedError> {
+    let path = pidfile::path(&place.cluster());
+    pidfile::read(&path).map_err(files("read", &path))
+}
+
+fn not_ready(place: &Place, state: String) -> EmbeddedError {
+    EmbeddedError::NotReady {
+        cluster: place.cluster(),
+        waited_s: READY_WAIT.as_secs(),
+        state,
+        log: place.log(),
+    }
+}
+
+/// Why the server ended: from what it said first, or, once it had opened its own
+/// log, from there.
+fn complaint(place: &Place) -> EmbeddedError {
+    let log = place.start_log();
+    let first = std::fs::read_to_string(&log).unwrap_or_default();
+    let moved = first.contains("redirecting log output") && !first.contains("FATAL:");
+    let (said, log) = match newest(&place.log()).filter(|_| moved) {
+        Some(newest) => (std::fs::read_to_string(&newest).unwrap_or_default(), newest),
+        None => (first, log),
+    };
+    EmbeddedError::Exited { cluster: place.cluster(), reason: last(&said), log }
+}
+
+/// The file that was written to last.
+fn newest(dir: &Path) -> Option<PathBuf> {
+    let entries = std::fs::read_dir(dir).ok()?.flatten();
+    entries
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .max()
+        .map(|(_, path)| path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_directory_with_a_comma_or_a_quote_stays_one_directory() {
+        let setting = sockets_setting(Path::new("/a,b\"c"));
+        assert_eq!(setting, OsString::from("unix_socket_directories=\"/a,b\"\"c\""));
+    }
+}

@@ -1,0 +1,21 @@
+-- The alerts of one patient that stood at $4, by what had been recorded by $5.
+-- Events without a vital are found by the natural key as well.
+with said as (
+    select (data ->> 'alertId')::uuid as id, data ->> 'state' as said, data, occurred_at, recorded_at, position
+    from event
+    where shard = $1 and tenant = $2 and patient_id = $3 and vital is null
+      and occurred_at <= $4 and recorded_at <= $5
+      and data ->> 'alertId' is not null
+)
+select r.id, $3 as patient_id, 'active' as state,
+       r.data ->> 'event' as event, r.data ->> 'priority' as priority, r.data ->> 'rule' as rule,
+       (r.data ->> 'ruleVersion')::int as rule_version, r.data ->> 'vital' as vital,
+       (r.data ->> 'value')::float8 as value, r.data ->> 'unit' as unit,
+       r.data ->> 'deviceId' as device_id, (r.data ->> 'since')::timestamptz as since,
+       r.recorded_at as raised_at, null::timestamptz as cleared_since, null::float8 as cleared_value,
+       (select a.data ->> 'acknowledged' from said a
+        where a.id = r.id and a.said = 'acknowledged' order by a.position limit 1) as acknowledged
+from said r
+where r.said = 'raised'
+  and not exists (select from said c where c.id = r.id and c.said = 'cleared')
+order by since, r.id

@@ -1,0 +1,238 @@
+//! The log as it grows.
+//!
+//! Guarantees that a subscriber sees every event after its place, in each shard's
+//! order, none twice: what the shared tail no longer holds is read from the log.
+//! Does not order shards against each other, and does not read anything while
+//! nobody listens.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_stream::try_stream;
+use futures_util::Stream;
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::event::Recorded;
+use crate::log::{Log, Window, read_window, signal_or_poll};
+
+/// The most positions read at once.
+const WINDOW_POSITIONS_MAX: i64 = 1_000;
+/// Windows that the tail holds for subscribers that are a little behind.
+const WINDOWS_HELD_MAX: usize = 32;
+/// The shortest time between two reads: a screen needs no more.
+const PACE_MS: u64 = 20;
+
+/// Where a subscriber stands: one position a shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place(pub Vec<i64>);
+
+/// Why a place cannot be resumed from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a place in this stream: leave Last-Event-ID out to start with what comes next")]
+pub struct BadPlace;
+
+impl Place {
+    /// Reads what [`Place::to_string`] wrote.
+    pub fn parse(text: &str, shards: usize) -> Result<Place, BadPlace> {
+        let positions: Result<Vec<i64>, _> = text.split('-').map(str::parse).collect();
+        match positions {
+            Ok(positions) if positions.len() == shards => Ok(Place(positions)),
+            _ => Err(BadPlace),
+        }
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (i, position) in self.0.iter().enumerate() {
+            let dash = if i == 0 { "" } else { "-" };
+            write!(f, "{dash}{position}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A window of the tail.
+struct Tail {
+    window: Window,
+    events: Vec<Recorded>,
+}
+
+/// The shared tail of the log.
+#[derive(Clone)]
+pub struct Live {
+    log: Log,
+    tail: broadcast::Sender<Arc<Tail>>,
+    someone: Arc<tokio::sync::watch::Sender<u64>>,
+    stop: CancellationToken,
+}
+
+impl Live {
+    /// Starts one tail a shard.
+    pub fn start(log: &Log, tasks: &TaskTracker, stop: &CancellationToken) -> Live {
+        let live = Live {
+            log: log.clone(),
+            tail: broadcast::Sender::new(WINDOWS_HELD_MAX),
+            someone: Arc::new(tokio::sync::watch::Sender::new(0)),
+            stop: stop.clone(),
+        };
+        for shard in log.shards() {
+            tasks.spawn(live.clone().follow(shard));
+        }
+        live
+    }
+
+    /// The number of shards, which a place has as many positions as.
+    pub fn shards(&self) -> usize {
+        self.log.shards().count()
+    }
+
+    /// Everything after `from`, or from now on, with the place after each event.
+    pub fn subscribe(
+        &self,
+        from: Option<Place>,
+    ) -> impl Stream<Item = Result<(Place, Arc<Recorded>), sqlx::Error>> + use<> {
+        let live = self.clone();
+        try_stream! {
+            // In this order: what is committed after the subscription comes by the
+            // tail, what was before is read.
+            let mut tail = live.tail.subscribe();
+            live.someone.send_modify(|n| *n += 1);
+            let heads = live.heads().await?;
+            let mut place = from.unwrap_or_else(|| Place(heads.clone()));
+            for (shard, head) in heads.iter().enumerate() {
+                let pages = live.read(shard, place.0[shard], *head);
+                for await page in pages {
+                    for event in page? {
+                        place.0[shard] = event.position;
+                        yield (place.clone(), Arc::new(event));
+                    }
+                }
+                place.0[shard] = place.0[shard].max(*head);
+            }
+            loop {
+                let received = tokio::select! {
+                    () = live.stop.cancelled() => break,
+                    received = tail.recv() => received,
+                };
+                // What is to be read from the log first: shard, and up to where.
+                let (gaps, tail) = match received {
+                    Ok(tail) => {
+                        let shard = tail.window.shard.unsigned_abs() as usize;
+                        (vec![(shard, tail.window.after)], Some(tail))
+                    }
+                    Err(RecvError::Lagged(_)) => {
+                        (live.heads().await?.into_iter().enumerate().collect(), None)
+                    }
+                    Err(RecvError::Closed) => break,
+                };
+                for (shard, to) in gaps {
+                    let pages = live.read(shard, place.0[shard], to);
+                    for await page in pages {
+                        for event in page? {
+                            place.0[shard] = event.position;
+                            yield (place.clone(), Arc::new(event));
+                        }
+                    }
+                    place.0[shard] = place.0[shard].max(to);
+                }
+                let Some(tail) = tail else { continue };
+                let shard = tail.window.shard.unsigned_abs() as usize;
+                for event in &tail.events {
+                    if event.position > place.0[shard] {
+                        place.0[shard] = event.position;
+                        yield (place.clone(), Arc::new(event.clone()));
+                    }
+                }
+                place.0[shard] = place.0[shard].max(tail.window.to);
+            }
+        }
+    }
+
+    /// Reads a shard's positions (after, to], page by page.
+    fn read(
+        &self,
+        shard: usize,
+        after: i64,
+        to: i64,
+    ) -> impl Stream<Item = Result<Vec<Recorded>, sqlx::Error>> + use<> {
+        let pool = self.log.pool().clone();
+        try_stream! {
+            let mut at = after;
+            while at < to {
+                let next = to.min(at + WINDOW_POSITIONS_MAX);
+                let mut connection = pool.acquire().await?;
+                let window = Window::between(&mut connection, shard as i16, at, next).await?;
+                let page = read_window(&mut connection, &window).await?;
+                drop(connection);
+                yield page;
+                at = next;
+            }
+        }
+    }
+
+    async fn heads(&self) -> Result<Vec<i64>, sqlx::Error> {
+        sqlx::query_scalar("select position from shard_head order by shard")
+            .fetch_all(self.log.pool())
+            .await
+    }
+
+    /// One shard's tail.
+    async fn follow(self, shard: i16) {
+        let mut moved = self.log.wake().follow(shard);
+        let mut someone = self.someone.subscribe();
+        let mut at: Option<i64> = None;
+        while !self.stop.is_cancelled() {
+            if self.tail.receiver_count() == 0 {
+                at = None;
+                tokio::select! {
+                    () = self.stop.cancelled() => {}
+                    _ = someone.changed() => {}
+                }
+                continue;
+            }
+            moved.mark_unchanged();
+            match self.advance(shard, at).await {
+                Ok(to) if Some(to) == at => {
+                    tokio::select! {
+                        () = self.stop.cancelled() => {}
+                        () = signal_or_poll(&mut moved) => {}
+                    }
+                }
+                Ok(to) => {
+                    at = Some(to);
+                    tokio::time::sleep(Duration::from_millis(PACE_MS)).await;
+                }
+                Err(error) => {
+                    tracing::error!(shard, %error, "the live tail cannot read; trying again");
+                    tokio::time::sleep(Duration::from_millis(crate::log::POLL_MS)).await;
+                }
+            }
+        }
+    }
+
+    /// Sends the next window. The first one is empty: it tells subscribers where the
+    /// tail begins, and they read up to there themselves.
+    async fn advance(&self, shard: i16, at: Option<i64>) -> Result<i64, sqlx::Error> {
+        let mut connection = self.log.pool().acquire().await?;
+        let head: i64 = sqlx::query_scalar("select position from shard_head where shard = $1")
+            .bind(shard)
+            .fetch_one(&mut *connection)
+            .await?;
+        let after = at.unwrap_or(head);
+        let to = head.min(after + WINDOW_POSITIONS_MAX);
+        if at == Some(to) {
+            return Ok(to);
+        }
+        let window = Window::between(&mut connection, shard, after, to).await?;
+        let events =
+            if after < to { read_window(&mut connection, &window).await? } else { Vec::new() };
+        // Nobody may be listening any more; that is no error.
+        if self.tail.send(Arc::new(Tail { window, events })).is_err() {
+            tracing::trace!(shard, "nobody listens to the tail");
+        }
+        Ok(to)
+    }
+}

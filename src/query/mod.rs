@@ -1,0 +1,60 @@
+//! Questions: what is, what was, and what was known.
+//!
+//! Guarantees two independent axes of time: `as_of` chooses by when something was
+//! true, `known_at` by when the log had learned it. The present comes from the
+//! projections, everything past from the log itself. Does not write.
+
+pub mod alerts;
+pub mod history;
+pub mod live;
+pub mod patients;
+pub mod replay;
+pub mod state;
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::time::Instant;
+
+use crate::log::Log;
+use crate::projection;
+
+/// How long a read of the present waits for the projections to have folded what
+/// was committed before it was asked.
+pub const FRESH_WAIT_MS_MAX: u64 = 1_000;
+const FRESH_POLL_MS: u64 = 4;
+
+/// The farthest time that PostgreSQL and RFC 3339 both know.
+pub const END_OF_TIME: DateTime<Utc> = match DateTime::from_timestamp_micros(253_402_300_799_999_999)
+{
+    Some(time) => time,
+    None => DateTime::<Utc>::MAX_UTC,
+};
+
+/// Waits until the projections hold all that was committed in these shards up to
+/// now, so that whoever wrote reads what it wrote. `false` when they are too far
+/// behind: then the answer is older than the log, and says so.
+pub async fn fresh(
+    log: &Log,
+    shards: &[i16],
+    projections: &[&projection::Projection],
+) -> Result<bool, sqlx::Error> {
+    let consumers: Vec<&str> = projections.iter().map(|p| p.consumer).collect();
+    let heads: Vec<i64> = sqlx::query_scalar(
+        "select h.position from unnest($1::smallint[]) with ordinality as s (shard, n) \
+         join shard_head h using (shard) order by n",
+    )
+    .bind(shards)
+    .fetch_all(log.pool())
+    .await?;
+    let until = Instant::now() + Duration::from_millis(FRESH_WAIT_MS_MAX);
+    loop {
+        if projection::caught_up(log.pool(), shards, &heads, &consumers).await? {
+            return Ok(true);
+        }
+        if Instant::now() >= until {
+            return Ok(false);
+        }
+        tokio::time::sleep(Duration::from_millis(FRESH_POLL_MS)).await;
+    }
+}

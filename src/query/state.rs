@@ -1,0 +1,207 @@
+//! The state of a patient, now or at any moment.
+//!
+//! Guarantees that a question with `known_at` has one answer for ever: what was
+//! being written at that moment is waited for. Does not judge: NEWS2 and the age of
+//! values are for the caller, who knows the time.
+
+use chrono::{DateTime, Utc};
+use sqlx::{FromRow, PgConnection};
+
+use super::alerts::Alert;
+use super::{END_OF_TIME, fresh};
+use crate::log::Log;
+use crate::projection::{ALERT, CURRENT_VITALS, PATIENT};
+use crate::vital::Vital;
+
+/// Which moment is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// As it was true then; `None` is now.
+    pub as_of: Option<DateTime<Utc>>,
+    /// As far as it was known then; `None` is now.
+    pub known_at: Option<DateTime<Utc>>,
+}
+
+/// The newest reading of a vital.
+#[derive(Clone, Debug, PartialEq, FromRow)]
+pub struct Newest {
+    /// Which.
+    #[sqlx(try_from = "String")]
+    pub vital: Vital,
+    /// In the canonical unit.
+    pub value: f64,
+    /// The device's opinion.
+    pub quality: Option<f32>,
+    /// Implausible.
+    pub suspect: bool,
+    /// When it was measured.
+    #[sqlx(rename = "occurred_at")]
+    pub measured_at: DateTime<Utc>,
+    /// When we learned it.
+    pub recorded_at: DateTime<Utc>,
+    /// What measured it.
+    #[sqlx(rename = "source_id")]
+    pub device_id: String,
+}
+
+/// A patient's state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    /// In the order of the contract's table.
+    pub vitals: Vec<Newest>,
+    /// Those that stand, oldest first.
+    pub alerts: Vec<Alert>,
+    /// Their record, as JSON text.
+    pub record: Option<String>,
+    /// Whether the projections held everything when they were asked.
+    pub fresh: bool,
+}
+
+/// The state of a patient, or `None` when nobody ever heard of them.
+pub async fn state(
+    log: &Log,
+    tenant: &str,
+    patient_id: &str,
+    moment: Moment,
+) -> Result<Option<State>, sqlx::Error> {
+    let shard = log.shard_of(tenant, patient_id);
+    let fresh = fresh(log, &[shard], &[&CURRENT_VITALS, &ALERT, &PATIENT]).await?;
+    let mut tx = log.pool().begin().await?;
+    let patient: Option<(Option<String>,)> = sqlx::query_as(
+        "select record from patient where shard = $1 and tenant = $2 and patient_id = $3",
+    )
+    .bind(shard)
+    .bind(tenant)
+    .bind(patient_id)
+    .fetch_optional(&mut *tx)
+    .await?;
+    let Some((record,)) = patient else { return Ok(None) };
+    let (vitals, alerts) = if moment == Moment::default() {
+        current(&mut tx, shard, tenant, patient_id).await?
+    } else {
+        past(&mut tx, shard, tenant, patient_id, moment).await?
+    };
+    tx.rollback().await?;
+    Ok(Some(State { vitals, alerts, record, fresh }))
+}
+
+/// Whether anybody ever heard of a patient.
+pub async fn is_known(log: &Log, tenant: &str, patient_id: &str) -> Result<bool, sqlx::Error> {
+    let shard = log.shard_of(tenant, patient_id);
+    fresh(log, &[shard], &[&PATIENT]).await?;
+    sqlx::query_scalar(
+        "select exists (select from patient where shard = $1 and tenant = $2 and patient_id = $3)",
+    )
+    .bind(shard)
+    .bind(tenant)
+    .bind(patient_id)
+    .fetch_one(log.pool())
+    .await
+}
+
+/// The newest reading of one vital, with whether it is fresh.
+pub async fn newest(
+    log: &Log,
+    tenant: &str,
+    patient_id: &str,
+    vital: Vital,
+) -> Result<Option<(Newest, bool)>, sqlx::Error> {
+    let shard = log.shard_of(tenant, patient_id);
+    let fresh = fresh(log, &[shard], &[&CURRENT_VITALS]).await?;
+    let row: Option<Newest> = sqlx::query_as(
+        "select vital::text as vital, value, quality, suspect, occurred_at, recorded_at, source_id \
+         from current_vitals \
+         where shard = $1 and tenant = $2 and patient_id = $3 and vital = $4::text::vital",
+    )
+    .bind(shard)
+    .bind(tenant)
+    .bind(patient_id)
+    .bind(vital.name())
+    .fetch_optional(log.pool())
+    .await?;
+    Ok(row.map(|newest| (newest, fresh)))
+}
+
+async fn current(
+    tx: &mut PgConnection,
+    shard: i16,
+    tenant: &str,
+    patient_id: &str,
+) -> Result<(Vec<Newest>, Vec<Alert>), sqlx::Error> {
+    let vitals = sqlx::query_as(
+        "select vital::text as vital, value, quality, suspect, occurred_at, recorded_at, source_id \
+         from current_vitals c \
+         where shard = $1 and tenant = $2 and patient_id = $3 order by c.vital",
+    )
+    .bind(shard)
+    .bind(tenant)
+    .bind(patient_id)
+    .fetch_all(&mut *tx)
+    .await?;
+    let alerts = sqlx::query_as(
+        "select *, vital::text as vital from alert \
+         where shard = $1 and tenant = $2 and patient_id = $3 and state = 'active' \
+         order by since, id",
+    )
+    .bind(shard)
+    .bind(tenant)
+    .bind(patient_id)
+    .fetch_all(&mut *tx)
+    .await?;
+    Ok((vitals, alerts))
+}
+
+async fn past(
+    tx: &mut PgConnection,
+    shard: i16,
+    tenant: &str,
+    patient_id: &str,
+    moment: Moment,
+) -> Result<(Vec<Newest>, Vec<Alert>), sqlx::Error> {
+    if let Some(known_at) = moment.known_at {
+        settle(tx, shard, known_at).await?;
+    }
+    let as_of = moment.as_of.unwrap_or(END_OF_TIME);
+    let known_at = moment.known_at.unwrap_or(END_OF_TIME);
+    let vitals = sqlx::query_as(include_str!("state_as_of.sql"))
+        .bind(shard)
+        .bind(tenant)
+        .bind(patient_id)
+        .bind(as_of)
+        .bind(known_at)
+        .fetch_all(&mut *tx)
+        .await?;
+    let alerts = sqlx::query_as(include_str!("alerts_as_of.sql"))
+        .bind(shard)
+        .bind(tenant)
+        .bind(patient_id)
+        .bind(as_of)
+        .bind(known_at)
+        .fetch_all(&mut *tx)
+        .await?;
+    Ok((vitals, alerts))
+}
+
+/// Waits until nothing can be committed any more that was recorded by `known_at`.
+///
+/// Appends take their time under the head's lock, so once the committed head is
+/// past the moment nothing can come before it; else whoever holds the lock is
+/// waited for.
+async fn settle(
+    tx: &mut PgConnection,
+    shard: i16,
+    known_at: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    let past: bool = sqlx::query_scalar("select recorded_at > $2 from shard_head where shard = $1")
+        .bind(shard)
+        .bind(known_at)
+        .fetch_one(&mut *tx)
+        .await?;
+    if !past {
+        sqlx::query("select from shard_head where shard = $1 for share")
+            .bind(shard)
+            .execute(&mut *tx)
+            .await?;
+    }
+    Ok(())
+}

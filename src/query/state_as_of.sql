@@ -1,0 +1,11 @@
+-- The newest reading of every vital of one patient at $4, of those recorded by $5.
+select v.vital::text as vital, e.*
+from unnest(enum_range(null::vital)) as v (vital)
+cross join lateral (
+    select value, quality, suspect, occurred_at, recorded_at, source_id
+    from event
+    where shard = $1 and tenant = $2 and patient_id = $3 and vital = v.vital
+      and occurred_at <= $4 and recorded_at <= $5
+    order by occurred_at desc, position desc
+    limit 1
+) e
