@@ -102,6 +102,16 @@ pub async fn register(
     Ok(())
 }
 
+/// How many positions each consumer is behind the log, over all shards.
+pub async fn lag(pool: &PgPool) -> Result<Vec<(String, i64)>, sqlx::Error> {
+    sqlx::query_as(
+        "select c.consumer, sum(h.position - c.position)::bigint \
+         from checkpoint c join shard_head h using (shard) group by 1 order by 1",
+    )
+    .fetch_all(pool)
+    .await
+}
+
 /// Takes one step on a shard: claim, act, move the checkpoint, commit.
 pub async fn step<C: Consumer>(
     pool: &PgPool,

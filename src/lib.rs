@@ -6,6 +6,8 @@
 //! it in this list, and rooms on the same line do not know each other.
 
 pub mod clock;
+pub mod config;
+pub mod telemetry;
 
 pub mod event;
 pub mod vital;
@@ -22,4 +24,6 @@ pub mod webhook;
 
 pub mod api;
 
-
+pub mod command;
+pub mod demo;
+pub mod embedded;

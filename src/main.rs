@@ -1,1 +1,7 @@
-fn main() {}
+//! The `vitals` program: see `vitals --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    vitals::command::main(std::env::args_os())
+}

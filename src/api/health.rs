@@ -10,9 +10,10 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use metrics_exporter_prometheus::PrometheusHandle;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::problem::Problem;
+use crate::consumer;
 use crate::log::Log;
 
 /// The longest that the database may take to answer and still be called ready.
@@ -32,29 +33,20 @@ pub async fn live() -> Json<Value> {
 
 /// `GET /health/ready`: how far each consumer is behind the log.
 pub async fn ready(State(probe): State<Probe>) -> Result<Json<Value>, Problem> {
-    let lag = tokio::time::timeout(Duration::from_millis(READY_MS_MAX), lag(&probe.log))
+    let lag = tokio::time::timeout(Duration::from_millis(READY_MS_MAX), consumer::lag(probe.log.pool()))
         .await
         .map_err(|_| Problem::unavailable("database_slow", "the database does not answer in time"))??;
+    let lag: Map<String, Value> = lag.into_iter().map(|(who, n)| (who, n.into())).collect();
     Ok(Json(json!({ "status": "ready", "lag": lag })))
-}
-
-async fn lag(log: &Log) -> Result<Value, sqlx::Error> {
-    let rows: Vec<(String, i64)> = sqlx::query_as(
-        "select c.consumer, sum(h.position - c.position)::bigint \
-         from checkpoint c join shard_head h using (shard) group by 1 order by 1",
-    )
-    .fetch_all(log.pool())
-    .await?;
-    Ok(rows.into_iter().map(|(consumer, lag)| (consumer, json!(lag))).collect())
 }
 
 /// `GET /metrics`, for Prometheus.
 pub async fn metrics(State(probe): State<Probe>) -> Response {
-    if let Ok(Value::Object(lag)) = lag(&probe.log).await {
-        for (consumer, lag) in lag {
-            metrics::gauge!("vitals_consumer_lag_positions", "consumer" => consumer)
-                .set(lag.as_f64().unwrap_or(0.0));
-        }
+    match consumer::lag(probe.log.pool()).await {
+        Ok(lag) => lag.into_iter().for_each(|(consumer, lag)| {
+            metrics::gauge!("vitals_consumer_lag_positions", "consumer" => consumer).set(lag as f64);
+        }),
+        Err(error) => tracing::debug!(%error, "the consumers' lag is not known"),
     }
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (kind, probe.metrics.render()).into_response()

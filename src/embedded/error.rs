@@ -94,8 +94,8 @@ pub enum EmbeddedError {
     },
     /// No binaries, and none to be had.
     #[error(
-        "no PostgreSQL {} or newer on this machine (it has {found}) and none could be downloaded \
-         ({reason}); install one (apt install postgresql, brew install postgresql), or give \
+        "no PostgreSQL {} or newer on this machine (it has {found}) and none could be had from \
+         github.com ({reason}); install one (apt install postgresql, brew install postgresql), or give \
          vitals a database with --database-url",
         super::locate::MAJOR_MIN
     )]

@@ -158,7 +158,7 @@ fn missing(
         Some(needed) => {
             let tried = match reason.as_str() {
                 "" => String::new(),
-                reason => format!(", nor could it be downloaded ({reason})"),
+                reason => format!(", nor could it be had from github.com ({reason})"),
             };
             EmbeddedError::Version { cluster: place.cluster(), needed, found, tried }
         }

@@ -17,6 +17,8 @@ pub(super) struct Note {
     pub pid: i32,
     /// Where it put its socket, once it had one.
     pub sockets: Option<PathBuf>,
+    /// "starting", "ready", "stopping"; empty while it has not said.
+    pub state: String,
 }
 
 /// Who has a process id now.
@@ -54,7 +56,9 @@ fn parse(text: &[u8]) -> Option<Note> {
     // A single-user server, run by hand to mend something, notes itself as negative.
     let pid = pid.checked_abs()?;
     let sockets = lines.nth(3).filter(|line| !line.is_empty());
-    Some(Note { pid, sockets: sockets.map(|line| OsString::from_vec(line.to_vec()).into()) })
+    let sockets = sockets.map(|line| OsString::from_vec(line.to_vec()).into());
+    let state = lines.nth(2).unwrap_or_default();
+    Some(Note { pid, sockets, state: String::from_utf8_lossy(state).trim().to_owned() })
 }
 
 /// Who has this process id now.
@@ -90,16 +94,18 @@ mod tests {
 
     #[test]
     fn the_note_of_a_running_server_is_read() {
-        let text = b"4711\n/d/postgres/data\n1700000000\n5432\n/d/postgres/run\n\n 123 4\nready\n";
-        let note = Note { pid: 4711, sockets: Some("/d/postgres/run".into()) };
-        assert_eq!(parse(text), Some(note));
+        let text =
+            b"4711\n/d/postgres/data\n1700000000\n5432\n/d/postgres/run\n\n 12 4\nready   \n";
+        let (sockets, state) = (Some("/d/postgres/run".into()), "ready".into());
+        assert_eq!(parse(text), Some(Note { pid: 4711, sockets, state }));
     }
 
     #[test]
     fn an_unfinished_note_has_no_socket_and_an_empty_one_is_none() {
+        let young = || Some(Note { pid: 4711, sockets: None, state: String::new() });
         let starting = parse(b"4711\n/d/postgres/data\n1700000000\n5432\n");
-        assert_eq!(starting, Some(Note { pid: 4711, sockets: None }));
-        assert_eq!(parse(b"-4711\n/d/postgres/data\n"), Some(Note { pid: 4711, sockets: None }));
+        assert_eq!(starting, young());
+        assert_eq!(parse(b"-4711\n/d/postgres/data\n"), young());
         assert_eq!(parse(b""), None);
         assert_eq!(parse(b"nonsense\n"), None);
     }

@@ -10,8 +10,9 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -31,6 +32,8 @@ use super::session::{self, Answer};
 const READY_WAIT: Duration = Duration::from_secs(60);
 /// How long a fast shutdown may take; it writes everything out first.
 const STOP_WAIT: Duration = Duration::from_secs(60);
+/// What a server notes when it accepts connections.
+const READY: &str = "ready";
 /// How long one try to connect may take.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
 
@@ -43,10 +46,9 @@ pub(super) async fn reach(
     let lock = open_lock(place, &path)?;
     let deadline = Instant::now() + READY_WAIT;
     loop {
-        let sockets = noted_sockets(place)?;
-        let state = match ask(&sockets).await? {
-            None => return Ok(sockets),
-            Some(state) => state,
+        let state = match knock(place).await? {
+            Ok(sockets) => return Ok(sockets),
+            Err(state) => state,
         };
         // Free: no process of an earlier server is left, nor of an initdb.
         if lock::attempt(&lock, Hold::Alone).map_err(files("lock", &path))? {
@@ -118,13 +120,15 @@ async fn start(
     let mut child = spawn(place, &binaries.dir.join("postgres"), settings, lock)?;
     let deadline = Instant::now() + READY_WAIT;
     loop {
-        let exited = child.try_wait().map_err(files("watch", &place.cluster()))?;
-        if exited.is_some() {
-            return Err(complaint(place));
+        if let Some(status) = child.try_wait().map_err(files("watch", &place.cluster()))? {
+            return Err(complaint(place, status));
         }
-        let Some(state) = ask(&place.sockets).await? else {
-            tracing::info!(cluster = %place.cluster().display(), major = binaries.major, pid = child.id(), "the database is up");
-            return Ok(place.sockets.clone());
+        let state = match knock(place).await? {
+            Ok(sockets) => {
+                tracing::info!(cluster = %place.cluster().display(), pid = child.id(), "up");
+                return Ok(sockets);
+            }
+            Err(state) => state,
         };
         if Instant::now() >= deadline {
             return Err(not_ready(place, state));
@@ -173,19 +177,45 @@ fn sockets_setting(dir: &Path) -> OsString {
 
 /// Removes the notes of a server that died, where PostgreSQL itself would be misled:
 /// its process id has gone to a process that is none of PostgreSQL's (as it does
-/// in a container that starts again), or is held by a corpse. We hold the server's
-/// lock, so no process of that server is left. If the id is simply gone, PostgreSQL
-/// knows what to do, and looks further than we do.
+/// in a container that starts again), or is held by a corpse, or it was killed
+/// before it had written anything. We hold the server's lock, so no process of that
+/// server is left. If the id is simply gone, PostgreSQL knows what to do, and looks
+/// further than we do.
 fn forget_the_dead(place: &Place) -> Result<(), EmbeddedError> {
     let socket_lock = place.sockets.join(format!(".s.PGSQL.{PORT}.lock"));
     for path in [pidfile::path(&place.cluster()), socket_lock] {
-        let Some(note) = pidfile::read(&path).map_err(files("read", &path))? else { continue };
-        tracing::warn!(pid = note.pid, file = %path.display(), "the last server did not end well");
-        if matches!(pidfile::holder(note.pid), Holder::Other | Holder::Corpse) {
+        if !path.exists() {
+            continue;
+        }
+        tracing::warn!(file = %path.display(), "the last server did not end well, recovering");
+        let misleading = match pidfile::read(&path).map_err(files("read", &path))? {
+            Some(note) => matches!(pidfile::holder(note.pid), Holder::Other | Holder::Corpse),
+            None => true,
+        };
+        if misleading {
             std::fs::remove_file(&path).map_err(files("remove", &path))?;
         }
     }
     Ok(())
+}
+
+/// The directory of the socket if the server is ready; its state if it is not.
+///
+/// A running server says where its socket is. That and our own idea can differ where
+/// two users of the data directory have different TMPDIRs. It also says whether it
+/// is still starting, so that a long recovery does not log our every try.
+async fn knock(place: &Place) -> Result<Result<PathBuf, String>, EmbeddedError> {
+    let (sockets, state) = match read_note(place)? {
+        Some(note) => (note.sockets.unwrap_or_else(|| place.sockets.clone()), note.state),
+        None => (place.sockets.clone(), String::new()),
+    };
+    if !state.is_empty() && state != READY {
+        return Ok(Err(state));
+    }
+    Ok(match ask(&sockets).await? {
+        None => Ok(sockets),
+        Some(state) => Err(state),
+    })
 }
 
 /// Asks the server whether it is ready; the state if it is not.
@@ -198,13 +228,6 @@ async fn ask(sockets: &Path) -> Result<Option<String>, EmbeddedError> {
         }
         Err(_) => Ok(Some(format!("no answer within {} s", CONNECT_WAIT.as_secs()))),
     }
-}
-
-/// Where a running server says its socket is; else where ours will be. The two can
-/// differ where two users of the data directory have different TMPDIRs.
-fn noted_sockets(place: &Place) -> Result<PathBuf, EmbeddedError> {
-    let noted = read_note(place)?.and_then(|note| note.sockets);
-    Ok(noted.unwrap_or_else(|| place.sockets.clone()))
 }
 
 fn read_note(place: &Place) -> Result<Option<pidfile::Note>, EmbeddedError> {
@@ -223,7 +246,7 @@ fn not_ready(place: &Place, state: String) -> EmbeddedError {
 
 /// Why the server ended: from what it said first, or, once it had opened its own
 /// log, from there.
-fn complaint(place: &Place) -> EmbeddedError {
+fn complaint(place: &Place, status: ExitStatus) -> EmbeddedError {
     let log = place.start_log();
     let first = std::fs::read_to_string(&log).unwrap_or_default();
     let moved = first.contains("redirecting log output") && !first.contains("FATAL:");
@@ -231,7 +254,11 @@ fn complaint(place: &Place) -> EmbeddedError {
         Some(newest) => (std::fs::read_to_string(&newest).unwrap_or_default(), newest),
         None => (first, log),
     };
-    EmbeddedError::Exited { cluster: place.cluster(), reason: last(&said), log }
+    let reason = match status.signal() {
+        Some(signal) => format!("it was killed by signal {signal}, perhaps for want of memory"),
+        None => last(&said),
+    };
+    EmbeddedError::Exited { cluster: place.cluster(), reason, log }
 }
 
 /// The file that was written to last.

@@ -52,7 +52,7 @@ impl FromStr for Format {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Row {
     /// A reading, not judged yet.
-    Reading(RawReading),
+    Reading(FileReading),
     /// An `icu-csv` parameter that is no vital here.
     Skipped,
     /// A line that cannot be read.
@@ -70,7 +70,7 @@ pub enum Row {
 /// A reading as the file has it.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "the names are those of the contract")]
-pub struct RawReading {
+pub struct FileReading {
     pub patient_id: String,
     pub device_id: String,
     pub vital: String,

@@ -51,6 +51,36 @@ pub struct RawReading<'a> {
     pub context: Option<&'a RawValue>,
 }
 
+/// A reading whose time is known, whatever it was written in.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "as in RawReading")]
+pub struct Draft<'a> {
+    pub patient_id: &'a str,
+    pub device_id: &'a str,
+    pub vital: &'a str,
+    pub value: f64,
+    pub unit: Option<&'a str>,
+    pub measured_at: DateTime<Utc>,
+    pub quality: Option<f64>,
+    /// JSON text.
+    pub context: Option<&'a str>,
+}
+
+impl<'a> RawReading<'a> {
+    fn draft(&'a self) -> Result<Draft<'a>, Fault> {
+        Ok(Draft {
+            patient_id: &self.patient_id,
+            device_id: &self.device_id,
+            vital: &self.vital,
+            value: self.value,
+            unit: self.unit.as_deref(),
+            measured_at: read_time(&self.measured_at)?,
+            quality: self.quality,
+            context: self.context.map(RawValue::get),
+        })
+    }
+}
+
 /// Why an item was not stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rejected {
@@ -109,10 +139,13 @@ pub fn parse(
         std::str::from_utf8(body).map_err(|e| ParseError::NotUtf8 { at: e.valid_up_to() })?;
     let judge = |item: Item<'_>| {
         let fault = match item.reading {
-            Ok(reading) => match accept(&reading, tenant, narrowing, now) {
-                Ok(event) => return Ok(event),
-                Err(fault) => fault,
-            },
+            Ok(reading) => {
+                let draft = reading.draft();
+                match draft.and_then(|draft| accept(draft, tenant, narrowing, now)) {
+                    Ok(event) => return Ok(event),
+                    Err(fault) => fault,
+                }
+            }
             Err(fault) => fault,
         };
         Err(fault.at(item.index, item.in_array))
@@ -226,16 +259,16 @@ fn diagnose(item: &str, error: &serde_json::Error) -> Fault {
     Fault::new("invalid_reading", "", error.to_string())
 }
 
-/// Judges a readable reading.
+/// Judges a reading.
 pub fn accept(
-    raw: &RawReading<'_>,
+    raw: Draft<'_>,
     tenant: &Arc<str>,
     narrowing: Narrowing<'_>,
     now: DateTime<Utc>,
 ) -> Result<Event, Fault> {
     for (field, id, only) in [
-        ("patientId", &raw.patient_id, narrowing.patient),
-        ("deviceId", &raw.device_id, narrowing.device),
+        ("patientId", raw.patient_id, narrowing.patient),
+        ("deviceId", raw.device_id, narrowing.device),
     ] {
         if !is_fhir_id(id) {
             let detail = format!("{field} must match [A-Za-z0-9\\-.]{{1,64}}");
@@ -249,7 +282,7 @@ pub fn accept(
     let vital: Vital = raw.vital.parse().map_err(|e: crate::vital::UnknownVital| {
         Fault::new("unknown_vital", "vital", e.to_string())
     })?;
-    let measured = vital.measure(raw.value, raw.unit.as_deref()).map_err(|error| match error {
+    let measured = vital.measure(raw.value, raw.unit).map_err(|error| match error {
         MeasureError::Unit { .. } => Fault::new("unit_not_accepted", "unit", error.to_string()),
         MeasureError::Range { .. } | MeasureError::NotAcvpu { .. } => {
             Fault::new("value_out_of_range", "value", error.to_string())
@@ -257,14 +290,14 @@ pub fn accept(
     })?;
     Ok(Event {
         tenant: tenant.clone(),
-        patient_id: raw.patient_id.clone().into_owned(),
+        patient_id: raw.patient_id.to_owned(),
         kind: READING.to_owned(),
         vital: Some(vital),
         value: Some(measured.value),
         quality: quality(raw.quality)?,
         suspect: measured.suspect,
-        occurred_at: measured_at(&raw.measured_at, now)?,
-        source_id: raw.device_id.clone().into_owned(),
+        occurred_at: judge_time(raw.measured_at, now)?,
+        source_id: raw.device_id.to_owned(),
         data: raw.context.map(context).transpose()?,
     })
 }
@@ -280,32 +313,34 @@ fn quality(quality: Option<f64>) -> Result<Option<f32>, Fault> {
     }
 }
 
-fn measured_at(text: &str, now: DateTime<Utc>) -> Result<DateTime<Utc>, Fault> {
-    let fault = |code, detail| Fault::new(code, "measuredAt", detail);
+fn read_time(text: &str) -> Result<DateTime<Utc>, Fault> {
     let time = DateTime::parse_from_rfc3339(text).map_err(|_| {
         let text: String = text.chars().take(40).collect();
         let detail = format!(
             "\"{text}\" is no RFC 3339 time with a zone: send it as 2025-10-20T10:20:00Z"
         );
-        fault("invalid_time", detail)
+        Fault::new("invalid_time", "measuredAt", detail)
     })?;
-    let time = truncate_to_micros(time.to_utc());
+    Ok(time.to_utc())
+}
+
+fn judge_time(time: DateTime<Utc>, now: DateTime<Utc>) -> Result<DateTime<Utc>, Fault> {
+    let fault = |code, detail| Err(Fault::new(code, "measuredAt", detail));
+    let time = truncate_to_micros(time);
     if time > now + TimeDelta::seconds(AHEAD_SECONDS_MAX) {
+        let now = crate::clock::rfc3339(now);
         let detail = format!(
-            "measured more than {AHEAD_SECONDS_MAX} s after the server's {}: set the device's clock",
-            crate::clock::rfc3339(now)
+            "measured more than {AHEAD_SECONDS_MAX} s after the server's {now}: set the device's clock"
         );
-        return Err(fault("measured_in_future", detail));
+        return fault("measured_in_future", detail);
     }
     if time < DateTime::UNIX_EPOCH {
-        let detail = "measured before 1970: set the device's clock".to_owned();
-        return Err(fault("measured_too_early", detail));
+        return fault("measured_too_early", "measured before 1970: set the device's clock".to_owned());
     }
     Ok(time)
 }
 
-fn context(raw: &RawValue) -> Result<String, Fault> {
-    let text = raw.get();
+fn context(text: &str) -> Result<String, Fault> {
     if !text.starts_with('{') {
         return Err(Fault::new("context_not_an_object", "context", "context must be a JSON object"));
     }

@@ -93,6 +93,12 @@ impl Log {
         Ok(Log { pool, shards: stored, partitions, wake: Wake::new(stored) })
     }
 
+    /// The same log over other connections, so that those who write do not wait for
+    /// those who ask.
+    pub fn with_pool(&self, pool: PgPool) -> Log {
+        Log { pool, ..self.clone() }
+    }
+
     /// The database of the log.
     pub fn pool(&self) -> &PgPool {
         &self.pool

@@ -3,6 +3,8 @@
 //! Needs PostgreSQL's programs on the machine. As root the server runs as another
 //! user; the tests hold either way.
 
+#![allow(clippy::unwrap_used, reason = "what a test calls may unwrap as the test may")]
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -215,6 +217,18 @@ async fn a_note_of_a_dead_server_whose_process_id_is_anothers_now_does_not_misle
     other.wait().unwrap();
     let again = again.unwrap();
     assert_eq!(number(&again.connect_options(), REMEMBERED).await, 42);
+    again.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn empty_notes_of_a_server_that_was_killed_at_once_do_not_stop_the_next_one() {
+    let dir = Dir::new("empty");
+    Embedded::start(&dir.0).await.unwrap().stop().await.unwrap();
+    std::fs::write(dir.cluster().join("postmaster.pid"), "").unwrap();
+    std::fs::write(dir.home().join("run/.s.PGSQL.5432.lock"), "").unwrap();
+
+    let again = Embedded::start(&dir.0).await.unwrap();
+    assert_eq!(number(&again.connect_options(), "select 1").await, 1);
     again.stop().await.unwrap();
 }
 

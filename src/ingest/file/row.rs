@@ -8,7 +8,7 @@ use csv_core::{Reader, ReaderBuilder, Terminator};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Format, RawReading, Row};
+use super::{Format, FileReading, Row};
 use crate::vital::Vital;
 
 /// How much of a value or a header an error repeats, in characters.
@@ -108,7 +108,7 @@ fn icu_row(columns: [&str; 4], epoch: DateTime<Utc>, line: u64) -> Result<Row, F
                 format!("{minute} is no whole number of minutes since the epoch"),
             )
         })?;
-    Ok(Row::Reading(RawReading {
+    Ok(Row::Reading(FileReading {
         patient_id: patient_id.to_owned(),
         device_id: (*device).to_owned(),
         vital: vital.name().to_owned(),
@@ -123,7 +123,7 @@ fn icu_row(columns: [&str; 4], epoch: DateTime<Utc>, line: u64) -> Result<Row, F
 
 fn csv_row(columns: [&str; 6], line: u64) -> Result<Row, Fault> {
     let [patient_id, device_id, vital, value, unit, measured_at] = columns;
-    Ok(Row::Reading(RawReading {
+    Ok(Row::Reading(FileReading {
         patient_id: patient_id.to_owned(),
         device_id: device_id.to_owned(),
         vital: vital.to_owned(),
@@ -171,7 +171,7 @@ fn ndjson_row(text: &[u8], line: u64) -> Result<Row, Fault> {
     let value = needed(reading.value, "value")?.get();
     // JSON has no spelling for what is not finite, but 1e999 is too large to be a number.
     let value = serde_json::from_str(value).map_err(|_| not_a_number(value))?;
-    Ok(Row::Reading(RawReading {
+    Ok(Row::Reading(FileReading {
         patient_id: needed(reading.patient_id, "patientId")?,
         device_id: needed(reading.device_id, "deviceId")?,
         vital: needed(reading.vital, "vital")?,
@@ -284,7 +284,7 @@ mod tests {
         RowParser::new(format, "2026-01-01T00:00:00Z".parse().unwrap()).row(text, 9)
     }
 
-    fn reading(format: Format, text: &str) -> RawReading {
+    fn reading(format: Format, text: &str) -> FileReading {
         match row(format, text.as_bytes()) {
             Ok(Row::Reading(reading)) => reading,
             other => panic!("{text}: {other:?}"),
@@ -339,7 +339,7 @@ mod tests {
             Format::Csv,
             "no id!,\"watch, \"\"7\"\"\", mood ,+1e9,furlong,2026-03-01T12:00:00.25+02:00",
         );
-        let expect = RawReading {
+        let expect = FileReading {
             patient_id: "no id!".to_owned(),
             device_id: "watch, \"7\"".to_owned(),
             vital: "mood".to_owned(),
@@ -386,7 +386,7 @@ mod tests {
             Format::Ndjson,
             r#"{"patientId":"101","deviceId":"watch-7","vital":"heart_rate","value":130,"unit":"/min","quality":0.9,"measuredAt":"2025-10-20T10:20:00Z","context":{"posture": "sitting"},"more":1}"#,
         );
-        let expect = RawReading {
+        let expect = FileReading {
             patient_id: "101".to_owned(),
             device_id: "watch-7".to_owned(),
             vital: "heart_rate".to_owned(),

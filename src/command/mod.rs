@@ -1,0 +1,134 @@
+//! The commands of the one binary.
+//!
+//! Guarantees one clear line on stderr and a non-zero exit for whatever goes wrong,
+//! and that stdout holds results only.
+
+mod database;
+mod demo;
+mod import;
+mod progress;
+mod rebuild;
+mod replay;
+mod secret;
+mod serve;
+mod token;
+mod verify;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+use crate::config::{self, Common};
+use crate::telemetry;
+
+/// What goes wrong in a command, already said for a person.
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// Vitals: readings in, an immutable log, rules, signed webhooks out, and questions
+/// about any moment.
+#[derive(Parser)]
+#[command(name = "vitals", version, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Migrate, then run the API and the workers
+    Serve(serve::Options),
+    /// A ward of simulated patients, a receiver that verifies, the page
+    Demo(demo::Options),
+    /// Print a token
+    Token(token::Options),
+    /// Append recorded readings
+    Import(import::Options),
+    /// Print a patient's events as NDJSON
+    Replay(replay::Options),
+    /// Rebuild a projection from the log beside the live one, compare, swap
+    Rebuild(rebuild::Options),
+    /// Check the hash chain, and every projection against the log
+    Verify(verify::Options),
+}
+
+/// Runs the command of these arguments.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = match parse(&arguments) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("vitals: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(arguments: &[OsString]) -> Result<Cli, ExitCode> {
+    let fail = |error: &dyn std::fmt::Display| {
+        eprintln!("vitals: {error}");
+        ExitCode::from(2)
+    };
+    let command = config::with_file(Cli::command(), named_config(arguments).as_deref())
+        .map_err(|error| fail(&error))?;
+    // The name that everybody knows, below our own variable and above the file.
+    let command = match std::env::var_os("DATABASE_URL") {
+        Some(url) => command.mut_arg("database_url", |arg| arg.default_value(url)),
+        None => command,
+    };
+    let matches = command.try_get_matches_from(arguments).map_err(exit_of)?;
+    Cli::from_arg_matches(&matches).map_err(exit_of)
+}
+
+/// Help and version are results, everything else is a mistake.
+fn exit_of(error: clap::Error) -> ExitCode {
+    if error.print().is_err() {
+        return ExitCode::FAILURE;
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// `--config` has to be known before the others can be read.
+fn named_config(arguments: &[OsString]) -> Option<std::path::PathBuf> {
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        let text = argument.to_string_lossy();
+        if text == "--config" {
+            return rest.next().map(Into::into);
+        }
+        if let Some(path) = text.strip_prefix("--config=") {
+            return Some(path.into());
+        }
+    }
+    std::env::var_os("VITALS_CONFIG").map(Into::into)
+}
+
+fn run(cli: Cli) -> Result<ExitCode, Error> {
+    let Cli { common, command } = cli;
+    telemetry::log(&common.log, common.log_format)?;
+    // For webhooks and for PostgreSQL over TLS; the second time it is there already.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::trace!("the TLS provider was installed already");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(async {
+        match command {
+            Command::Serve(options) => serve::run(&common, options).await,
+            Command::Demo(options) => demo::run(&common, options).await,
+            Command::Token(options) => token::run(&common, &options),
+            Command::Import(options) => import::run(&common, options).await,
+            Command::Replay(options) => replay::run(&common, options).await,
+            Command::Rebuild(options) => rebuild::run(&common, &options).await,
+            Command::Verify(options) => verify::run(&common, &options).await,
+        }
+    });
+    // A name server that hangs must not hold the end of the process.
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,231 @@
+//! `vitals serve`: the API and the workers.
+//!
+//! Guarantees that `ready` is printed when requests are answered, and that SIGTERM
+//! ends it within [`STOP_MS_MAX`]: requests under way are answered, what was handed
+//! in is written, steps under way are finished.
+
+use std::future::IntoFuture;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::serve::ListenerExt;
+use clap::Args;
+use metrics_exporter_prometheus::PrometheusHandle;
+use sqlx::PgPool;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::database::Database;
+use super::{Error, secret};
+use crate::api::auth::Keys;
+use crate::api::{Api, router};
+use crate::clock::Clock;
+use crate::config::{Common, Role, Serving};
+use crate::consumer::{self, Consumer};
+use crate::ingest::Ingest;
+use crate::log::Log;
+use crate::projection;
+use crate::query::live::Live;
+use crate::rules::{Raise, default_rules};
+use crate::telemetry;
+use crate::webhook::deliver::Deliverer;
+use crate::webhook::guard::Guard;
+use crate::webhook::{Bell, Fanout};
+
+/// How long the end may take; the contract says 10 s, the database needs the rest.
+const STOP_MS_MAX: u64 = 8_000;
+/// Connections for questions.
+const QUESTION_CONNECTIONS_MAX: u32 = 16;
+/// Connections for workers: more shards than this take turns.
+const WORKER_CONNECTIONS_MAX: u32 = 24;
+/// How often the metrics forget what nobody scraped.
+const METRICS_UPKEEP_MS: u64 = 5_000;
+
+/// Options of `vitals serve`.
+#[derive(Args)]
+pub struct Options {
+    #[command(flatten)]
+    serving: Serving,
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
+    let database = Database::open(common).await?;
+    let served = serve(common, &options.serving, &database).await;
+    database.close().await?;
+    served.map(|()| ExitCode::SUCCESS)
+}
+
+async fn serve(common: &Common, serving: &Serving, database: &Database) -> Result<(), Error> {
+    let keys = secret::keys(common)?;
+    let server = Server::start(common, serving, database, keys).await?;
+    println!("ready http://{}", server.address);
+    std::io::stdout().flush()?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = server.ended() => {}
+    }
+    tracing::info!("stopping");
+    server.stop().await
+}
+
+/// A running server.
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The log, for whoever shares the process with it.
+    pub log: Log,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    http: JoinHandle<std::io::Result<()>>,
+}
+
+impl Server {
+    /// Starts the roles that are asked for.
+    pub async fn start(
+        common: &Common,
+        serving: &Serving,
+        database: &Database,
+        keys: Keys,
+    ) -> Result<Server, Error> {
+        // Before anything that takes time, so that a taken port is said at once.
+        let listener = TcpListener::bind(serving.listen)
+            .await
+            .map_err(|error| format!("cannot listen on {}: {error}", serving.listen))?;
+        let address = listener.local_addr()?;
+        let metrics = telemetry::metrics()?;
+        let log = database.log(common, database.pool(QUESTION_CONNECTIONS_MAX)).await?;
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        spawn_until(&stop, &tasks, upkeep(metrics.clone()));
+        let relay = log.clone();
+        let relay_pool = database.worker_pool(2);
+        spawn_until(&stop, &tasks, async move { relay.wake().relay(relay_pool).await });
+
+        let guard = Guard::new(&serving.allow_webhook_net);
+        if serving.roles.contains(&Role::Workers) {
+            let pool = database.worker_pool(WORKER_CONNECTIONS_MAX);
+            start_workers(&log, &pool, &guard, &serving.public_url, &stop, &tasks).await?;
+        }
+        let http = if serving.roles.contains(&Role::Api) {
+            // One connection a writer: an append never waits for a question.
+            let connections = u32::try_from(log.shards().count())? + 1;
+            let ingest = Ingest::start(&log.with_pool(database.pool(connections)), &tasks);
+            let live = Live::start(&log, &tasks, &stop);
+            let clock = Clock::system();
+            let (log, stop) = (log.clone(), stop.clone());
+            let router =
+                router(Api { log, ingest, live, keys, clock, guard, metrics, stop: stop.clone() });
+            let listener = listener.tap_io(|stream| {
+                // An answer is one small packet: it must not wait for a second one.
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "TCP_NODELAY was not set");
+                }
+            });
+            let until = stop.cancelled_owned();
+            tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(until).into_future())
+        } else {
+            let until = stop.clone().cancelled_owned();
+            tokio::spawn(async move {
+                until.await;
+                drop(listener);
+                Ok(())
+            })
+        };
+        Ok(Server { address, log, stop, tasks, http })
+    }
+
+    /// Ends when a worker or the listener ends although nobody stopped them.
+    pub async fn ended(&self) {
+        while !self.http.is_finished() {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
+    /// Stops: no new work, then what is under way.
+    pub async fn stop(self) -> Result<(), Error> {
+        self.stop.cancel();
+        self.tasks.close();
+        let all = async {
+            // The router goes first, and with it the last door to the writers.
+            let served = self.http.await;
+            self.tasks.wait().await;
+            served
+        };
+        match tokio::time::timeout(Duration::from_millis(STOP_MS_MAX), all).await {
+            Ok(served) => Ok(served??),
+            Err(_) => {
+                // What is not finished was not acknowledged, or is in the log.
+                tracing::warn!("some work did not end in time; the log has what it acknowledged");
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn start_workers(
+    log: &Log,
+    pool: &PgPool,
+    guard: &Guard,
+    public_url: &str,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) -> Result<(), Error> {
+    let bell = Bell::default();
+    let rules = Raise::new(log.clone(), default_rules()?);
+    follow(log, pool, rules, stop, tasks).await?;
+    follow(log, pool, Fanout::new(bell.clone(), public_url), stop, tasks).await?;
+    for projection in &projection::ALL {
+        follow(log, pool, projection::Apply(projection), stop, tasks).await?;
+    }
+    let deliverer = Deliverer::new(log, pool.clone(), guard.clone(), Clock::system(), bell)?;
+    tasks.spawn(deliverer.run(stop.clone()));
+    Ok(())
+}
+
+/// One task a shard.
+async fn follow<C: Consumer>(
+    log: &Log,
+    pool: &PgPool,
+    consumer: C,
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+) -> Result<(), Error> {
+    consumer::register(&mut *pool.acquire().await?, consumer.name(), log.shards()).await?;
+    let consumer = Arc::new(consumer);
+    for shard in log.shards() {
+        let (log, pool, stop) = (log.clone(), pool.clone(), stop.clone());
+        tasks.spawn(consumer::run(log, pool, consumer.clone(), shard, stop));
+    }
+    Ok(())
+}
+
+/// For tasks that may be cut off anywhere.
+fn spawn_until(
+    stop: &CancellationToken,
+    tasks: &TaskTracker,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = task => {}
+        }
+    });
+}
+
+async fn upkeep(metrics: PrometheusHandle) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(METRICS_UPKEEP_MS)).await;
+        metrics.run_upkeep();
+    }
+}

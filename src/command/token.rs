@@ -1,0 +1,66 @@
+//! `vitals token`: a JWT and nothing else.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Error, secret};
+use crate::api::auth::{AUDIENCE, Claims, ISSUER, SCOPES};
+use crate::clock::Clock;
+use crate::config::{Common, duration};
+use crate::event::is_fhir_id;
+
+/// Options of `vitals token`.
+#[derive(Args)]
+pub struct Options {
+    /// Whose data it opens
+    #[arg(long)]
+    tenant: String,
+    /// Who will use it
+    #[arg(long)]
+    subject: String,
+    /// What it allows, with spaces between, as "readings:write vitals:read"
+    #[arg(long)]
+    scope: String,
+    /// Only this device
+    #[arg(long)]
+    device: Option<String>,
+    /// Only this patient
+    #[arg(long)]
+    patient: Option<String>,
+    /// How long it is good for
+    #[arg(long, value_parser = duration, default_value = "12h")]
+    ttl: Duration,
+}
+
+/// Prints the token.
+pub fn run(common: &Common, options: &Options) -> Result<ExitCode, Error> {
+    let ids = [
+        ("--tenant", Some(&options.tenant)),
+        ("--device", options.device.as_ref()),
+        ("--patient", options.patient.as_ref()),
+    ];
+    for (flag, id) in ids {
+        if id.is_some_and(|id| !is_fhir_id(id)) {
+            return Err(format!("{flag} must match [A-Za-z0-9\\-.]{{1,64}}").into());
+        }
+    }
+    if let Some(unknown) = options.scope.split_whitespace().find(|s| !SCOPES.contains(s)) {
+        return Err(format!("no scope is called {unknown}: use {}", SCOPES.join(", ")).into());
+    }
+    let ttl = i64::try_from(options.ttl.as_secs())?;
+    let exp = Clock::system().now().timestamp().checked_add(ttl).ok_or("--ttl is too long")?;
+    let claims = Claims {
+        iss: ISSUER.to_owned(),
+        aud: AUDIENCE.to_owned(),
+        sub: options.subject.clone(),
+        tenant: options.tenant.clone(),
+        scope: options.scope.split_whitespace().collect::<Vec<_>>().join(" "),
+        exp,
+        device: options.device.clone(),
+        patient: options.patient.clone(),
+    };
+    println!("{}", secret::keys(common)?.sign(&claims)?);
+    Ok(ExitCode::SUCCESS)
+}

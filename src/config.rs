@@ -1,0 +1,147 @@
+//! Options: from flags, then `VITALS_*` variables, then `vitals.toml`.
+//!
+//! Guarantees that a key of the file which no command knows is an error and not a
+//! silence. Does not hold secrets: those come from the environment or the data
+//! directory.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Command, ValueEnum};
+
+use crate::webhook::guard::Net;
+
+/// The file that is read when nobody names another.
+const FILE: &str = "vitals.toml";
+
+/// What every command takes.
+#[derive(Args, Clone, Debug)]
+pub struct Common {
+    /// PostgreSQL to use; without it, one is started in the data directory
+    /// [also: DATABASE_URL]
+    #[arg(long, global = true, env = "VITALS_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+    /// Where the embedded database and the token secret live
+    #[arg(long, global = true, env = "VITALS_DATA_DIR", value_name = "DIR", default_value = ".vitals")]
+    pub data_dir: PathBuf,
+    /// Shards of a new database; fixed from then on
+    #[arg(long, global = true, env = "VITALS_SHARDS", value_name = "N", value_parser = clap::value_parser!(i16).range(1..=64))]
+    pub shards: Option<i16>,
+    /// What to log, as in "info,vitals=debug"
+    #[arg(long, global = true, env = "VITALS_LOG", value_name = "FILTER", default_value = "info,sqlx=warn")]
+    pub log: String,
+    /// How to log
+    #[arg(long, global = true, env = "VITALS_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+    /// A file of options [default: vitals.toml, if it is there]
+    #[arg(long, global = true, env = "VITALS_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// What serving takes.
+#[derive(Args, Clone, Debug)]
+pub struct Serving {
+    /// Address to listen on; port 0 takes a free one
+    #[arg(long, env = "VITALS_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// What this process does
+    #[arg(long, env = "VITALS_ROLES", value_name = "ROLES", value_delimiter = ',', default_value = "api,workers")]
+    pub roles: Vec<Role>,
+    /// Networks that webhooks may reach although they are not public, as 10.0.0.0/8
+    #[arg(long, env = "VITALS_ALLOW_WEBHOOK_NET", value_name = "NET", value_delimiter = ',')]
+    pub allow_webhook_net: Vec<Net>,
+    /// How the outside reaches this server; put before the links in webhooks
+    #[arg(long, env = "VITALS_PUBLIC_URL", value_name = "URL", default_value = "")]
+    pub public_url: String,
+}
+
+/// A part of the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// HTTP.
+    Api,
+    /// Projections, rules, webhooks.
+    Workers,
+}
+
+/// Why the options cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum ConfigError {
+    #[error("reading {path}: {source}", path = path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {source}", path = path.display())]
+    Toml { path: PathBuf, source: Box<toml::de::Error> },
+    #[error("{path}: no option is called \"{key}\"", path = path.display())]
+    UnknownKey { path: PathBuf, key: String },
+    #[error("{path}: {key} must be a text, a number, true or false, or a list of them", path = path.display())]
+    Value { path: PathBuf, key: String },
+}
+
+/// Gives the options of a file to a command and its subcommands as their defaults,
+/// so that variables and flags go before them.
+///
+/// `named` is the file that the caller asked for; without one, `vitals.toml` is read
+/// if it is there.
+pub fn with_file(command: Command, named: Option<&Path>) -> Result<Command, ConfigError> {
+    let path = named.unwrap_or(Path::new(FILE));
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && named.is_none() => return Ok(command),
+        Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
+    };
+    let table: toml::Table = toml::from_str(&text)
+        .map_err(|source| ConfigError::Toml { path: path.to_owned(), source: Box::new(source) })?;
+    let mut defaults = Vec::new();
+    for (key, value) in table {
+        let id = key.replace('-', "_");
+        if !knows(&command, &id) {
+            return Err(ConfigError::UnknownKey { path: path.to_owned(), key });
+        }
+        let value = as_text(&value).ok_or_else(|| ConfigError::Value { path: path.to_owned(), key })?;
+        defaults.push((id, value));
+    }
+    Ok(set_defaults(command, &defaults))
+}
+
+fn knows(command: &Command, id: &str) -> bool {
+    command.get_arguments().any(|arg| arg.get_id() == id && arg.get_long().is_some())
+        || command.get_subcommands().any(|sub| knows(sub, id))
+}
+
+fn set_defaults(command: Command, defaults: &[(String, String)]) -> Command {
+    command
+        .mut_args(|arg| match defaults.iter().find(|(id, _)| arg.get_id() == id.as_str()) {
+            Some((_, value)) if arg.get_long().is_some() => arg.default_value(value.clone()),
+            _ => arg,
+        })
+        .mut_subcommands(|sub| set_defaults(sub, defaults))
+}
+
+fn as_text(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(n) => Some(n.to_string()),
+        toml::Value::Float(n) => Some(n.to_string()),
+        toml::Value::Boolean(b) => Some(b.to_string()),
+        toml::Value::Array(items) => {
+            items.iter().map(as_text).collect::<Option<Vec<_>>>().map(|texts| texts.join(","))
+        }
+        toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+    }
+}
+
+/// A length of time as people write it: 60s, 12h.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write it as 60s, 5m or 12h"))
+}

@@ -1,0 +1,35 @@
+//! Logs and metrics of the process.
+//!
+//! Logs go to stderr: stdout is for results, which programs read.
+
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::LogFormat;
+
+/// Latencies that matter here lie between a disk's fsync and a receiver's timeout.
+const SECONDS: [f64; 12] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
+/// Begins to log. Once a process.
+pub fn log(filter: &str, format: LogFormat) -> Result<(), tracing_subscriber::filter::ParseError> {
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_new(filter)?)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    let begun = match format {
+        LogFormat::Text => subscriber.compact().try_init(),
+        LogFormat::Json => subscriber.json().try_init(),
+    };
+    if begun.is_err() {
+        tracing::debug!("this process logs already");
+    }
+    Ok(())
+}
+
+/// Begins to count. Once a process.
+pub fn metrics() -> Result<PrometheusHandle, BuildError> {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .install_recorder()
+}
