@@ -96,6 +96,7 @@ pub struct AlertData {
     /// The vital that was judged.
     pub vital: Vital,
     /// Its value, in the canonical unit.
+    #[serde(serialize_with = "as_people_write")]
     pub value: f64,
     /// The canonical unit.
     pub unit: String,
@@ -107,6 +108,22 @@ pub struct AlertData {
     pub reading_position: i64,
     /// When the alert was raised; equal to `measured_at` in the raising event.
     pub since: DateTime<Utc>,
+}
+
+/// The largest whole number below which every whole number is a float of its own.
+const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+
+/// A value in JSON as people write it: 130 and not 130.0.
+pub fn number(value: f64) -> serde_json::Value {
+    if value.fract() == 0.0 && value.abs() < WHOLE_MAX {
+        return (value as i64).into();
+    }
+    value.into()
+}
+
+/// [`number`] for serde's derives.
+pub fn as_people_write<S: serde::Serializer>(value: &f64, to: S) -> Result<S::Ok, S::Error> {
+    number(*value).serialize(to)
 }
 
 /// What became of an alert.

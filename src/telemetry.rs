@@ -2,6 +2,8 @@
 //!
 //! Logs go to stderr: stdout is for results, which programs read.
 
+use std::io::IsTerminal;
+
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
 
@@ -16,6 +18,7 @@ pub fn log(filter: &str, format: LogFormat) -> Result<(), tracing_subscriber::fi
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_new(filter)?)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     let begun = match format {
         LogFormat::Text => subscriber.compact().try_init(),

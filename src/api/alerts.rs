@@ -14,6 +14,7 @@ use super::patients::{Questions, limit};
 use super::problem::Problem;
 use super::wire;
 use crate::clock::rfc3339;
+use crate::event::number;
 use crate::query::alerts::{self, Alert, Filter};
 
 /// Alerts of a page, unless the caller says otherwise, and at most.
@@ -97,7 +98,7 @@ pub async fn get(
         "patientId": alert.patient_id,
         "deviceId": alert.device_id,
         "vital": alert.vital.name(),
-        "value": alert.value,
+        "value": number(alert.value),
         "unit": alert.unit,
         "measuredAt": rfc3339(alert.since),
     }]);

@@ -13,6 +13,7 @@ use super::patients::{Questions, limit};
 use super::problem::Problem;
 use super::wire;
 use crate::clock::rfc3339;
+use crate::event::number;
 use crate::query::history::{Place, Range, buckets, page};
 use crate::query::{END_OF_TIME, state as states};
 use crate::vital::Vital;
@@ -103,9 +104,9 @@ async fn in_buckets(
     let items = rows.iter().take(limit as usize).map(|bucket| {
         json!({
             "start": rfc3339(bucket.start),
-            "min": bucket.min,
-            "max": bucket.max,
-            "avg": bucket.avg,
+            "min": number(bucket.min),
+            "max": number(bucket.max),
+            "avg": number(bucket.avg),
             "count": bucket.count,
         })
     });

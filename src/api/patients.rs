@@ -12,6 +12,7 @@ use super::extract::{Json, Params, PatientId};
 use super::problem::Problem;
 use super::wire;
 use crate::clock::{Clock, rfc3339};
+use crate::event::number;
 use crate::log::Log;
 use crate::query::patients::{Filter, Listed};
 use crate::query::state::{Moment, State as PatientState};
@@ -85,7 +86,7 @@ pub async fn vital(
         .ok_or_else(|| Problem::not_found("reading"))?;
     let body = json!({
         "patientId": patient_id,
-        (vital.json_key()): newest.value,
+        (vital.json_key()): number(newest.value),
         "unit": vital.unit(),
         "timestamp": rfc3339(newest.measured_at),
         "deviceId": newest.device_id,

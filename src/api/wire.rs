@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
 use crate::clock::rfc3339;
-use crate::event::{ALERT_ACKNOWLEDGED, READING, Recorded};
+use crate::event::{ALERT_ACKNOWLEDGED, READING, Recorded, number};
 use crate::query::alerts::Alert;
 use crate::query::state::{Moment, Newest, State};
 use crate::rules::news2;
@@ -36,7 +36,7 @@ pub fn event(recorded: &Recorded) -> Option<(&'static str, Value)> {
             "patientId": event.patient_id,
             "deviceId": event.source_id,
             "vital": vital.name(),
-            "value": event.value,
+            "value": event.value.map(number),
             "unit": vital.unit(),
             "quality": quality(event.suspect),
             "measuredAt": rfc3339(event.occurred_at),
@@ -72,7 +72,7 @@ pub fn alert(alert: &Alert) -> Value {
         "state": alert.state,
         "priority": alert.priority,
         "vital": alert.vital.name(),
-        "value": alert.value,
+        "value": number(alert.value),
         "unit": alert.unit,
         "deviceId": alert.device_id,
         "rule": alert.rule,
@@ -80,7 +80,7 @@ pub fn alert(alert: &Alert) -> Value {
         "since": rfc3339(alert.since),
         "raisedAt": rfc3339(alert.raised_at),
         "clearedAt": alert.cleared_since.map(rfc3339),
-        "clearedValue": alert.cleared_value,
+        "clearedValue": alert.cleared_value.map(number),
         "acknowledged": acknowledged,
         "_links": {
             "self": format!("/api/v1/alerts/{}", alert.id),
@@ -96,7 +96,7 @@ pub fn reading(patient_id: &str, newest: &Newest) -> Value {
         "patientId": patient_id,
         "deviceId": newest.device_id,
         "vital": newest.vital.name(),
-        "value": newest.value,
+        "value": number(newest.value),
         "unit": newest.vital.unit(),
         "quality": quality(newest.suspect),
         "measuredAt": rfc3339(newest.measured_at),
@@ -113,7 +113,7 @@ pub fn state(patient_id: &str, state: &State, moment: Moment, now: DateTime<Utc>
         .iter()
         .map(|newest| {
             let body = json!({
-                "value": newest.value,
+                "value": number(newest.value),
                 "unit": newest.vital.unit(),
                 "measuredAt": rfc3339(newest.measured_at),
                 "recordedAt": rfc3339(newest.recorded_at),

@@ -82,8 +82,6 @@ async fn serve(common: &Common, serving: &Serving, database: &Database) -> Resul
 pub struct Server {
     /// Where it listens.
     pub address: SocketAddr,
-    /// The log, for whoever shares the process with it.
-    pub log: Log,
     stop: CancellationToken,
     tasks: TaskTracker,
     http: JoinHandle<std::io::Result<()>>,
@@ -140,7 +138,7 @@ impl Server {
                 Ok(())
             })
         };
-        Ok(Server { address, log, stop, tasks, http })
+        Ok(Server { address, stop, tasks, http })
     }
 
     /// Ends when a worker or the listener ends although nobody stopped them.

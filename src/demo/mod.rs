@@ -1,5 +1,8 @@
-//! The parts of the demo: a ward that never was, and a receiver that believes
-//! nothing unverified.
+//! The parts of the demo: a ward that never was, the bedside that sends its
+//! readings, a receiver that believes nothing unverified, and the account at the
+//! end.
 
+pub mod account;
+pub mod bedside;
 pub mod receiver;
 pub mod ward;

@@ -26,7 +26,7 @@ const SETTINGS: &str = include_str!("postgresql.conf");
 /// The major version that made the cluster; none if there is no cluster.
 pub(super) fn version(place: &Place) -> Result<Option<u32>, EmbeddedError> {
     let cluster = place.cluster();
-    if !cluster.exists() {
+    if !cluster.try_exists().map_err(files("read", &cluster))? {
         return Ok(None);
     }
     // Before 10 a major version was two numbers; the first tells enough.
@@ -43,13 +43,14 @@ pub(super) async fn create(
     binaries: &Binaries,
     lock: &File,
 ) -> Result<(), EmbeddedError> {
-    tracing::info!(cluster = %place.cluster().display(), major = binaries.major, "creating a database cluster");
+    let (cluster, major) = (place.cluster(), binaries.major);
+    tracing::info!(cluster = %cluster.display(), major, "creating a database cluster");
     // C.UTF-8 is not on every machine; C orders text the same way, by code point.
     let mut made = initdb(place, binaries, lock, "C.UTF-8").await?;
     if made.as_ref().is_err_and(|said| said.contains("invalid locale")) {
         made = initdb(place, binaries, lock, "C").await?;
     }
-    made.map_err(|said| EmbeddedError::Init { cluster: place.cluster(), reason: last(&said) })?;
+    made.map_err(|said| EmbeddedError::Init { cluster, reason: last(&said) })?;
     let place = place.clone();
     spawn_blocking(move || finish(&place)).await?
 }

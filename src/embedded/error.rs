@@ -37,8 +37,8 @@ pub enum EmbeddedError {
     },
     /// The cluster was kept outside the data directory and is not there any more.
     #[error(
-        "the database of {} was kept in {}, which is gone; restore it there, or delete {}/{} to \
-         start with an empty database",
+        "the database of {} was kept in {}, which is gone; restore it there, or delete {}/{} \
+         to start with an empty database",
         data_dir.display(), home.display(), data_dir.display(), super::place::LOCATION
     )]
     Gone {
@@ -94,8 +94,8 @@ pub enum EmbeddedError {
     },
     /// No binaries, and none to be had.
     #[error(
-        "no PostgreSQL {} or newer on this machine (it has {found}) and none could be had from \
-         github.com ({reason}); install one (apt install postgresql, brew install postgresql), or give \
+        "no PostgreSQL {} or newer on this machine (it has {found}) and the download from \
+         github.com failed ({reason}); install one (apt install postgresql, brew install postgresql), or give \
          vitals a database with --database-url",
         super::locate::MAJOR_MIN
     )]

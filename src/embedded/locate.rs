@@ -158,7 +158,7 @@ fn missing(
         Some(needed) => {
             let tried = match reason.as_str() {
                 "" => String::new(),
-                reason => format!(", nor could it be had from github.com ({reason})"),
+                reason => format!(", and the download from github.com failed ({reason})"),
             };
             EmbeddedError::Version { cluster: place.cluster(), needed, found, tried }
         }

@@ -111,7 +111,7 @@ async fn turn(data_dir: &Path) -> Result<File, EmbeddedError> {
     if lock::attempt(&file, Hold::Alone).map_err(files("lock", &path))? {
         return Ok(file);
     }
-    tracing::info!(data_dir = %data_dir.display(), "another vitals is starting or stopping the database");
+    tracing::info!(data_dir = %data_dir.display(), "another vitals starts or stops the database");
     if lock::within(&file, Hold::Alone, TURN_WAIT).await.map_err(files("lock", &path))? {
         return Ok(file);
     }

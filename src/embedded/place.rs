@@ -52,11 +52,14 @@ impl Place {
     pub(super) fn prepare(data_dir: &Path) -> Result<Place, EmbeddedError> {
         let root = rustix::process::geteuid().is_root();
         let (home, account) = match known(data_dir)? {
-            Some(home) if home.join("data").exists() => {
-                let account = owner(&home.join("data"), root)?;
+            Some(home) => {
+                let cluster = home.join("data");
+                let account = match cluster.try_exists().map_err(files("read", &cluster))? {
+                    true => owner(&cluster, root)?,
+                    false => unprivileged(root)?,
+                };
                 (home, account)
             }
-            Some(home) => (home, unprivileged(root)?),
             None => {
                 let account = unprivileged(root)?;
                 (new_home(data_dir, account.as_ref())?, account)

@@ -10,6 +10,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -34,8 +35,10 @@ const READY_WAIT: Duration = Duration::from_secs(60);
 const STOP_WAIT: Duration = Duration::from_secs(60);
 /// What a server notes when it accepts connections.
 const READY: &str = "ready";
-/// How long one try to connect may take.
-const CONNECT_WAIT: Duration = Duration::from_secs(5);
+/// How long one try to connect may take, the first one creating the database.
+const CONNECT_WAIT: Duration = Duration::from_secs(15);
+/// How much of a log is searched for a complaint.
+const LOG_TAIL_BYTES: u64 = 64 * 1024;
 
 /// Joins the server of this cluster, or starts one. Returns the socket's directory.
 pub(super) async fn reach(
@@ -248,10 +251,10 @@ fn not_ready(place: &Place, state: String) -> EmbeddedError {
 /// log, from there.
 fn complaint(place: &Place, status: ExitStatus) -> EmbeddedError {
     let log = place.start_log();
-    let first = std::fs::read_to_string(&log).unwrap_or_default();
+    let first = tail(&log).unwrap_or_default();
     let moved = first.contains("redirecting log output") && !first.contains("FATAL:");
     let (said, log) = match newest(&place.log()).filter(|_| moved) {
-        Some(newest) => (std::fs::read_to_string(&newest).unwrap_or_default(), newest),
+        Some(newest) => (tail(&newest).unwrap_or_default(), newest),
         None => (first, log),
     };
     let reason = match status.signal() {
@@ -259,6 +262,16 @@ fn complaint(place: &Place, status: ExitStatus) -> EmbeddedError {
         None => last(&said),
     };
     EmbeddedError::Exited { cluster: place.cluster(), reason, log }
+}
+
+/// The end of a log.
+fn tail(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let skipped = file.metadata()?.len().saturating_sub(LOG_TAIL_BYTES);
+    file.seek(SeekFrom::Start(skipped))?;
+    let mut end = Vec::new();
+    file.take(LOG_TAIL_BYTES).read_to_end(&mut end)?;
+    Ok(String::from_utf8_lossy(&end).into_owned())
 }
 
 /// The file that was written to last.

@@ -15,6 +15,10 @@ use super::place::PORT;
 /// The database that vitals uses.
 const DATABASE: &str = "vitals";
 
+/// Answers that pass: cannot_connect_now, admin_shutdown, crash_shutdown, and
+/// object_in_use, while an earlier try to create the database still runs.
+const PASSING: [&str; 4] = ["57P03", "57P01", "57P02", "55006"];
+
 /// What a server said to somebody who knocked.
 #[derive(Debug)]
 pub(super) enum Answer {
@@ -73,8 +77,7 @@ fn judge(error: sqlx::Error) -> Answer {
         }
         // The connection was cut while we were talking: it is stopping.
         sqlx::Error::Protocol(said) => Answer::NotYet(said.clone()),
-        // cannot_connect_now, admin_shutdown, crash_shutdown.
-        _ if matches!(code(&error).as_deref(), Some("57P03" | "57P01" | "57P02")) => {
+        _ if code(&error).is_some_and(|code| PASSING.contains(&code.as_str())) => {
             Answer::NotYet(error.to_string())
         }
         _ => Answer::Refused(error),

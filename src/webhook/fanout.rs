@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::Bell;
 use crate::consumer::{Consumer, ConsumerError};
-use crate::event::{AlertData, AlertState, Priority, Recorded};
+use crate::event::{AlertData, AlertState, Priority, Recorded, as_people_write};
 use crate::log::{Window, read_happenings};
 
 /// Alert events have an index of their own, so a window may be large.
@@ -29,6 +29,7 @@ struct Body<'a> {
     patient_id: &'a str,
     event: &'a str,
     vital: &'a str,
+    #[serde(serialize_with = "as_people_write")]
     value: f64,
     unit: &'a str,
     alert_id: Uuid,
