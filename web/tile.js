@@ -9,6 +9,8 @@ import { BUCKET_MS, TRACE_MS } from '/feed.js';
 
 const OLD_MS = 5 * 60_000;
 const TRACE_GAP_BUCKETS = 180_000 / BUCKET_MS;
+const TRACE_BUCKETS_MIN = 60_000 / BUCKET_MS;
+const TRACE_WIDTH = 180; // of the template's viewBox
 const TRACE_SPAN_MIN = 30; // beats per minute: noise is not drawn as drama
 
 const RANK = { high: 0, medium: 1, low: 2, technical: 3 };
@@ -161,13 +163,16 @@ export function paintAges(tile, now) {
   for (const { element, at } of tile.since) put(element, span(now - at));
 }
 
-/** Draws the heart rate of the last 15 minutes: each 5 s from its lowest to its highest, broken where nothing came for 3 min. */
+/** Draws the heart rate of the last 15 minutes, or of as much as there is: each 5 s from its lowest to its highest, broken where nothing came for 3 min. */
 export function paintTrace(tile, now) {
-  const first = Math.floor((now - TRACE_MS) / BUCKET_MS);
-  const points = [...tile.patient.trace].filter(([bucket]) => bucket >= first).sort((a, b) => a[0] - b[0]);
+  const last = Math.floor(now / BUCKET_MS), oldest = last - TRACE_MS / BUCKET_MS;
+  const points = [...tile.patient.trace].filter(([bucket]) => bucket >= oldest).sort((a, b) => a[0] - b[0]);
+  // A trace that has just begun fills the width, too: a few seconds of 15 minutes would be a smear.
+  const buckets = Math.min(TRACE_MS / BUCKET_MS, Math.max(TRACE_BUCKETS_MIN, last - (points[0]?.[0] ?? last)));
+  const first = last - buckets;
   const low = Math.min(...points.map(([, seen]) => seen.low)), high = Math.max(...points.map(([, seen]) => seen.high));
   const middle = (low + high) / 2, reach = Math.max(high - low, TRACE_SPAN_MIN);
-  const place = (bucket, value) => `${bucket - first} ${(50 - (90 * (value - middle)) / reach).toFixed(1)}`;
+  const place = (bucket, value) => `${(((bucket - first) * TRACE_WIDTH) / buckets).toFixed(1)} ${(50 - (90 * (value - middle)) / reach).toFixed(1)}`;
   let path = '', before = -Infinity;
   for (const [bucket, seen] of points) {
     path += `${bucket - before > TRACE_GAP_BUCKETS ? 'M' : 'L'}${place(bucket, seen.low)}`;
@@ -178,5 +183,5 @@ export function paintTrace(tile, now) {
   tile.path = path;
   tile.line.setAttribute('d', path);
   tile.point.setAttribute('d', points.length ? `M${place(before, (points.at(-1)[1].low + points.at(-1)[1].high) / 2)}h0` : '');
-  put(tile.range, points.length ? `15 min  ${Math.round(low)}–${Math.round(high)}` : '');
+  put(tile.range, points.length ? `${Math.ceil((buckets * BUCKET_MS) / 60_000)} min  ${Math.round(low)}–${Math.round(high)}` : '');
 }

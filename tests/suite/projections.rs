@@ -1,0 +1,338 @@
+//! Projections: the same tables whatever the windows, and a check that sees.
+//!
+//! The property is tried on generated events with few patients, devices and
+//! moments, so that readings out of order, two devices at one instant and alerts
+//! that span windows come up in every case and not now and then.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use serde_json::json;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, PgPool};
+use uuid::Uuid;
+use vitals::event::{ALERT_ACKNOWLEDGED, ALERT_MISSED, Event, PATIENT_REGISTERED, READING};
+use vitals::log::{Log, Window};
+use vitals::projection::{self, Projection};
+use vitals::vital::Vital;
+
+use crate::log::time;
+use crate::support::postgres::Database;
+
+const TABLES: [&str; 3] = ["current_vitals", "alert", "patient"];
+const CASES: u32 = 24;
+
+/// One thing that happens, small enough to print when a case fails.
+#[derive(Clone, Debug)]
+enum Act {
+    Reading { patient: u8, device: u8, spo2: bool, minute: u8, value: u16, suspect: bool },
+    Register { patient: u8, ward: u8 },
+    /// What happens to an alert depends on what has happened to it before.
+    Alert { patient: u8, alert: u8, missed: bool, acknowledge: bool, minute: u8 },
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let reading = (0..3u8, 0..2u8, any::<bool>(), 0..12u8, 20..200u16, prop::bool::weighted(0.2))
+        .prop_map(|(patient, device, spo2, minute, value, suspect)| Act::Reading {
+            patient,
+            device,
+            spo2,
+            minute,
+            value,
+            suspect,
+        });
+    let register = (0..3u8, 0..3u8).prop_map(|(patient, ward)| Act::Register { patient, ward });
+    let alert = (0..3u8, 0..3u8, prop::bool::weighted(0.2), any::<bool>(), 0..12u8).prop_map(
+        |(patient, alert, missed, acknowledge, minute)| Act::Alert {
+            patient,
+            alert,
+            missed,
+            acknowledge,
+            minute,
+        },
+    );
+    prop_oneof![6 => reading, 1 => register, 3 => alert]
+}
+
+/// How the events are cut into commits and into windows.
+#[derive(Clone, Debug)]
+struct Cuts {
+    commits: Vec<u8>,
+    windows: Vec<u8>,
+}
+
+fn cuts() -> impl Strategy<Value = Cuts> {
+    let sizes = || prop::collection::vec(1..12u8, 1..8);
+    (sizes(), sizes()).prop_map(|(commits, windows)| Cuts { commits, windows })
+}
+
+/// What the alerts of a case have been through.
+#[derive(Default)]
+struct Alerts(BTreeMap<(u8, u8), &'static str>);
+
+fn at(minute: u8) -> DateTime<Utc> {
+    // Across the border of two months.
+    time("2026-03-31T23:54:00Z") + TimeDelta::minutes(minute.into())
+}
+
+fn event(patient: u8, kind: &str, at: DateTime<Utc>, data: Option<String>) -> Event {
+    Event {
+        tenant: "ward".into(),
+        patient_id: format!("p{patient}"),
+        kind: kind.to_owned(),
+        vital: None,
+        value: None,
+        quality: None,
+        suspect: false,
+        occurred_at: at,
+        source_id: "somebody".to_owned(),
+        data,
+    }
+}
+
+fn as_event(act: &Act, alerts: &mut Alerts) -> Option<Event> {
+    match *act {
+        Act::Reading { patient, device, spo2, minute, value, suspect } => Some(Event {
+            vital: Some(if spo2 { Vital::Spo2 } else { Vital::HeartRate }),
+            value: Some(f64::from(value) / 2.0),
+            quality: (value % 3 == 0).then_some(0.25),
+            suspect,
+            source_id: format!("d{device}"),
+            ..event(patient, READING, at(minute), None)
+        }),
+        Act::Register { patient, ward } => {
+            let record = json!({ "v": 1, "ward": format!("w{ward}") });
+            Some(event(patient, PATIENT_REGISTERED, at(0), Some(record.to_string())))
+        }
+        Act::Alert { patient, alert, missed, acknowledge, minute } => {
+            let id = Uuid::from_u128(u128::from(patient) << 8 | u128::from(alert));
+            let state = match (alerts.0.get(&(patient, alert)), missed, acknowledge) {
+                (None, true, _) => "missed",
+                (None, false, _) => "raised",
+                (Some(_), _, true) => "acknowledged",
+                (Some(&"raised"), _, false) => "cleared",
+                // A missed or a cleared alert is over.
+                (Some(_), _, false) => return None,
+            };
+            if state != "acknowledged" {
+                alerts.0.insert((patient, alert), state);
+            }
+            Some(alert_event(patient, id, state, minute))
+        }
+    }
+}
+
+fn alert_event(patient: u8, id: Uuid, state: &str, minute: u8) -> Event {
+    if state == "acknowledged" {
+        let by = json!({ "by": format!("nurse {minute}"), "at": at(minute), "note": null });
+        let data = json!({ "v": 1, "alertId": id, "state": state, "acknowledged": by });
+        return event(patient, ALERT_ACKNOWLEDGED, at(minute), Some(data.to_string()));
+    }
+    let kind = if state == "missed" { ALERT_MISSED } else { "HIGH_HEART_RATE" };
+    let data = json!({
+        "v": 1, "alertId": id, "state": state, "rule": "r", "ruleVersion": 1,
+        "event": "HIGH_HEART_RATE", "priority": "high", "vital": "heart_rate",
+        "value": 100 + minute, "unit": "/min", "measuredAt": at(minute), "deviceId": "d0",
+        "readingPosition": 1, "since": at(minute),
+    });
+    event(patient, kind, at(minute), Some(data.to_string()))
+}
+
+/// Tables of their own for one way of cutting the windows.
+struct Fold {
+    pool: PgPool,
+    windows: Vec<i64>,
+    /// Also compare with the log after every window, not only at the end.
+    check_always: bool,
+}
+
+impl Fold {
+    async fn new(database: &Database, schema: &str, windows: Vec<i64>) -> Fold {
+        let options: PgConnectOptions = database.url.parse().unwrap();
+        let options = options.options([("search_path", format!("{schema},public"))]);
+        let pool = PgPoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
+        run(&pool, &format!("create schema {schema}")).await;
+        for text in [
+            include_str!("../../projections/current_vitals/schema.sql"),
+            include_str!("../../projections/alert/schema.sql"),
+            include_str!("../../projections/patient/schema.sql"),
+        ] {
+            run(&pool, text).await;
+        }
+        run(&pool, &format!("create table {schema}.checkpoint as table public.checkpoint")).await;
+        Fold { pool, windows, check_always: false }
+    }
+
+    async fn empty(&self) {
+        run(&self.pool, "truncate current_vitals, alert, patient; update checkpoint set position = 0")
+            .await;
+    }
+
+    /// Folds everything, shard by shard, and wants the check to find nothing.
+    async fn fold(&self, log: &Log) {
+        for shard in log.shards() {
+            let head: i64 = sqlx::query_scalar("select position from shard_head where shard = $1")
+                .bind(shard)
+                .fetch_one(&self.pool)
+                .await
+                .unwrap();
+            let mut sizes = self.windows.iter().cycle();
+            let mut after = 0;
+            while after < head {
+                let to = head.min(after + sizes.next().unwrap());
+                self.step(shard, after, to).await;
+                after = to;
+                if self.check_always || after == head {
+                    for projection in &projection::ALL {
+                        assert_eq!(differences(&self.pool, projection, shard).await, []);
+                    }
+                }
+            }
+        }
+    }
+
+    async fn step(&self, shard: i16, after: i64, to: i64) {
+        let mut connection = self.pool.acquire().await.unwrap();
+        let window = Window::between(&mut connection, shard, after, to).await.unwrap();
+        for projection in &projection::ALL {
+            projection.apply(&mut connection, &window).await.unwrap();
+        }
+        sqlx::query("update checkpoint set position = $2 where shard = $1")
+            .bind(shard)
+            .bind(to)
+            .execute(&mut *connection)
+            .await
+            .unwrap();
+    }
+
+    /// Every row of every table, as text.
+    async fn rows(&self) -> Vec<Vec<String>> {
+        let mut tables = Vec::new();
+        for table in TABLES {
+            let sql = format!("select x::text from {table} x order by 1");
+            let rows = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&self.pool).await;
+            tables.push(rows.unwrap());
+        }
+        tables
+    }
+}
+
+async fn run(pool: &PgPool, sql: &str) {
+    let done = sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await;
+    done.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+async fn differences(
+    pool: &PgPool,
+    projection: &Projection,
+    shard: i16,
+) -> Vec<projection::Difference> {
+    projection::check(pool, projection, shard).await.unwrap().1
+}
+
+/// Appends the events, each patient's in order, in commits of these sizes.
+async fn append(log: &Log, events: &[Event], commits: &[u8]) {
+    run(
+        log.pool(),
+        "truncate event, log_commit; update shard_head set position = 0, \
+         recorded_at = '-infinity', hash = decode(repeat('00', 32), 'hex')",
+    )
+    .await;
+    for shard in log.shards() {
+        let mine = |e: &&Event| log.shard_of(&e.tenant, &e.patient_id) == shard;
+        let mut mine: Vec<Event> = events.iter().filter(mine).cloned().collect();
+        let mut sizes = commits.iter().cycle();
+        while !mine.is_empty() {
+            let size = usize::from(*sizes.next().unwrap()).min(mine.len());
+            let batch: Vec<Event> = mine.drain(..size).collect();
+            log.append(shard, &batch).await.unwrap();
+        }
+    }
+}
+
+/// The newest reading of each patient and vital, told by the first of equal keys.
+fn newest(events: &[Event]) -> BTreeMap<(String, Vital), (DateTime<Utc>, f64, String)> {
+    let (mut newest, mut known) = (BTreeMap::new(), std::collections::HashSet::new());
+    for event in events {
+        let (Some(vital), Some(value)) = (event.vital, event.value) else { continue };
+        let key = (event.patient_id.clone(), vital);
+        let device = event.source_id.clone();
+        if !known.insert((key.clone(), event.occurred_at, device.clone())) {
+            continue;
+        }
+        let found = newest.entry(key).or_insert((event.occurred_at, value, device.clone()));
+        if event.occurred_at >= found.0 {
+            *found = (event.occurred_at, value, device);
+        }
+    }
+    newest
+}
+
+async fn check_case(log: &Log, folds: &[Fold], acts: &[Act], commits: &[u8]) {
+    let mut alerts = Alerts::default();
+    let events: Vec<Event> = acts.iter().filter_map(|act| as_event(act, &mut alerts)).collect();
+    append(log, &events, commits).await;
+    let mut before: Option<Vec<Vec<String>>> = None;
+    for fold in folds {
+        fold.empty().await;
+        fold.fold(log).await;
+        let rows = fold.rows().await;
+        if let Some(before) = &before {
+            assert_eq!(before, &rows, "windows of {:?}", fold.windows);
+        }
+        before = Some(rows);
+    }
+    let pool = &folds[0].pool;
+    let found: Vec<(String, String, DateTime<Utc>, f64, String)> = sqlx::query_as(
+        "select patient_id, vital::text, occurred_at, value, source_id from current_vitals",
+    )
+    .fetch_all(pool)
+    .await
+    .unwrap();
+    let found = found.into_iter().map(|(p, v, t, x, d)| ((p, v.parse().unwrap()), (t, x, d)));
+    assert_eq!(found.collect::<BTreeMap<_, _>>(), newest(&events));
+    let found: Vec<(Uuid, String)> =
+        sqlx::query_as("select id, state from alert").fetch_all(pool).await.unwrap();
+    let said = alerts.0.iter().map(|(&(patient, alert), state)| {
+        let id = Uuid::from_u128(u128::from(patient) << 8 | u128::from(alert));
+        (id, if *state == "raised" { "active" } else { state }.to_owned())
+    });
+    assert_eq!(found.into_iter().collect::<BTreeMap<_, _>>(), said.collect());
+}
+
+#[test]
+fn any_cut_of_the_same_events_into_windows_gives_the_same_tables() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (database, log, mut folds) = runtime.block_on(async {
+        let database = Database::new().await;
+        let log = database.log().await;
+        let mut folds = Vec::new();
+        for (schema, size) in [("by_1", 1), ("by_7", 7), ("by_1000", 1000), ("by_chance", 0)] {
+            folds.push(Fold::new(&database, schema, vec![size]).await);
+        }
+        (database, log, folds)
+    });
+    folds[3].check_always = true;
+    let folds = std::cell::RefCell::new(folds);
+    let config = Config {
+        cases: CASES,
+        failure_persistence: None,
+        max_shrink_iters: 100,
+        ..Config::default()
+    };
+    let cases = (prop::collection::vec(act(), 0..70), cuts());
+    let tried = TestRunner::new(config).run(&cases, |(acts, cuts)| {
+        let mut folds = folds.borrow_mut();
+        folds[3].windows = cuts.windows.iter().map(|size| i64::from(*size)).collect();
+        runtime.block_on(check_case(&log, &folds, &acts, &cuts.commits));
+        Ok(())
+    });
+    drop(folds);
+    drop(log);
+    drop(database);
+    if let Err(failure) = tried {
+        panic!("{failure}");
+    }
+}
