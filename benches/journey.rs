@@ -4,7 +4,12 @@
 //! it from this process over plain HTTP/1.1 connections. Prints a table. The load
 //! generator shares the machine with the server, so compare ratios within one run.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, reason = "a bench may fail loudly")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    missing_docs,
+    reason = "a bench may fail loudly"
+)]
 
 use std::path::Path;
 use std::process::Stdio;
@@ -120,7 +125,9 @@ impl Load {
     fn readings(&self, count: usize, value: f64) -> String {
         let first = self.next.fetch_add(count as u64, Ordering::Relaxed);
         let readings: Vec<String> = (first..first + count as u64)
-            .map(|n| reading(&format!("p{}", n % PATIENTS), value, 3_600_000_000 + n / PATIENTS * 1_000))
+            .map(|n| {
+                reading(&format!("p{}", n % PATIENTS), value, 3_600_000_000 + n / PATIENTS * 1_000)
+            })
             .collect();
         match &*readings {
             [one] => one.clone(),
@@ -195,7 +202,8 @@ impl Client {
 
     async fn post(&mut self, path: &str, body: &str) -> u16 {
         let head = &self.head;
-        let request = format!("POST {path} HTTP/1.1\r\n{head}content-length: {}\r\n\r\n{body}", body.len());
+        let request =
+            format!("POST {path} HTTP/1.1\r\n{head}content-length: {}\r\n\r\n{body}", body.len());
         self.stream.write_all(request.as_bytes()).await.unwrap();
         let start = read_message(&mut self.stream).await;
         start.split(' ').nth(1).unwrap().parse().unwrap()

@@ -20,19 +20,43 @@ const FILE: &str = "vitals.toml";
 pub struct Common {
     /// PostgreSQL to use; without it, one is started in the data directory
     /// [also: DATABASE_URL]
-    #[arg(long, global = true, env = "VITALS_DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        env = "VITALS_DATABASE_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
     pub database_url: Option<String>,
     /// Where the embedded database and the token secret live
-    #[arg(long, global = true, env = "VITALS_DATA_DIR", value_name = "DIR", default_value = ".vitals")]
+    #[arg(
+        long,
+        global = true,
+        env = "VITALS_DATA_DIR",
+        value_name = "DIR",
+        default_value = ".vitals"
+    )]
     pub data_dir: PathBuf,
     /// Shards of a new database; fixed from then on
     #[arg(long, global = true, env = "VITALS_SHARDS", value_name = "N", value_parser = clap::value_parser!(i16).range(1..=64))]
     pub shards: Option<i16>,
     /// What to log, as in "info,vitals=debug"
-    #[arg(long, global = true, env = "VITALS_LOG", value_name = "FILTER", default_value = "info,sqlx=warn")]
+    #[arg(
+        long,
+        global = true,
+        env = "VITALS_LOG",
+        value_name = "FILTER",
+        default_value = "info,sqlx=warn"
+    )]
     pub log: String,
     /// How to log
-    #[arg(long, global = true, env = "VITALS_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    #[arg(
+        long,
+        global = true,
+        env = "VITALS_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
     pub log_format: LogFormat,
     /// A file of options [default: vitals.toml, if it is there]
     #[arg(long, global = true, env = "VITALS_CONFIG", value_name = "FILE")]
@@ -55,7 +79,13 @@ pub struct Serving {
     #[arg(long, env = "VITALS_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
     /// What this process does
-    #[arg(long, env = "VITALS_ROLES", value_name = "ROLES", value_delimiter = ',', default_value = "api,workers")]
+    #[arg(
+        long,
+        env = "VITALS_ROLES",
+        value_name = "ROLES",
+        value_delimiter = ',',
+        default_value = "api,workers"
+    )]
     pub roles: Vec<Role>,
     /// Networks that webhooks may reach although they are not public, as 10.0.0.0/8
     #[arg(long, env = "VITALS_ALLOW_WEBHOOK_NET", value_name = "NET", value_delimiter = ',')]
@@ -97,7 +127,9 @@ pub fn with_file(command: Command, named: Option<&Path>) -> Result<Command, Conf
     let path = named.unwrap_or(Path::new(FILE));
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound && named.is_none() => return Ok(command),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && named.is_none() => {
+            return Ok(command);
+        }
         Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
     };
     let table: toml::Table = toml::from_str(&text)
@@ -108,7 +140,8 @@ pub fn with_file(command: Command, named: Option<&Path>) -> Result<Command, Conf
         if !knows(&command, &id) {
             return Err(ConfigError::UnknownKey { path: path.to_owned(), key });
         }
-        let value = as_text(&value).ok_or_else(|| ConfigError::Value { path: path.to_owned(), key })?;
+        let value =
+            as_text(&value).ok_or_else(|| ConfigError::Value { path: path.to_owned(), key })?;
         defaults.push((id, value));
     }
     Ok(set_defaults(command, &defaults))

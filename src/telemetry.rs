@@ -10,8 +10,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::LogFormat;
 
 /// Latencies that matter here lie between a disk's fsync and a receiver's timeout.
-const SECONDS: [f64; 12] =
-    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 
 /// Begins to log. Once a process.
 pub fn log(filter: &str, format: LogFormat) -> Result<(), tracing_subscriber::filter::ParseError> {

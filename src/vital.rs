@@ -102,7 +102,9 @@ pub struct Measured {
 pub enum MeasureError {
     #[error("unit \"{unit}\" does not fit {vital}: send {accepted}")]
     Unit { vital: Vital, unit: String, accepted: String },
-    #[error("{value} {unit} is outside {min}–{max} {unit}, which {vital} can be: check the sensor or the unit")]
+    #[error(
+        "{value} {unit} is outside {min}–{max} {unit}, which {vital} can be: check the sensor or the unit"
+    )]
     Range { vital: Vital, value: f64, unit: &'static str, min: f64, max: f64 },
     #[error("{value} is not one of 0=A 1=C 2=V 3=P 4=U")]
     NotAcvpu { value: f64 },

@@ -80,7 +80,9 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
     async fn from_request(request: Request, state: &S) -> Result<Json<T>, Problem> {
         let Body(body) = Body::from_request(request, state).await?;
         serde_json::from_slice(&body).map(Json).map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => Problem::invalid("invalid_body", "", error.to_string()),
+            serde_json::error::Category::Data => {
+                Problem::invalid("invalid_body", "", error.to_string())
+            }
             _ => Problem::unreadable("unreadable_json", error.to_string()),
         })
     }
@@ -117,7 +119,11 @@ impl<S: Send + Sync> FromRequestParts<S> for PatientId {
         if is_fhir_id(&segments.patient_id) {
             Ok(PatientId(segments.patient_id))
         } else {
-            Err(Problem::invalid("invalid_id", "", "a patient's id must match [A-Za-z0-9\\-.]{1,64}"))
+            Err(Problem::invalid(
+                "invalid_id",
+                "",
+                "a patient's id must match [A-Za-z0-9\\-.]{1,64}",
+            ))
         }
     }
 }

@@ -33,9 +33,12 @@ pub async fn live() -> Json<Value> {
 
 /// `GET /health/ready`: how far each consumer is behind the log.
 pub async fn ready(State(probe): State<Probe>) -> Result<Json<Value>, Problem> {
-    let lag = tokio::time::timeout(Duration::from_millis(READY_MS_MAX), consumer::lag(probe.log.pool()))
-        .await
-        .map_err(|_| Problem::unavailable("database_slow", "the database does not answer in time"))??;
+    let lag =
+        tokio::time::timeout(Duration::from_millis(READY_MS_MAX), consumer::lag(probe.log.pool()))
+            .await
+            .map_err(|_| {
+                Problem::unavailable("database_slow", "the database does not answer in time")
+            })??;
     let lag: Map<String, Value> = lag.into_iter().map(|(who, n)| (who, n.into())).collect();
     Ok(Json(json!({ "status": "ready", "lag": lag })))
 }
@@ -44,7 +47,8 @@ pub async fn ready(State(probe): State<Probe>) -> Result<Json<Value>, Problem> {
 pub async fn metrics(State(probe): State<Probe>) -> Response {
     match consumer::lag(probe.log.pool()).await {
         Ok(lag) => lag.into_iter().for_each(|(consumer, lag)| {
-            metrics::gauge!("vitals_consumer_lag_positions", "consumer" => consumer).set(lag as f64);
+            metrics::gauge!("vitals_consumer_lag_positions", "consumer" => consumer)
+                .set(lag as f64);
         }),
         Err(error) => tracing::debug!(%error, "the consumers' lag is not known"),
     }

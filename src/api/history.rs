@@ -67,7 +67,8 @@ pub async fn readings(
     if items.is_empty() && !states::is_known(log, tenant, &patient_id).await? {
         return Err(Problem::not_found("patient"));
     }
-    let body = wire::list(items, next, &format!("/api/v1/patients/{patient_id}/readings"), &echo(&params));
+    let body =
+        wire::list(items, next, &format!("/api/v1/patients/{patient_id}/readings"), &echo(&params));
     Ok(wire::tagged(&headers, &body.clone(), body))
 }
 
@@ -95,9 +96,17 @@ async fn in_buckets(
     };
     let device = caller.device.as_deref();
     let span = (from, range.to);
-    let rows =
-        buckets(&questions.log, &caller.tenant, patient_id, vital, span, seconds, device, limit + 1)
-            .await?;
+    let rows = buckets(
+        &questions.log,
+        &caller.tenant,
+        patient_id,
+        vital,
+        span,
+        seconds,
+        device,
+        limit + 1,
+    )
+    .await?;
     let full = rows.len() as i64 > limit;
     let next = full.then(|| rows.last()).flatten();
     let next = next.map(|bucket| wire::cursor(&bucket.start.timestamp_micros()));
@@ -116,9 +125,11 @@ async fn in_buckets(
 /// One vital, or several with commas between them.
 fn vitals_of(text: &str) -> Result<Vec<Vital>, Problem> {
     text.split(',')
-        .map(|name| name.parse().map_err(|e: crate::vital::UnknownVital| {
-            Problem::unreadable("unknown_vital", e.to_string())
-        }))
+        .map(|name| {
+            name.parse().map_err(|e: crate::vital::UnknownVital| {
+                Problem::unreadable("unknown_vital", e.to_string())
+            })
+        })
         .collect()
 }
 
@@ -130,7 +141,8 @@ fn place(cursor: &str) -> Result<Place, Problem> {
 
 /// The question again, for links, without its cursor.
 fn echo(params: &HistoryParams) -> String {
-    let time = |name: &str, time: Option<DateTime<Utc>>| time.map(|t| format!("{name}={}", rfc3339(t)));
+    let time =
+        |name: &str, time: Option<DateTime<Utc>>| time.map(|t| format!("{name}={}", rfc3339(t)));
     [
         params.vital.as_deref().map(|vital| format!("vital={}", wire::encode(vital))),
         time("from", params.from),

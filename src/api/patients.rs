@@ -160,12 +160,16 @@ pub async fn register(
 
 fn check_record(record: &Map<String, Value>) -> Result<(), Problem> {
     if let Some(ward) = record.get("ward")
-        && !ward.as_str().is_some_and(|ward| (1..=64).contains(&ward.chars().count()))
+        && ward.as_str().is_none_or(|ward| !(1..=64).contains(&ward.chars().count()))
     {
-        return Err(Problem::invalid("invalid_ward", "/ward", "ward is a text of 1 to 64 characters"));
+        return Err(Problem::invalid(
+            "invalid_ward",
+            "/ward",
+            "ward is a text of 1 to 64 characters",
+        ));
     }
     if let Some(date) = record.get("birthDate")
-        && !date.as_str().is_some_and(|d| d.parse::<chrono::NaiveDate>().is_ok())
+        && date.as_str().is_none_or(|d| d.parse::<chrono::NaiveDate>().is_err())
     {
         let detail = "birthDate is a date as 1950-04-30";
         return Err(Problem::invalid("invalid_birth_date", "/birthDate", detail));
@@ -177,8 +181,15 @@ fn check_record(record: &Map<String, Value>) -> Result<(), Problem> {
         return Err(Problem::invalid("invalid_spo2_scale", "/spo2Scale", detail));
     }
     // PostgreSQL reads members of the record, and its text knows no NUL.
-    if record.iter().any(|(key, value)| format!("{key}{value}").contains("\\u0000") || key.contains('\0')) {
-        return Err(Problem::invalid("invalid_record", "", "the record must not hold NUL characters"));
+    if record
+        .iter()
+        .any(|(key, value)| format!("{key}{value}").contains("\\u0000") || key.contains('\0'))
+    {
+        return Err(Problem::invalid(
+            "invalid_record",
+            "",
+            "the record must not hold NUL characters",
+        ));
     }
     Ok(())
 }
@@ -187,6 +198,8 @@ fn check_record(record: &Map<String, Value>) -> Result<(), Problem> {
 pub fn limit(asked: Option<i64>, default: i64, max: i64) -> Result<i64, Problem> {
     match asked.unwrap_or(default) {
         n if (1..=max).contains(&n) => Ok(n),
-        _ => Err(Problem::unreadable("invalid_limit", format!("limit must lie within 1 and {max}"))),
+        _ => {
+            Err(Problem::unreadable("invalid_limit", format!("limit must lie within 1 and {max}")))
+        }
     }
 }

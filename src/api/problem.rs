@@ -18,7 +18,8 @@ pub struct Problem {
     code: &'static str,
     detail: String,
     pointer: Option<String>,
-    more: Map<String, Value>,
+    /// Boxed: it is rare, and errors are moved around by value.
+    more: Box<Map<String, Value>>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -30,7 +31,7 @@ impl Problem {
             code,
             detail: detail.into(),
             pointer: None,
-            more: Map::new(),
+            more: Box::default(),
             headers: Vec::new(),
         }
     }
@@ -87,7 +88,7 @@ impl IntoResponse for Problem {
         });
         if let Some(members) = body.as_object_mut() {
             members.extend(self.pointer.map(|p| ("pointer".to_owned(), Value::String(p))));
-            members.extend(self.more);
+            members.extend(*self.more);
         }
         let kind = (header::CONTENT_TYPE, "application/problem+json");
         let mut response = (self.status, [kind], body.to_string()).into_response();

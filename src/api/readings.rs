@@ -77,9 +77,13 @@ fn refuse(error: ParseError) -> Problem {
 
 /// JSON as it is. An encoding that is not undone would only look like broken JSON.
 fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
-    let unsupported = |code, detail: &str| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, code, detail);
+    let unsupported =
+        |code, detail: &str| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, code, detail);
     if headers.get(header::CONTENT_ENCODING).is_some_and(|e| e != "identity") {
-        return Err(unsupported("encoding_not_supported", "send the body without Content-Encoding"));
+        return Err(unsupported(
+            "encoding_not_supported",
+            "send the body without Content-Encoding",
+        ));
     }
     let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     if kind.is_some_and(|kind| kind.starts_with("application/x-ndjson")) {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::{OriginalUri, Request};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -104,7 +104,11 @@ pub fn router(api: Api) -> Router {
 }
 
 async fn no_such_route(OriginalUri(uri): OriginalUri) -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, "no_such_route", format!("there is nothing at {}", uri.path()))
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "no_such_route",
+        format!("there is nothing at {}", uri.path()),
+    )
 }
 
 async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Problem {
@@ -134,4 +138,3 @@ fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
     let detail = "this is a defect of the server: it was logged";
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail).into_response()
 }
-

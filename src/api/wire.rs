@@ -170,11 +170,8 @@ pub fn tagged(request: &HeaderMap, of: &impl Serialize, body: Value) -> Response
         .iter()
         .filter_map(|value| value.to_str().ok())
         .any(|value| value.split(',').any(|t| t.trim() == "*" || t.trim() == tag));
-    let mut response = if known {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else {
-        Json(body).into_response()
-    };
+    let mut response =
+        if known { StatusCode::NOT_MODIFIED.into_response() } else { Json(body).into_response() };
     if let Ok(tag) = HeaderValue::from_str(&tag) {
         response.headers_mut().insert(header::ETAG, tag);
     }
@@ -215,5 +212,7 @@ pub fn list(items: Vec<Value>, next: Option<String>, link: &str, query: &str) ->
 /// A text as part of a URL's query.
 pub fn encode(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    text.bytes()
+        .map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+        .collect()
 }

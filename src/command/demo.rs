@@ -78,12 +78,17 @@ async fn show(
     let base = format!("http://{}", server.address);
     let tenant = format!("demo-{}", clock.now().timestamp());
     let gateway = keys.sign(&claims(clock, &tenant, "demo", &SCOPES.join(" ")))?;
-    let nurse = keys.sign(&claims(clock, &tenant, "nurse", "vitals:read alerts:read alerts:ack"))?;
+    let nurse =
+        keys.sign(&claims(clock, &tenant, "nurse", "vitals:read alerts:read alerts:ack"))?;
     let mut bedside = Bedside::new(&base, &gateway, clock.clone())?;
     bedside.register(&ward).await?;
     receiver.set_secret(bedside.subscribe(&receiver.url).await?);
 
-    println!("ward       {} patients, {} times faster than life", ward.patients().len(), options.speed);
+    println!(
+        "ward       {} patients, {} times faster than life",
+        ward.patients().len(),
+        options.speed
+    );
     println!("dashboard  {base}/#token={nurse}");
     println!("receiver   {} verifies every delivery", receiver.url);
     println!("ready {base}");

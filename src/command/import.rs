@@ -152,7 +152,8 @@ fn read(options: &Options) -> (mpsc::Receiver<Chunk>, JoinHandle<Result<(), File
         for path in files {
             let mut rows = open(&path, format, epoch)?;
             loop {
-                let mut chunk = Chunk { readings: Vec::new(), bad: Vec::new(), skipped: 0, bytes: 0 };
+                let mut chunk =
+                    Chunk { readings: Vec::new(), bad: Vec::new(), skipped: 0, bytes: 0 };
                 for row in rows.by_ref().take(ROWS_PER_CHUNK) {
                     match row? {
                         Row::Reading(reading) => chunk.readings.push(reading),
@@ -311,7 +312,9 @@ async fn in_order(
         }
         readings.extend(chunk.readings);
         if readings.len() > LIVE_READINGS_MAX {
-            return Err(format!("more than {LIVE_READINGS_MAX} readings to play: split the files").into());
+            return Err(
+                format!("more than {LIVE_READINGS_MAX} readings to play: split the files").into()
+            );
         }
     }
     reader.await??;

@@ -25,10 +25,12 @@ impl Progress {
         } else {
             (ProgressBar::hidden(), Some(Instant::now()))
         };
-        let template = format!("{{bar:40}} {{percent}} % {{human_pos}} {what}, {{per_sec}}, {{eta}} left");
+        let template =
+            format!("{{bar:40}} {{percent}} % {{human_pos}} {what}, {{per_sec}}, {{eta}} left");
         // The template is ours: it parses, or the default is used.
         bar.set_style(
-            ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+            ProgressStyle::with_template(&template)
+                .unwrap_or_else(|_| ProgressStyle::default_bar()),
         );
         Progress { bar, what, total, plain, started: Instant::now() }
     }

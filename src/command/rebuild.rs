@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use clap::Args;
 
+use super::Error;
 use super::database::Database;
 use super::progress::Progress;
-use super::Error;
 use crate::config::Common;
 use crate::log::Log;
 use crate::projection::{self, Projection};

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::Error;
 use super::database::Database;
 use super::progress::Progress;
-use super::Error;
 use crate::config::Common;
 use crate::log::{Log, chain};
 use crate::projection;
@@ -50,8 +50,7 @@ async fn verify(log: &Log) -> Result<bool, Error> {
     for projection in &projection::ALL {
         let mut differing = 0;
         for shard in log.shards() {
-            let (position, differences) =
-                projection::check(log.pool(), projection, shard).await?;
+            let (position, differences) = projection::check(log.pool(), projection, shard).await?;
             differing += differences.len();
             if let Some(first) = differences.first() {
                 println!(

@@ -19,8 +19,8 @@ use crate::event::Event;
 use crate::log::Log;
 
 pub use reading::{
-    AHEAD_SECONDS_MAX, CONTEXT_BYTES_MAX, Draft, Narrowing, ParseError, Parsed, READINGS_PER_REQUEST_MAX,
-    Rejected, accept, parse,
+    AHEAD_SECONDS_MAX, CONTEXT_BYTES_MAX, Draft, Narrowing, ParseError, Parsed,
+    READINGS_PER_REQUEST_MAX, Rejected, accept, parse,
 };
 
 /// Readings that wait for a commit at one time, over all shards.

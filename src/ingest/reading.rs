@@ -316,9 +316,8 @@ fn quality(quality: Option<f64>) -> Result<Option<f32>, Fault> {
 fn read_time(text: &str) -> Result<DateTime<Utc>, Fault> {
     let time = DateTime::parse_from_rfc3339(text).map_err(|_| {
         let text: String = text.chars().take(40).collect();
-        let detail = format!(
-            "\"{text}\" is no RFC 3339 time with a zone: send it as 2025-10-20T10:20:00Z"
-        );
+        let detail =
+            format!("\"{text}\" is no RFC 3339 time with a zone: send it as 2025-10-20T10:20:00Z");
         Fault::new("invalid_time", "measuredAt", detail)
     })?;
     Ok(time.to_utc())
@@ -335,18 +334,24 @@ fn judge_time(time: DateTime<Utc>, now: DateTime<Utc>) -> Result<DateTime<Utc>, 
         return fault("measured_in_future", detail);
     }
     if time < DateTime::UNIX_EPOCH {
-        return fault("measured_too_early", "measured before 1970: set the device's clock".to_owned());
+        return fault(
+            "measured_too_early",
+            "measured before 1970: set the device's clock".to_owned(),
+        );
     }
     Ok(time)
 }
 
 fn context(text: &str) -> Result<String, Fault> {
     if !text.starts_with('{') {
-        return Err(Fault::new("context_not_an_object", "context", "context must be a JSON object"));
+        return Err(Fault::new(
+            "context_not_an_object",
+            "context",
+            "context must be a JSON object",
+        ));
     }
     if text.len() > CONTEXT_BYTES_MAX {
-        let detail =
-            format!("context has {} bytes, {CONTEXT_BYTES_MAX} at most", text.len());
+        let detail = format!("context has {} bytes, {CONTEXT_BYTES_MAX} at most", text.len());
         return Err(Fault::new("context_too_large", "context", detail));
     }
     Ok(text.to_owned())

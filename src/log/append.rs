@@ -122,7 +122,7 @@ async fn record_commit(
     for (position, event) in stored() {
         link.add(position, event);
     }
-    let (first, last) = (stored().next(), stored().last());
+    let (first, last) = (stored().next(), stored().next_back());
     sqlx::query(include_str!("commit.sql"))
         .bind(shard)
         .bind(first.map(|(p, _)| p))

@@ -75,7 +75,9 @@ impl Link {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Broken {
     /// The rows of a commit are not those that were committed.
-    #[error("shard {shard}, positions {from} to {to}: {found} events where {committed} were committed, and the hash {what}")]
+    #[error(
+        "shard {shard}, positions {from} to {to}: {found} events where {committed} were committed, and the hash {what}"
+    )]
     Commit {
         /// Where.
         shard: i16,
@@ -99,7 +101,9 @@ pub enum Broken {
         position: i64,
     },
     /// The head does not agree with the last commit.
-    #[error("shard {shard}: the head says position {head}, the last commit {last}, or their hashes differ")]
+    #[error(
+        "shard {shard}: the head says position {head}, the last commit {last}, or their hashes differ"
+    )]
     Head {
         /// Where.
         shard: i16,
@@ -261,7 +265,10 @@ mod tests {
     #[test]
     fn moving_text_from_one_field_to_the_next_changes_the_hash() {
         assert_ne!(hash(&[event("ab", "c")]), hash(&[event("a", "bc")]));
-        assert_ne!(hash(&[event("a", "x"), event("b", "x")]), hash(&[event("b", "x"), event("a", "x")]));
+        assert_ne!(
+            hash(&[event("a", "x"), event("b", "x")]),
+            hash(&[event("b", "x"), event("a", "x")])
+        );
         assert_eq!(hash(&[event("a", "x")]), hash(&[event("a", "x")]));
     }
 }

@@ -68,16 +68,13 @@ impl Log {
     /// `shards` left out means whatever the database has, or [`SHARDS_DEFAULT`].
     pub async fn open(pool: PgPool, shards: Option<i16>) -> Result<Log, OpenError> {
         MIGRATIONS.run(&pool).await?;
-        sqlx::query(
-            "insert into installation (id, shards) values ($1, $2) on conflict do nothing",
-        )
-        .bind(Uuid::now_v7())
-        .bind(shards.unwrap_or(SHARDS_DEFAULT))
-        .execute(&pool)
-        .await?;
-        let stored: i16 = sqlx::query_scalar("select shards from installation")
-            .fetch_one(&pool)
+        sqlx::query("insert into installation (id, shards) values ($1, $2) on conflict do nothing")
+            .bind(Uuid::now_v7())
+            .bind(shards.unwrap_or(SHARDS_DEFAULT))
+            .execute(&pool)
             .await?;
+        let stored: i16 =
+            sqlx::query_scalar("select shards from installation").fetch_one(&pool).await?;
         if let Some(asked) = shards
             && asked != stored
         {

@@ -130,11 +130,7 @@ impl Tenants {
     }
 }
 
-fn recorded(
-    row: &PgRow,
-    shard: i16,
-    tenants: &mut Tenants,
-) -> Result<Recorded, sqlx::Error> {
+fn recorded(row: &PgRow, shard: i16, tenants: &mut Tenants) -> Result<Recorded, sqlx::Error> {
     let vital: Option<&str> = row.try_get("vital")?;
     let vital = vital
         .map(|name| name.parse())

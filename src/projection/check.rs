@@ -36,11 +36,8 @@ pub async fn check(
             .bind(projection.consumer)
             .fetch_one(&mut *tx)
             .await?;
-    let mut differences: Vec<Difference> = sqlx::query_as(projection.check)
-        .bind(shard)
-        .bind(position)
-        .fetch_all(&mut *tx)
-        .await?;
+    let mut differences: Vec<Difference> =
+        sqlx::query_as(projection.check).bind(shard).bind(position).fetch_all(&mut *tx).await?;
     tx.rollback().await?;
     differences.truncate(DIFFERENCES_MAX);
     Ok((position, differences))

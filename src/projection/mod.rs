@@ -167,6 +167,7 @@ pub struct Apply(pub &'static Projection);
 impl Consumer for Apply {
     type Done = ();
 
+    #[allow(clippy::misnamed_getters, reason = "a consumer's name is its checkpoint's")]
     fn name(&self) -> &str {
         self.0.consumer
     }

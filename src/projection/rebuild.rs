@@ -55,10 +55,14 @@ pub async fn rebuild(
         return Err(RebuildError::Busy(projection.name));
     }
     let schema = format!("rebuild_{}", projection.name);
-    run(&mut connection, &format!(
-        "drop schema if exists {schema} cascade; create schema {schema}; \
+    run(
+        &mut connection,
+        &format!(
+            "drop schema if exists {schema} cascade; create schema {schema}; \
          set search_path = {schema}, public"
-    )).await?;
+        ),
+    )
+    .await?;
     sqlx::raw_sql(projection.schema).execute(&mut connection).await?;
 
     let mut positions = fold(log, &mut connection, projection, &mut progress).await?;
@@ -177,8 +181,7 @@ async fn replace_tables(
                 "select (select count(*) from (select x::text from {new} x except all select x::text from {live} x) a) \
                       + (select count(*) from (select x::text from {live} x except all select x::text from {new} x) b)"
             );
-            let count: i64 =
-                sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut *tx).await?;
+            let count: i64 = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut *tx).await?;
             differing += count;
         }
         run(tx, &format!(

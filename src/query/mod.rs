@@ -25,11 +25,11 @@ pub const FRESH_WAIT_MS_MAX: u64 = 1_000;
 const FRESH_POLL_MS: u64 = 4;
 
 /// The farthest time that PostgreSQL and RFC 3339 both know.
-pub const END_OF_TIME: DateTime<Utc> = match DateTime::from_timestamp_micros(253_402_300_799_999_999)
-{
-    Some(time) => time,
-    None => DateTime::<Utc>::MAX_UTC,
-};
+pub const END_OF_TIME: DateTime<Utc> =
+    match DateTime::from_timestamp_micros(253_402_300_799_999_999) {
+        Some(time) => time,
+        None => DateTime::<Utc>::MAX_UTC,
+    };
 
 /// Waits until the projections hold all that was committed in these shards up to
 /// now, so that whoever wrote reads what it wrote. `false` when they are too far

@@ -192,7 +192,10 @@ mod tests {
         let rules = default_rules().unwrap();
         let [rule] = &*rules else { panic!("one rule, not {}", rules.len()) };
         assert_eq!((rule.id.as_str(), rule.event.as_str()), ("high-heart-rate", "HIGH_HEART_RATE"));
-        assert_eq!((rule.vital, rule.op, rule.value, rule.clear), (Vital::HeartRate, Op::Above, 120.0, 120.0));
+        assert_eq!(
+            (rule.vital, rule.op, rule.value, rule.clear),
+            (Vital::HeartRate, Op::Above, 120.0, 120.0)
+        );
         assert_eq!(rule.lateness, Duration::from_secs(120));
     }
 

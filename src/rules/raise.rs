@@ -93,8 +93,9 @@ impl Raise {
         for (tenant, patient_id, rule, state) in rows {
             // The state of a rule that is gone is left where it is.
             let Some(rule) = self.rules.iter().position(|r| r.id == rule) else { continue };
-            let state = serde_json::from_str(&state).map_err(|source| {
-                ConsumerError::State { patient: format!("{tenant}/{patient_id}"), source }
+            let state = serde_json::from_str(&state).map_err(|source| ConsumerError::State {
+                patient: format!("{tenant}/{patient_id}"),
+                source,
             })?;
             states.insert(Key { tenant: tenant.into(), patient_id, rule }, state);
         }

@@ -213,7 +213,8 @@ impl Deliverer {
             }
             Err(error) => outcome.error = Some(error),
         }
-        metrics::counter!("vitals_webhook_attempts_total", "outcome" => outcome.name()).increment(1);
+        metrics::counter!("vitals_webhook_attempts_total", "outcome" => outcome.name())
+            .increment(1);
         metrics::histogram!("vitals_webhook_attempt_seconds").record(outcome.latency.as_secs_f64());
         outcome
     }

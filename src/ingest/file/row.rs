@@ -8,7 +8,7 @@ use csv_core::{Reader, ReaderBuilder, Terminator};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Format, FileReading, Row};
+use super::{FileReading, Format, Row};
 use crate::vital::Vital;
 
 /// How much of a value or a header an error repeats, in characters.

@@ -1,0 +1,134 @@
+//! A hospital that uses the program: one tenant, over HTTP.
+//!
+//! What the tests of webhooks, streams and crashes have in common. Everything goes
+//! through the public interface; nothing here knows the program's types.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Value, json};
+use vitals::clock::{Clock, rfc3339};
+
+use crate::support::server::Server;
+
+const EVERYTHING: &str = "readings:write readings:correct vitals:read alerts:read alerts:ack \
+                          rules:manage webhooks:manage";
+
+/// A tenant with a token for everything.
+#[derive(Clone)]
+pub struct Hospital {
+    pub tenant: String,
+    base: String,
+    token: String,
+    client: reqwest::Client,
+}
+
+/// The time, as a device knows it.
+pub fn now() -> DateTime<Utc> {
+    Clock::system().now()
+}
+
+/// A heart rate as a device sends it.
+pub fn heart_rate(patient: &str, value: f64, at: DateTime<Utc>) -> Value {
+    json!({
+        "patientId": patient, "deviceId": "watch-7", "vital": "heart_rate",
+        "value": value, "unit": "/min", "measuredAt": rfc3339(at),
+    })
+}
+
+impl Hospital {
+    pub fn new(server: &Server, tenant: &str) -> Hospital {
+        let token = server.token_with(|claims| {
+            claims["tenant"] = tenant.into();
+            claims["scope"] = EVERYTHING.into();
+        });
+        let (base, client) = (server.url("/api/v1"), server.client());
+        Hospital { tenant: tenant.to_owned(), base, token, client }
+    }
+
+    /// The same hospital, after the server has moved to another port.
+    pub fn after_restart(&self, server: &Server) -> Hospital {
+        Hospital { base: server.url("/api/v1"), ..self.clone() }
+    }
+
+    /// A request under `/api/v1`, with the token.
+    pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
+    }
+
+    async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
+        let method = method.parse().unwrap();
+        let request = self.request(method, path);
+        let request = match body {
+            Some(body) => request.json(body),
+            None => request,
+        };
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        let text = answer.text().await.unwrap();
+        let body = match text.is_empty() {
+            true => Value::Null,
+            false => serde_json::from_str(&text).unwrap_or_else(|e| panic!("{path}: {e}: {text}")),
+        };
+        (status, body)
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        self.call("GET", path, None).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.call("POST", path, Some(body)).await
+    }
+
+    pub async fn patch(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.call("PATCH", path, Some(body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> (u16, Value) {
+        self.call("DELETE", path, None).await
+    }
+
+    /// What must be there.
+    #[track_caller]
+    pub fn found(&self, path: &str) -> impl Future<Output = Value> + use<'_> {
+        let path = path.to_owned();
+        async move {
+            let (status, body) = self.get(&path).await;
+            assert_eq!(status, 200, "GET {path}: {body}");
+            body
+        }
+    }
+
+    /// Sends readings that must all be new and fine.
+    pub async fn store(&self, readings: &[Value]) {
+        let (status, body) = self.post("/readings", &json!(readings)).await;
+        assert_eq!((status, &body["stored"]), (201, &json!(readings.len())), "{body}");
+    }
+
+    /// One heart rate, measured now.
+    pub async fn measure(&self, patient: &str, value: f64) -> DateTime<Utc> {
+        let at = now();
+        self.store(&[heart_rate(patient, value, at)]).await;
+        at
+    }
+
+    /// One heart rate, measured some time ago.
+    pub async fn measured_before(&self, patient: &str, value: f64, ago: TimeDelta) {
+        self.store(&[heart_rate(patient, value, now() - ago)]).await;
+    }
+
+    /// Makes an endpoint for `events`, signed with `secret`; its id.
+    pub async fn endpoint(&self, url: &str, secret: &str, events: &[&str]) -> String {
+        let body = json!({ "url": url, "events": events, "secret": secret });
+        let (status, body) = self.post("/webhooks", &body).await;
+        assert_eq!(status, 201, "{body}");
+        body["id"].as_str().unwrap().to_owned()
+    }
+
+    /// The deliveries of an endpoint, oldest first.
+    pub async fn deliveries(&self, endpoint: &str) -> Vec<Value> {
+        let body = self.found(&format!("/webhooks/{endpoint}/deliveries?limit=1000")).await;
+        let mut items = body["items"].as_array().unwrap().clone();
+        items.reverse();
+        items
+    }
+}
