@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
 
-use super::read::{Window, read_window};
+use super::read::read_positions;
 use crate::event::Event;
 
 /// How many commits are checked per round trip; bounds memory, not time.
@@ -91,6 +91,8 @@ pub enum Broken {
         committed: usize,
         /// Agrees or not.
         what: &'static str,
+        /// Agree or not.
+        times: &'static str,
     },
     /// A row lies where no commit put one.
     #[error("shard {shard}, position {position}: an event that no commit recorded")]
@@ -130,6 +132,8 @@ struct Commit {
     position_from: i64,
     position_to: i64,
     events: i32,
+    occurred_min: DateTime<Utc>,
+    occurred_max: DateTime<Utc>,
     recorded_at: DateTime<Utc>,
     hash: Vec<u8>,
 }
@@ -154,13 +158,14 @@ pub async fn verify(
     loop {
         let page = commits_after(&mut connection, shard, at, head).await?;
         let Some(last) = page.last() else { break };
-        let window = Window::between(&mut connection, shard, at, last.position_to).await?;
-        let rows = read_window(&mut connection, &window).await?;
+        let rows = read_positions(&mut connection, shard, at, last.position_to).await?;
         let mut rows = rows.into_iter().peekable();
         for commit in &page {
             let mut link = Link::new(&hash, shard, commit.recorded_at);
             let mut found = 0;
             let mut times_agree = true;
+            // Consumers read no further than the commit says; it must say what is true.
+            let mut times: Option<(DateTime<Utc>, DateTime<Utc>)> = None;
             while let Some(row) = rows.next_if(|r| r.position <= commit.position_to) {
                 if row.position < commit.position_from {
                     walk.broken = Some(Broken::Stray { shard, position: row.position });
@@ -168,8 +173,11 @@ pub async fn verify(
                 }
                 times_agree &= row.recorded_at == commit.recorded_at;
                 link.add(row.position, &row.event);
+                let at = row.event.occurred_at;
+                times = Some(times.map_or((at, at), |(min, max)| (at.min(min), at.max(max))));
                 found += 1;
             }
+            times_agree &= times == Some((commit.occurred_min, commit.occurred_max));
             let agrees = link.finish().as_slice() == commit.hash;
             if !agrees || !times_agree || found != commit.events as usize {
                 walk.broken = Some(Broken::Commit {
@@ -179,6 +187,7 @@ pub async fn verify(
                     found,
                     committed: commit.events as usize,
                     what: if agrees { "agrees" } else { "differs" },
+                    times: if times_agree { "agree" } else { "differ" },
                 });
                 return Ok(walk);
             }
@@ -203,7 +212,8 @@ async fn commits_after(
     head: i64,
 ) -> Result<Vec<Commit>, sqlx::Error> {
     sqlx::query_as(
-        "select position_from, position_to, events, recorded_at, hash from log_commit \
+        "select position_from, position_to, events, occurred_min, occurred_max, recorded_at, hash \
+         from log_commit \
          where shard = $1 and position_to > $2 and position_to <= $3 \
          order by position_to limit $4",
     )

@@ -69,6 +69,23 @@ pub async fn read_window(
     decode_events(window.shard, &query.fetch_all(connection).await?)
 }
 
+/// The events at the positions (after, to], wherever in time they lie: for those who
+/// do not believe the commits' times, as the chain's check.
+pub async fn read_positions(
+    connection: &mut PgConnection,
+    shard: i16,
+    after: i64,
+    to: i64,
+) -> Result<Vec<Recorded>, sqlx::Error> {
+    let rows = sqlx::query(include_str!("read_positions.sql"))
+        .bind(shard)
+        .bind(after)
+        .bind(to)
+        .fetch_all(connection)
+        .await?;
+    decode_events(shard, &rows)
+}
+
 /// The readings of a window that are of one of `vitals`, in order.
 pub async fn read_readings(
     connection: &mut PgConnection,

@@ -137,7 +137,8 @@ async fn another_shard_is_not_held_up_by_an_open_transaction() {
     let other = (0..).map(|n| format!("q{n}")).find(|q| log.shard_of("ward", q) != shard).unwrap();
     let (first, commit, task) = held(&log, shard, readings("p", 0, 5));
     first.await.unwrap();
-    let stored = log.append(log.shard_of("ward", &other), &readings(&other, 0, 5));
+    let events = readings(&other, 0, 5);
+    let stored = log.append(log.shard_of("ward", &other), &events);
     let stored = tokio::time::timeout(SOON, stored).await.expect("the other shard waited");
     assert_eq!(stored.unwrap().stored(), 5);
     commit.send(()).unwrap();

@@ -27,10 +27,26 @@ const CASES: u32 = 24;
 /// One thing that happens, small enough to print when a case fails.
 #[derive(Clone, Debug)]
 enum Act {
-    Reading { patient: u8, device: u8, spo2: bool, minute: u8, value: u16, suspect: bool },
-    Register { patient: u8, ward: u8 },
+    Reading {
+        patient: u8,
+        device: u8,
+        spo2: bool,
+        minute: u8,
+        value: u16,
+        suspect: bool,
+    },
+    Register {
+        patient: u8,
+        ward: u8,
+    },
     /// What happens to an alert depends on what has happened to it before.
-    Alert { patient: u8, alert: u8, missed: bool, acknowledge: bool, minute: u8 },
+    Alert {
+        patient: u8,
+        alert: u8,
+        missed: bool,
+        acknowledge: bool,
+        minute: u8,
+    },
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -166,8 +182,11 @@ impl Fold {
     }
 
     async fn empty(&self) {
-        run(&self.pool, "truncate current_vitals, alert, patient; update checkpoint set position = 0")
-            .await;
+        run(
+            &self.pool,
+            "truncate current_vitals, alert, patient; update checkpoint set position = 0",
+        )
+        .await;
     }
 
     /// Folds everything, shard by shard, and wants the check to find nothing.

@@ -50,7 +50,8 @@ fn round(patient: &str, n: i64) -> Vec<Event> {
         0 => happening(patient, "HIGH_HEART_RATE", at, data("raised")),
         1 => {
             let by = json!({ "by": "nurse", "at": at, "note": null });
-            let data = json!({ "v": 1, "alertId": alert, "state": "acknowledged", "acknowledged": by });
+            let data =
+                json!({ "v": 1, "alertId": alert, "state": "acknowledged", "acknowledged": by });
             happening(patient, ALERT_ACKNOWLEDGED, at, data)
         }
         2 => happening(patient, "HIGH_HEART_RATE", at, data("cleared")),
@@ -76,7 +77,13 @@ fn follow(log: &Log, stop: &CancellationToken) -> JoinSet<()> {
     for projection in &projection::ALL {
         for shard in log.shards() {
             let (log, pool) = (log.clone(), log.pool().clone());
-            workers.spawn(consumer::run(log, pool, Arc::new(Apply(projection)), shard, stop.clone()));
+            workers.spawn(consumer::run(
+                log,
+                pool,
+                Arc::new(Apply(projection)),
+                shard,
+                stop.clone(),
+            ));
         }
     }
     workers
@@ -126,6 +133,12 @@ async fn a_rebuild_equals_the_live_tables_while_events_are_appended_and_read() {
             most
         }
     });
+    eventually("every patient's first round", SOON, || async {
+        let sql = "select count(distinct patient_id) from event";
+        let patients: i64 = sqlx::query_scalar(sql).fetch_one(log.pool()).await.unwrap();
+        (patients == 5).then_some(())
+    })
+    .await;
     let mut positions = 0;
     for projection in [0, 1, 2].into_iter().cycle().take(9).map(|n| &projection::ALL[n]) {
         let rebuilt = projection::rebuild(&log, projection, |_, _| {}).await.unwrap();
@@ -176,8 +189,14 @@ async fn the_check_finds_a_row_that_was_altered_removed_or_added_and_a_rebuild_m
              suspect, occurred_at, recorded_at, source_id, position \
              from current_vitals where patient_id = 'a'",
         ),
-        ("alert", "update alert set state = 'active' where id = (select min(id::text)::uuid from alert)"),
-        ("alert", "update alert set acknowledged = null where id = (select min(id::text)::uuid from alert)"),
+        (
+            "alert",
+            "update alert set state = 'active' where id = (select min(id::text)::uuid from alert)",
+        ),
+        (
+            "alert",
+            "update alert set acknowledged = null where id = (select min(id::text)::uuid from alert)",
+        ),
         ("alert", "delete from alert where id = (select min(id::text)::uuid from alert)"),
         ("patient", "update patient set ward = 'w99' where patient_id = 'b'"),
         ("patient", "delete from patient where patient_id = 'b'"),
@@ -201,10 +220,12 @@ async fn the_check_compares_at_the_checkpoint_and_not_at_the_head() {
     log.append(log.shard_of("ward", "a"), &round("a", 8)).await.unwrap();
     assert_eq!(differences(&log).await, []);
     // A checkpoint that ran ahead of its table.
-    sqlx::query("update checkpoint c set position = h.position from shard_head h where h.shard = c.shard")
-        .execute(log.pool())
-        .await
-        .unwrap();
+    sqlx::query(
+        "update checkpoint c set position = h.position from shard_head h where h.shard = c.shard",
+    )
+    .execute(log.pool())
+    .await
+    .unwrap();
     let found: Vec<_> = differences(&log).await.into_iter().map(|(name, _)| name).collect();
     assert_eq!(found, ["current_vitals", "alert"]);
 }

@@ -1,0 +1,40 @@
+//! JSON over HTTP in one line.
+
+use reqwest::header::HeaderMap;
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+
+/// An answer, taken apart.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    /// `Null` when the body is no JSON.
+    pub json: Value,
+    pub text: String,
+}
+
+/// GET with a token.
+pub async fn get(url: &str, token: &str) -> Answer {
+    send(Method::GET, url, token, None).await
+}
+
+/// POST of JSON with a token.
+pub async fn post(url: &str, token: &str, body: &Value) -> Answer {
+    send(Method::POST, url, token, Some(body.to_string().into_bytes())).await
+}
+
+/// Any request with a token; an empty token sends none.
+pub async fn send(method: Method, url: &str, token: &str, body: Option<Vec<u8>>) -> Answer {
+    let request = super::server::client().request(method, url);
+    let request = if token.is_empty() { request } else { request.bearer_auth(token) };
+    let request = match body {
+        Some(body) => request.header("content-type", "application/json").body(body),
+        None => request,
+    };
+    let answer = request.send().await.expect("an answer");
+    let (status, headers) = (answer.status(), answer.headers().clone());
+    let text = answer.text().await.expect("a whole answer");
+    let json = serde_json::from_str(&text).unwrap_or_default();
+    Answer { status, headers, json, text }
+}

@@ -1,0 +1,48 @@
+//! What every test stands on: a database of its own, the real binary, a receiver
+//! that verifies for itself, and waiting for conditions instead of for time.
+
+pub mod http;
+pub mod postgres;
+pub mod receiver;
+pub mod server;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+pub use server::{cli, scratch_dir};
+
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Waits until `condition` gives something, and fails with `what` when that takes
+/// longer than `limit`.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    limit: Duration,
+    mut condition: impl FnMut() -> F,
+) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = condition().await {
+            return found;
+        }
+        assert!(started.elapsed() < limit, "waited {limit:?} for {what}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// A recording. They are not part of this repository.
+pub fn data(path: &str) -> PathBuf {
+    let root = match std::env::var_os("VITALS_TEST_DATA") {
+        Some(root) => PathBuf::from(root),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
+    };
+    let file = root.join(path);
+    assert!(
+        file.exists(),
+        "the recording {path} is not in {}: set VITALS_TEST_DATA; CONTRIBUTING.md, \"The \
+         recordings\", says where they come from",
+        root.display()
+    );
+    file
+}

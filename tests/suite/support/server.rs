@@ -1,0 +1,170 @@
+//! The real binary, as a process of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use jsonwebtoken::{EncodingKey, Header};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use uuid::Uuid;
+
+use super::postgres::Database;
+
+/// What the tests' tokens are signed with.
+pub const SECRET: &str = "a secret that is good for tests and for nothing else";
+/// The tenant of [`Server::token`].
+pub const TENANT: &str = "hospital-1";
+/// A debug build on a busy machine starts within this.
+const READY_MAX: Duration = Duration::from_secs(60);
+
+/// A directory of its own, left to the build directory's cleaning.
+pub fn scratch_dir() -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(Uuid::new_v4().simple().to_string());
+    std::fs::create_dir_all(&dir).expect("a directory");
+    dir
+}
+
+/// The binary with the tests' secret and with nothing of this process's surroundings.
+pub fn command(data_dir: &Path, database_url: Option<&str>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vitals"));
+    for (key, _) in std::env::vars_os() {
+        if key.to_string_lossy().starts_with("VITALS_") || key == "DATABASE_URL" {
+            command.env_remove(key);
+        }
+    }
+    command
+        .current_dir(data_dir)
+        .env("VITALS_DATA_DIR", data_dir)
+        .env("VITALS_JWT_SECRET", SECRET)
+        .kill_on_drop(true);
+    if let Some(url) = database_url {
+        command.env("VITALS_DATABASE_URL", url);
+    }
+    command
+}
+
+/// Runs the binary on a test's database to its end.
+pub async fn cli(database: &Database, arguments: &[&str]) -> Output {
+    let dir = scratch_dir();
+    command(&dir, Some(&database.url)).args(arguments).output().await.expect("the binary runs")
+}
+
+/// Plain HTTP; nothing of this machine's proxies.
+pub fn client() -> reqwest::Client {
+    let _installed_before = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().build().expect("a client")
+}
+
+/// A running `vitals serve`; killed when it is dropped.
+pub struct Server {
+    child: Child,
+    address: String,
+    log: PathBuf,
+}
+
+impl Server {
+    /// Serves a test's database.
+    pub async fn start(database: &Database) -> Server {
+        Server::start_with(database, &["--allow-webhook-net", "127.0.0.0/8"]).await
+    }
+
+    /// Serves with these options instead of the usual ones.
+    pub async fn start_with(database: &Database, arguments: &[&str]) -> Server {
+        Server::start_in(&scratch_dir(), Some(&database.url), arguments).await
+    }
+
+    /// Serves from a data directory: without a URL, on an embedded database there.
+    pub async fn start_in(
+        data_dir: &Path,
+        database_url: Option<&str>,
+        arguments: &[&str],
+    ) -> Server {
+        let log = data_dir.join(format!("serve-{}.log", Uuid::new_v4().simple()));
+        let mut child = command(data_dir, database_url)
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(&log).expect("a log file"))
+            .spawn()
+            .expect("the binary starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
+        let ready = tokio::time::timeout(READY_MAX, lines.next_line()).await;
+        let address = match ready {
+            Ok(Ok(Some(line))) => line.strip_prefix("ready http://").map(str::to_owned),
+            _ => None,
+        };
+        let Some(address) = address else {
+            panic!(
+                "vitals did not get ready: {}",
+                std::fs::read_to_string(&log).unwrap_or_default()
+            )
+        };
+        Server { child, address, log }
+    }
+
+    /// A URL of this server; `path` begins with a slash.
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// `127.0.0.1:PORT`
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it runs")
+    }
+
+    /// A token for [`TENANT`].
+    pub fn token(&self, scope: &str) -> String {
+        self.token_with(|claims| claims["scope"] = scope.into())
+    }
+
+    /// A token with claims of the test's choice; signed here and not by the program.
+    pub fn token_with(&self, change: impl FnOnce(&mut Value)) -> String {
+        let now = std::time::UNIX_EPOCH.elapsed().expect("a clock").as_secs();
+        let mut claims = json!({
+            "iss": "tests", "aud": "vitals", "sub": "tester", "tenant": TENANT,
+            "scope": "", "exp": now + 3600,
+        });
+        change(&mut claims);
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
+        jsonwebtoken::encode(&Header::default(), &claims, &key).expect("a token")
+    }
+
+    /// See [`client`].
+    pub fn client(&self) -> reqwest::Client {
+        client()
+    }
+
+    /// What it has logged so far.
+    pub fn logged(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// SIGKILL, and until it is gone.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("killed");
+    }
+
+    /// SIGTERM; how it ended and how long that took.
+    pub async fn terminate(mut self) -> (ExitStatus, Duration) {
+        let started = Instant::now();
+        let pid = rustix::process::Pid::from_raw(self.pid() as i32).expect("a process id");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+        let status = self.child.wait().await.expect("it ends");
+        (status, started.elapsed())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("---- the server's log\n{}", self.logged());
+        }
+    }
+}
