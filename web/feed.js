@@ -40,12 +40,14 @@ export class Refused extends Error {
 /** Takes the stream's bytes in any slices and calls `onMessage({type, data, id})` for each whole event. */
 export function sseParser(onMessage) {
   const decoder = new TextDecoder();
-  let rest = '', afterCr = false, type = '', data = [], id = '';
+  let rest = '', afterCr = false, type = '', data = [], id = '', moved = false;
   const line = text => {
     if (text === '') {
-      if (data.length) onMessage({ type: type || 'message', data: data.join('\n'), id });
+      // An id alone moves the place: the server sends it when there was nothing to show.
+      if (data.length || moved) onMessage({ type: type || 'message', data: data.join('\n'), id });
       type = '';
       data = [];
+      moved = false;
       return;
     }
     const colon = text.indexOf(':');
@@ -54,7 +56,7 @@ export function sseParser(onMessage) {
     const value = colon < 0 ? '' : text.slice(colon + (text[colon + 1] === ' ' ? 2 : 1));
     if (field === 'data') data.push(value);
     else if (field === 'event') type = value;
-    else if (field === 'id' && !value.includes('\0')) id = value;
+    else if (field === 'id' && !value.includes('\0')) [id, moved] = [value, true];
   };
   return bytes => {
     let text = decoder.decode(bytes, { stream: true });
@@ -240,6 +242,10 @@ export class Feed {
   }
 
   #message({ type, data, id }) {
+    if (data === '') {
+      this.lastEventId = id;
+      return;
+    }
     this.link.eventAt = Date.now();
     try {
       const body = JSON.parse(data);

@@ -60,9 +60,11 @@ pub async fn live(
         .map(|value| Place::parse(value.to_str().unwrap_or_default(), feed.live.shards()))
         .transpose()
         .map_err(|error| Problem::unreadable("invalid_last_event_id", error.to_string()))?;
-    let events = feed.live.subscribe(resume);
+    let (start, events) = feed.live.subscribe(resume).await?;
     Ok(sse(stream! {
         let mut events = std::pin::pin!(events);
+        // So that a client which is cut off before its first event can resume.
+        yield Event::default().id(start.to_string()).comment("from here");
         let mut last: Option<Place> = None;
         loop {
             let next = tokio::time::timeout(Duration::from_millis(KEEP_ALIVE_MS), events.next());

@@ -60,6 +60,13 @@ struct Tail {
     events: Vec<Recorded>,
 }
 
+impl Tail {
+    /// As an index of a [`Place`].
+    fn shard(&self) -> usize {
+        usize::from(self.window.shard.unsigned_abs())
+    }
+}
+
 /// The shared tail of the log.
 #[derive(Clone)]
 pub struct Live {
@@ -89,45 +96,26 @@ impl Live {
         self.log.shards().count()
     }
 
-    /// Everything after `from`, or from now on, with the place after each event.
-    pub fn subscribe(
+    /// Everything after `from`, or after this moment, with the place after each event;
+    /// and the place that it begins at, which is fixed when this returns.
+    pub async fn subscribe(
         &self,
         from: Option<Place>,
-    ) -> impl Stream<Item = Result<(Place, Arc<Recorded>), sqlx::Error>> + use<> {
-        let live = self.clone();
-        try_stream! {
-            // In this order: what is committed after the subscription comes by the
-            // tail, what was before is read.
-            let mut tail = live.tail.subscribe();
-            live.someone.send_modify(|n| *n += 1);
-            let heads = live.heads().await?;
-            let mut place = from.unwrap_or_else(|| Place(heads.clone()));
-            for (shard, head) in heads.iter().enumerate() {
-                let pages = live.read(shard, place.0[shard], *head);
-                for await page in pages {
-                    for event in page? {
-                        place.0[shard] = event.position;
-                        yield (place.clone(), Arc::new(event));
-                    }
-                }
-                place.0[shard] = place.0[shard].max(*head);
-            }
+    ) -> Result<
+        (Place, impl Stream<Item = Result<(Place, Arc<Recorded>), sqlx::Error>> + use<>),
+        sqlx::Error,
+    > {
+        // In this order: what is committed after the subscription comes by the tail,
+        // what was before is read.
+        let mut tail = self.tail.subscribe();
+        self.someone.send_modify(|n| *n += 1);
+        let heads = self.heads().await?;
+        let start = from.unwrap_or_else(|| Place(heads.clone()));
+        let (live, mut place) = (self.clone(), start.clone());
+        let stream = try_stream! {
+            // What is to be read from the log next: shards, and up to where.
+            let mut gaps: Vec<(usize, i64)> = heads.into_iter().enumerate().collect();
             loop {
-                let received = tokio::select! {
-                    () = live.stop.cancelled() => break,
-                    received = tail.recv() => received,
-                };
-                // What is to be read from the log first: shard, and up to where.
-                let (gaps, tail) = match received {
-                    Ok(tail) => {
-                        let shard = tail.window.shard.unsigned_abs() as usize;
-                        (vec![(shard, tail.window.after)], Some(tail))
-                    }
-                    Err(RecvError::Lagged(_)) => {
-                        (live.heads().await?.into_iter().enumerate().collect(), None)
-                    }
-                    Err(RecvError::Closed) => break,
-                };
                 for (shard, to) in gaps {
                     let pages = live.read(shard, place.0[shard], to);
                     for await page in pages {
@@ -138,17 +126,33 @@ impl Live {
                     }
                     place.0[shard] = place.0[shard].max(to);
                 }
-                let Some(tail) = tail else { continue };
-                let shard = tail.window.shard.unsigned_abs() as usize;
-                for event in &tail.events {
-                    if event.position > place.0[shard] {
-                        place.0[shard] = event.position;
-                        yield (place.clone(), Arc::new(event.clone()));
+                let received = tokio::select! {
+                    () = live.stop.cancelled() => break,
+                    received = tail.recv() => received,
+                };
+                match received {
+                    Ok(tail) if tail.window.after > place.0[tail.shard()] => {
+                        gaps = vec![(tail.shard(), tail.window.to)];
                     }
+                    Ok(tail) => {
+                        gaps = Vec::new();
+                        let shard = tail.shard();
+                        for event in &tail.events {
+                            if event.position > place.0[shard] {
+                                place.0[shard] = event.position;
+                                yield (place.clone(), Arc::new(event.clone()));
+                            }
+                        }
+                        place.0[shard] = place.0[shard].max(tail.window.to);
+                    }
+                    Err(RecvError::Lagged(_)) => {
+                        gaps = live.heads().await?.into_iter().enumerate().collect();
+                    }
+                    Err(RecvError::Closed) => break,
                 }
-                place.0[shard] = place.0[shard].max(tail.window.to);
             }
-        }
+        };
+        Ok((start, stream))
     }
 
     /// Reads a shard's positions (after, to], page by page.

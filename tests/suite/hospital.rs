@@ -7,6 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use vitals::clock::{Clock, rfc3339};
 
+use crate::support::receiver::Receiver;
 use crate::support::server::Server;
 
 const EVERYTHING: &str = "readings:write readings:correct vitals:read alerts:read alerts:ack \
@@ -88,14 +89,10 @@ impl Hospital {
     }
 
     /// What must be there.
-    #[track_caller]
-    pub fn found(&self, path: &str) -> impl Future<Output = Value> + use<'_> {
-        let path = path.to_owned();
-        async move {
-            let (status, body) = self.get(&path).await;
-            assert_eq!(status, 200, "GET {path}: {body}");
-            body
-        }
+    pub async fn found(&self, path: &str) -> Value {
+        let (status, body) = self.get(path).await;
+        assert_eq!(status, 200, "GET {path}: {body}");
+        body
     }
 
     /// Sends readings that must all be new and fine.
@@ -116,11 +113,12 @@ impl Hospital {
         self.store(&[heart_rate(patient, value, now() - ago)]).await;
     }
 
-    /// Makes an endpoint for `events`, signed with `secret`; its id.
-    pub async fn endpoint(&self, url: &str, secret: &str, events: &[&str]) -> String {
-        let body = json!({ "url": url, "events": events, "secret": secret });
+    /// Has `events` delivered to a receiver, which is told the secret; the endpoint's id.
+    pub async fn endpoint(&self, receiver: &Receiver, events: &[&str]) -> String {
+        let body = json!({ "url": receiver.url, "events": events });
         let (status, body) = self.post("/webhooks", &body).await;
         assert_eq!(status, 201, "{body}");
+        receiver.set_secret(body["secret"].as_str().unwrap());
         body["id"].as_str().unwrap().to_owned()
     }
 

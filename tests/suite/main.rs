@@ -19,3 +19,5 @@ mod hospital;
 mod log;
 mod projections;
 mod rebuild;
+mod streams;
+mod webhooks;
