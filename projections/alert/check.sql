@@ -6,6 +6,10 @@ with said as (
            data, occurred_at, recorded_at, position
     from event
     where shard = $1 and position <= $2 and type <> 'reading' and data ->> 'alertId' is not null
+), cleared as (
+    select distinct on (id) * from said where said = 'cleared' order by id, position
+), acknowledged as (
+    select distinct on (id) * from said where said = 'acknowledged' order by id, position
 ), expected as (
     select r.tenant, r.patient_id, r.id,
            case when c.position is not null then 'cleared'
@@ -15,10 +19,8 @@ with said as (
            r.recorded_at as raised_at, c.occurred_at as cleared_since,
            (c.data ->> 'value')::float8 as cleared_value, a.data ->> 'acknowledged' as acknowledged
     from said r
-    left join lateral (select * from said s where s.id = r.id and s.said = 'cleared'
-                       order by s.position limit 1) c on true
-    left join lateral (select * from said s where s.id = r.id and s.said = 'acknowledged'
-                       order by s.position limit 1) a on true
+    left join cleared c on c.id = r.id
+    left join acknowledged a on a.id = r.id
     where r.said in ('raised', 'missed')
 ), found as (
     select tenant, patient_id, id, state, event, priority, rule, value, since, raised_at,

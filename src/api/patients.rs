@@ -55,7 +55,8 @@ pub async fn state(
     narrow(&caller, &mut state);
     let now = questions.clock.now();
     let body = wire::state(&patient_id, &state, moment, now);
-    let unchanging = json!([&body["alerts"], &body["news2"], format!("{:?}", state.vitals)]);
+    let unchanging =
+        json!([&body["ward"], &body["alerts"], &body["news2"], format!("{:?}", state.vitals)]);
     Ok(wire::mark_freshness(wire::tagged(&headers, &unchanging, body), state.fresh))
 }
 

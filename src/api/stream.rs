@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt};
 use serde::Deserialize;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::auth::Caller;
@@ -30,8 +31,8 @@ use crate::query::{END_OF_TIME, state as states};
 
 /// The longest silence of a stream.
 const KEEP_ALIVE_MS: u64 = 5_000;
-/// The fastest replay that is still timed; beyond it, ask for `max`.
-const SPEED_MAX: f64 = 1_000_000.0;
+/// The slowest replay, and the fastest that is still timed; beyond it, ask for `max`.
+const SPEED: std::ops::RangeInclusive<f64> = 0.001..=1_000_000.0;
 
 /// What these routes stand on.
 #[derive(Clone)]
@@ -66,18 +67,23 @@ pub async fn live(
         // So that a client which is cut off before its first event can resume.
         yield Event::default().id(start.to_string()).comment("from here");
         let mut last: Option<Place> = None;
+        let mut silent_until = silence();
         loop {
-            let next = tokio::time::timeout(Duration::from_millis(KEEP_ALIVE_MS), events.next());
-            match next.await {
-                // The id alone: it moves the place of who sees little of much.
-                Err(_) => yield match last.take() {
-                    Some(place) => Event::default().id(place.to_string()).comment("alive"),
-                    None => Event::default().comment("alive"),
-                },
+            // Counted from what was sent, not from what came: others may be busy.
+            match tokio::time::timeout_at(silent_until, events.next()).await {
+                Err(_) => {
+                    silent_until = silence();
+                    // The id alone: it moves the place of who sees little of much.
+                    yield match last.take() {
+                        Some(place) => Event::default().id(place.to_string()).comment("alive"),
+                        None => Event::default().comment("alive"),
+                    };
+                }
                 Ok(Some(Ok((place, recorded)))) => {
                     match shown(&caller, types, &recorded) {
                         Some((name, body)) => {
                             last = None;
+                            silent_until = silence();
                             yield Event::default().event(name).id(place.to_string()).data(body.to_string());
                         }
                         None => last = Some(place),
@@ -92,6 +98,10 @@ pub async fn live(
             }
         }
     }))
+}
+
+fn silence() -> Instant {
+    Instant::now() + Duration::from_millis(KEEP_ALIVE_MS)
 }
 
 /// Which kinds of event are wanted.
@@ -202,9 +212,13 @@ fn speed(text: Option<&str>) -> Result<Option<f64>, Problem> {
         None => Ok(Some(1.0)),
         Some("max") => Ok(None),
         Some(text) => match text.parse::<f64>() {
-            Ok(speed) if speed > 0.0 && speed <= SPEED_MAX => Ok(Some(speed)),
+            Ok(speed) if SPEED.contains(&speed) => Ok(Some(speed)),
             _ => {
-                let detail = format!("speed is max, or a number above 0 and up to {SPEED_MAX}");
+                let detail = format!(
+                    "speed is max, or a number within {} and {}",
+                    SPEED.start(),
+                    SPEED.end()
+                );
                 Err(Problem::unreadable("invalid_speed", detail))
             }
         },

@@ -354,6 +354,10 @@ fn context(text: &str) -> Result<String, Fault> {
         let detail = format!("context has {} bytes, {CONTEXT_BYTES_MAX} at most", text.len());
         return Err(Fault::new("context_too_large", "context", detail));
     }
+    // RawValue has only looked at the brackets: what is stored must be readable.
+    if let Err(error) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text) {
+        return Err(Fault::new("invalid_context", "context", format!("context: {error}")));
+    }
     Ok(text.to_owned())
 }
 

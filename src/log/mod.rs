@@ -22,7 +22,7 @@ use sqlx::migrate::MigrateError;
 use uuid::Uuid;
 
 pub use append::{AppendError, Appended, EVENTS_PER_APPEND_MAX, append};
-pub use read::{Window, decode_events, read_happenings, read_readings, read_window};
+pub use read::{Window, decode_events, read_happenings, read_window};
 pub use wake::{POLL_MS, Wake, signal_or_poll};
 
 /// The schema, embedded in the binary.
@@ -146,7 +146,7 @@ impl Log {
         let appended = append(&mut tx, shard, events).await?;
         tx.commit().await?;
         if appended.stored() > 0 {
-            self.wake.signal(shard);
+            self.wake.signal(shard, events.iter().any(|e| e.kind != crate::event::READING));
         }
         Ok(appended)
     }

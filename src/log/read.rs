@@ -86,21 +86,6 @@ pub async fn read_positions(
     decode_events(shard, &rows)
 }
 
-/// The readings of a window that are of one of `vitals`, in order.
-pub async fn read_readings(
-    connection: &mut PgConnection,
-    window: &Window,
-    vitals: &[&str],
-) -> Result<Vec<Recorded>, sqlx::Error> {
-    let sql = concat!(
-        "select * from (",
-        include_str!("read_window.sql"),
-        ") w where type = 'reading' and vital = any($6) order by position"
-    );
-    let query = bind_window(sqlx::query(sql), window).bind(vitals);
-    decode_events(window.shard, &query.fetch_all(connection).await?)
-}
-
 /// The events of a window that are no readings, in order. They are few, and have
 /// an index of their own.
 pub async fn read_happenings(

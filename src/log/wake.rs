@@ -23,49 +23,57 @@ const CHANNEL: &str = "vitals_log";
 /// The signals of all shards.
 #[derive(Clone)]
 pub struct Wake {
-    shards: Arc<Vec<watch::Sender<u64>>>,
-    any: Arc<watch::Sender<u64>>,
+    shards: Arc<[Signals]>,
     /// Moves that happened in this process, for the others to hear of.
     own: Arc<watch::Sender<u64>>,
     /// Who we are, so that our own NOTIFY does not wake us again.
     id: Arc<str>,
 }
 
+/// The signals of one shard.
+#[derive(Default)]
+struct Signals {
+    anything: watch::Sender<u64>,
+    happenings: watch::Sender<u64>,
+}
+
 impl Wake {
     pub(super) fn new(shards: i16) -> Wake {
         Wake {
-            shards: Arc::new((0..shards).map(|_| watch::Sender::new(0)).collect()),
-            any: Arc::new(watch::Sender::new(0)),
+            shards: (0..shards).map(|_| Signals::default()).collect(),
             own: Arc::new(watch::Sender::new(0)),
             id: uuid::Uuid::now_v7().to_string().into(),
         }
     }
 
-    /// A shard moved, by this process's doing.
-    pub fn signal(&self, shard: i16) {
-        self.here(shard);
+    /// A shard moved, by this process's doing; `happened` when not only by readings.
+    pub fn signal(&self, shard: i16, happened: bool) {
+        self.here(shard, happened);
         self.own.send_modify(|n| *n += 1);
     }
 
     /// Wakes who waits in this process.
-    fn here(&self, shard: i16) {
-        if let Some(sender) = usize::try_from(shard).ok().and_then(|s| self.shards.get(s)) {
-            sender.send_modify(|n| *n += 1);
+    fn here(&self, shard: i16, happened: bool) {
+        if let Some(signals) = self.of(shard) {
+            signals.anything.send_modify(|n| *n += 1);
+            if happened {
+                signals.happenings.send_modify(|n| *n += 1);
+            }
         }
-        self.any.send_modify(|n| *n += 1);
     }
 
-    /// Follows one shard.
+    fn of(&self, shard: i16) -> Option<&Signals> {
+        self.shards.get(usize::try_from(shard).ok()?)
+    }
+
+    /// Follows all that happens on a shard. A shard that is none never signals.
     pub fn follow(&self, shard: i16) -> watch::Receiver<u64> {
-        match usize::try_from(shard).ok().and_then(|s| self.shards.get(s)) {
-            Some(sender) => sender.subscribe(),
-            None => self.any.subscribe(),
-        }
+        self.of(shard).map_or_else(never, |signals| signals.anything.subscribe())
     }
 
-    /// Follows all shards.
-    pub fn follow_all(&self) -> watch::Receiver<u64> {
-        self.any.subscribe()
+    /// Follows what is no reading.
+    pub fn follow_happenings(&self, shard: i16) -> watch::Receiver<u64> {
+        self.of(shard).map_or_else(never, |signals| signals.happenings.subscribe())
     }
 
     /// Tells other processes of this one's moves, and this one of theirs. Ends
@@ -112,10 +120,14 @@ impl Wake {
                 continue;
             }
             for shard in 0..self.shards.len() {
-                self.here(shard as i16);
+                self.here(shard as i16, true);
             }
         }
     }
+}
+
+fn never() -> watch::Receiver<u64> {
+    watch::Sender::new(0).subscribe()
 }
 
 /// Waits for a signal, or for the time after which one looks for oneself.

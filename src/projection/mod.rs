@@ -16,7 +16,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
 
-use crate::consumer::{Consumer, ConsumerError, register};
+use crate::consumer::{Consumer, ConsumerError, Follows, register};
 use crate::log::{Log, Window};
 
 pub use check::{Difference, check};
@@ -24,9 +24,9 @@ pub use rebuild::{RebuildError, Rebuilt, rebuild};
 
 /// The most positions of one step: bounds how long a step holds its row locks.
 const WINDOW_POSITIONS_MAX: i64 = 20_000;
-/// Under steady load a fold is worth more than its latency: steps are this far
-/// apart, so that each folds many readings into few rows.
-const PACE_MS: u64 = 20;
+
+/// How long to wait before looking whether another instance has rebuilt.
+const BUSY_PAUSE_MS: u64 = 500;
 
 /// A projection's SQL.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,16 +35,23 @@ pub struct Projection {
     pub name: &'static str,
     /// The checkpoint's name.
     pub consumer: &'static str,
+    /// What its rows come from.
+    pub follows: Follows,
+    /// Under steady load a fold is worth more than its latency: steps are this far
+    /// apart, so that each folds many readings into few rows.
+    pace_ms: u64,
     schema: &'static str,
     apply: &'static str,
     check: &'static str,
 }
 
 macro_rules! projection {
-    ($name:literal) => {
+    ($name:literal, $follows:ident, $pace_ms:literal) => {
         Projection {
             name: $name,
             consumer: concat!("projection:", $name),
+            follows: Follows::$follows,
+            pace_ms: $pace_ms,
             schema: include_str!(concat!("../../projections/", $name, "/schema.sql")),
             apply: include_str!(concat!("../../projections/", $name, "/apply.sql")),
             check: include_str!(concat!("../../projections/", $name, "/check.sql")),
@@ -53,11 +60,11 @@ macro_rules! projection {
 }
 
 /// The newest reading of every vital.
-pub const CURRENT_VITALS: Projection = projection!("current_vitals");
+pub const CURRENT_VITALS: Projection = projection!("current_vitals", Everything, 50);
 /// Alerts and what became of them.
-pub const ALERT: Projection = projection!("alert");
+pub const ALERT: Projection = projection!("alert", Happenings, 5);
 /// The directory of patients.
-pub const PATIENT: Projection = projection!("patient");
+pub const PATIENT: Projection = projection!("patient", Everything, 250);
 
 /// Every projection.
 pub static ALL: [Projection; 3] = [CURRENT_VITALS, ALERT, PATIENT];
@@ -96,9 +103,15 @@ impl Projection {
 /// changed. Several instances may start at once; one does the work.
 pub async fn install(log: &Log) -> Result<(), RebuildError> {
     for projection in &ALL {
-        if !create(log, projection).await? {
+        while !create(log, projection).await? {
             tracing::info!(projection = projection.name, "its SQL has changed: rebuilding");
-            rebuild(log, projection, |_, _| {}).await?;
+            match rebuild(log, projection, |_, _| {}).await {
+                // Another instance started at the same time: wait for its result.
+                Err(RebuildError::Busy(_)) => {
+                    tokio::time::sleep(Duration::from_millis(BUSY_PAUSE_MS)).await;
+                }
+                rebuilt => drop(rebuilt?),
+            }
         }
     }
     Ok(())
@@ -141,24 +154,21 @@ async fn remember(
     Ok(())
 }
 
-/// Whether every projection has folded all that was committed in `shards` when
-/// this was asked.
+/// Whether consumers have dealt with all that matters to them up to `heads`: `whole`
+/// with every event, `sparse` with every one that is no reading.
 pub async fn caught_up(
     pool: &PgPool,
-    shards: &[i16],
-    heads: &[i64],
-    consumers: &[&str],
+    (shards, heads): (&[i16], &[i64]),
+    whole: &[&str],
+    sparse: &[&str],
 ) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(
-        "select not exists (select from checkpoint c \
-            join unnest($1::smallint[], $2::bigint[]) as h (shard, position) using (shard) \
-         where c.consumer = any($3) and c.position < h.position)",
-    )
-    .bind(shards)
-    .bind(heads)
-    .bind(consumers)
-    .fetch_one(pool)
-    .await
+    sqlx::query_scalar(include_str!("caught_up.sql"))
+        .bind(shards)
+        .bind(heads)
+        .bind(whole)
+        .bind(sparse)
+        .fetch_one(pool)
+        .await
 }
 
 /// The worker that keeps a projection up to date.
@@ -176,8 +186,12 @@ impl Consumer for Apply {
         WINDOW_POSITIONS_MAX
     }
 
+    fn follows(&self) -> Follows {
+        self.0.follows
+    }
+
     fn pace(&self) -> Duration {
-        Duration::from_millis(PACE_MS)
+        Duration::from_millis(self.0.pace_ms)
     }
 
     async fn act(&self, tx: &mut PgConnection, window: &Window) -> Result<(), ConsumerError> {

@@ -15,6 +15,9 @@ use crate::log::{Log, Window};
 /// progress and to keep memory bounded.
 const WINDOW_POSITIONS_MAX: i64 = 50_000;
 
+/// Positions that may be left to fold while the live fold waits for the swap.
+const SWAP_POSITIONS_MAX: i64 = 20_000;
+
 /// Why a rebuild stopped. The live tables are as they were.
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
@@ -78,24 +81,29 @@ async fn fold(
     projection: &Projection,
     progress: &mut impl FnMut(i64, i64),
 ) -> Result<Vec<(i16, i64)>, sqlx::Error> {
-    let heads: Vec<(i16, i64)> =
-        sqlx::query_as("select shard, position from shard_head order by shard")
-            .fetch_all(&mut *connection)
-            .await?;
-    let total = heads.iter().map(|(_, head)| head).sum();
+    let mut reached: Vec<(i16, i64)> = log.shards().map(|shard| (shard, 0)).collect();
     let mut folded = 0;
-    for &(shard, head) in &heads {
-        let mut after = 0;
-        while after < head {
-            let to = head.min(after + WINDOW_POSITIONS_MAX);
-            advance(connection, projection, shard, after, to).await?;
-            folded += to - after;
-            after = to;
-            progress(folded, total);
+    // Again and again, because the log grows meanwhile: what is left for the swap,
+    // which stops the live fold, must be little.
+    loop {
+        let heads: Vec<(i16, i64)> =
+            sqlx::query_as("select shard, position from shard_head order by shard")
+                .fetch_all(&mut *connection)
+                .await?;
+        let total: i64 = heads.iter().map(|(_, head)| head).sum();
+        if total - folded <= SWAP_POSITIONS_MAX {
+            return Ok(reached);
+        }
+        for (at, &(shard, head)) in reached.iter_mut().zip(&heads) {
+            while at.1 < head {
+                let to = head.min(at.1 + WINDOW_POSITIONS_MAX);
+                advance(connection, projection, shard, at.1, to).await?;
+                folded += to - at.1;
+                at.1 = to;
+                progress(folded, total);
+            }
         }
     }
-    debug_assert_eq!(heads.len(), log.shards().count());
-    Ok(heads)
 }
 
 async fn advance(

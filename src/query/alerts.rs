@@ -8,10 +8,9 @@ use serde_json::json;
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::fresh;
+use super::{Part, fresh};
 use crate::event::{ALERT_ACKNOWLEDGED, Event};
 use crate::log::{AppendError, Log};
-use crate::projection::ALERT;
 use crate::vital::Vital;
 
 /// An alert and what became of it.
@@ -75,7 +74,7 @@ pub async fn list(
         Some(patient_id) => vec![log.shard_of(tenant, patient_id)],
         None => log.shards().collect(),
     };
-    let fresh = fresh(log, &shards, &[&ALERT]).await?;
+    let fresh = fresh(log, &shards, &[Part::Alerts]).await?;
     let (after_since, after_id) = filter.after.unzip();
     let alerts = sqlx::query_as(
         "select *, vital::text as vital from alert \
@@ -100,7 +99,7 @@ pub async fn list(
 /// An alert, and the reading that raised it: its value, device and times.
 pub async fn get(log: &Log, tenant: &str, id: Uuid) -> Result<Option<Alert>, sqlx::Error> {
     let shards: Vec<i16> = log.shards().collect();
-    fresh(log, &shards, &[&ALERT]).await?;
+    fresh(log, &shards, &[Part::Alerts]).await?;
     sqlx::query_as(
         "select *, vital::text as vital from alert where shard = any($1) and tenant = $2 and id = $3",
     )

@@ -17,7 +17,7 @@ use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
 use crate::log::Log;
-use crate::projection;
+use crate::projection::{self, ALERT, CURRENT_VITALS, PATIENT};
 
 /// How long a read of the present waits for the projections to have folded what
 /// was committed before it was asked.
@@ -31,15 +31,46 @@ pub const END_OF_TIME: DateTime<Utc> =
         None => DateTime::<Utc>::MAX_UTC,
     };
 
+/// What an answer is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Newest values.
+    Vitals,
+    /// Alerts, which take the rules first and then their projection.
+    Alerts,
+    /// What was registered about patients.
+    Records,
+    /// Whether a patient was ever heard of.
+    Existence,
+}
+
 /// Waits until the projections hold all that was committed in these shards up to
 /// now, so that whoever wrote reads what it wrote. `false` when they are too far
 /// behind: then the answer is older than the log, and says so.
-pub async fn fresh(
+pub async fn fresh(log: &Log, shards: &[i16], parts: &[Part]) -> Result<bool, sqlx::Error> {
+    let until = Instant::now() + Duration::from_millis(FRESH_WAIT_MS_MAX);
+    let has = |part: Part| parts.contains(&part);
+    let mut whole = Vec::new();
+    whole.extend(has(Part::Vitals).then_some(CURRENT_VITALS.consumer));
+    whole.extend(has(Part::Existence).then_some(PATIENT.consumer));
+    whole.extend(has(Part::Alerts).then_some(crate::consumer::RULES));
+    if !caught_up(log, shards, &whole, &[], until).await? {
+        return Ok(false);
+    }
+    let mut sparse = Vec::new();
+    sparse.extend(has(Part::Alerts).then_some(ALERT.consumer));
+    sparse.extend(has(Part::Records).then_some(PATIENT.consumer));
+    // The heads again: the rules may have appended.
+    Ok(sparse.is_empty() || caught_up(log, shards, &[], &sparse, until).await?)
+}
+
+async fn caught_up(
     log: &Log,
     shards: &[i16],
-    projections: &[&projection::Projection],
+    whole: &[&str],
+    sparse: &[&str],
+    until: Instant,
 ) -> Result<bool, sqlx::Error> {
-    let consumers: Vec<&str> = projections.iter().map(|p| p.consumer).collect();
     let heads: Vec<i64> = sqlx::query_scalar(
         "select h.position from unnest($1::smallint[]) with ordinality as s (shard, n) \
          join shard_head h using (shard) order by n",
@@ -47,9 +78,8 @@ pub async fn fresh(
     .bind(shards)
     .fetch_all(log.pool())
     .await?;
-    let until = Instant::now() + Duration::from_millis(FRESH_WAIT_MS_MAX);
     loop {
-        if projection::caught_up(log.pool(), shards, &heads, &consumers).await? {
+        if projection::caught_up(log.pool(), (shards, &heads), whole, sparse).await? {
             return Ok(true);
         }
         if Instant::now() >= until {

@@ -8,9 +8,8 @@ use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgConnection};
 
 use super::alerts::Alert;
-use super::{END_OF_TIME, fresh};
+use super::{END_OF_TIME, Part, fresh};
 use crate::log::Log;
-use crate::projection::{ALERT, CURRENT_VITALS, PATIENT};
 use crate::vital::Vital;
 
 /// Which moment is asked for.
@@ -65,30 +64,38 @@ pub async fn state(
     moment: Moment,
 ) -> Result<Option<State>, sqlx::Error> {
     let shard = log.shard_of(tenant, patient_id);
-    let fresh = fresh(log, &[shard], &[&CURRENT_VITALS, &ALERT, &PATIENT]).await?;
-    let mut tx = log.pool().begin().await?;
+    let fresh = fresh(log, &[shard], &[Part::Vitals, Part::Alerts, Part::Records]).await?;
+    if let Some(known_at) = moment.known_at {
+        settle(log, shard, known_at).await?;
+    }
     let patient: Option<(Option<String>,)> = sqlx::query_as(
         "select record from patient where shard = $1 and tenant = $2 and patient_id = $3",
     )
     .bind(shard)
     .bind(tenant)
     .bind(patient_id)
-    .fetch_optional(&mut *tx)
+    .fetch_optional(log.pool())
     .await?;
-    let Some((record,)) = patient else { return Ok(None) };
-    let (vitals, alerts) = if moment == Moment::default() {
-        current(&mut tx, shard, tenant, patient_id).await?
+    // The directory is folded at leisure; who has values exists all the same.
+    if patient.is_none() && !is_known(log, tenant, patient_id).await? {
+        return Ok(None);
+    }
+    let record = patient.and_then(|(record,)| record);
+    let mut tx = log.pool().begin().await?;
+    let state = if moment == Moment::default() {
+        let (vitals, alerts) = current(&mut tx, shard, tenant, patient_id).await?;
+        State { vitals, alerts, record, fresh }
     } else {
         past(&mut tx, shard, tenant, patient_id, moment).await?
     };
     tx.rollback().await?;
-    Ok(Some(State { vitals, alerts, record, fresh }))
+    Ok(Some(state))
 }
 
 /// Whether anybody ever heard of a patient.
 pub async fn is_known(log: &Log, tenant: &str, patient_id: &str) -> Result<bool, sqlx::Error> {
     let shard = log.shard_of(tenant, patient_id);
-    fresh(log, &[shard], &[&PATIENT]).await?;
+    fresh(log, &[shard], &[Part::Existence]).await?;
     sqlx::query_scalar(
         "select exists (select from patient where shard = $1 and tenant = $2 and patient_id = $3)",
     )
@@ -107,7 +114,7 @@ pub async fn newest(
     vital: Vital,
 ) -> Result<Option<(Newest, bool)>, sqlx::Error> {
     let shard = log.shard_of(tenant, patient_id);
-    let fresh = fresh(log, &[shard], &[&CURRENT_VITALS]).await?;
+    let fresh = fresh(log, &[shard], &[Part::Vitals]).await?;
     let row: Option<Newest> = sqlx::query_as(
         "select vital::text as vital, value, quality, suspect, occurred_at, recorded_at, source_id \
          from current_vitals \
@@ -157,10 +164,7 @@ async fn past(
     tenant: &str,
     patient_id: &str,
     moment: Moment,
-) -> Result<(Vec<Newest>, Vec<Alert>), sqlx::Error> {
-    if let Some(known_at) = moment.known_at {
-        settle(tx, shard, known_at).await?;
-    }
+) -> Result<State, sqlx::Error> {
     let as_of = moment.as_of.unwrap_or(END_OF_TIME);
     let known_at = moment.known_at.unwrap_or(END_OF_TIME);
     let vitals = sqlx::query_as(include_str!("state_as_of.sql"))
@@ -179,28 +183,38 @@ async fn past(
         .bind(known_at)
         .fetch_all(&mut *tx)
         .await?;
-    Ok((vitals, alerts))
+    let record: Option<Option<String>> = sqlx::query_scalar(
+        "select data ->> 'record' from event \
+         where shard = $1 and tenant = $2 and patient_id = $3 and vital is null \
+           and occurred_at <= $4 and recorded_at <= $5 and type = 'patient_registered' \
+         order by occurred_at desc, position desc limit 1",
+    )
+    .bind(shard)
+    .bind(tenant)
+    .bind(patient_id)
+    .bind(as_of)
+    .bind(known_at)
+    .fetch_optional(&mut *tx)
+    .await?;
+    // The log is never behind itself.
+    Ok(State { vitals, alerts, record: record.flatten(), fresh: true })
 }
 
 /// Waits until nothing can be committed any more that was recorded by `known_at`.
 ///
 /// Appends take their time under the head's lock, so once the committed head is
 /// past the moment nothing can come before it; else whoever holds the lock is
-/// waited for.
-async fn settle(
-    tx: &mut PgConnection,
-    shard: i16,
-    known_at: DateTime<Utc>,
-) -> Result<(), sqlx::Error> {
+/// waited for. The lock is given back at once: appends must not wait for readers.
+async fn settle(log: &Log, shard: i16, known_at: DateTime<Utc>) -> Result<(), sqlx::Error> {
     let past: bool = sqlx::query_scalar("select recorded_at > $2 from shard_head where shard = $1")
         .bind(shard)
         .bind(known_at)
-        .fetch_one(&mut *tx)
+        .fetch_one(log.pool())
         .await?;
     if !past {
         sqlx::query("select from shard_head where shard = $1 for share")
             .bind(shard)
-            .execute(&mut *tx)
+            .execute(log.pool())
             .await?;
     }
     Ok(())

@@ -12,20 +12,27 @@ use sqlx::PgConnection;
 
 use super::model::Rule;
 use super::step::{Reading, State, Transition, step};
-use crate::consumer::{Consumer, ConsumerError};
+use crate::consumer::{Consumer, ConsumerError, Follows, RULES};
 use crate::event::{ALERT_MISSED, AlertState, Event, READING, Recorded};
-use crate::log::{Log, Window, append, read_readings};
+use crate::log::{Log, Window, append, decode_events};
 
 /// The most positions of one step: a page that waits behind a flood waits for this
 /// many readings at most before its own step begins. Below what one append takes,
 /// because each reading can raise one event a rule.
 const WINDOW_POSITIONS_MAX: i64 = 5_000;
 
+/// Far below what a person notices, and it folds several commits of a flood into one
+/// step. The first one after a silence does not wait.
+const PACE_MS: u64 = 3;
+
 /// The rules at work.
 pub struct Raise {
     log: Log,
     rules: Vec<Rule>,
+    /// The rules' vitals, comparisons and limits, as `relevant.sql` takes them.
     vitals: Vec<&'static str>,
+    ops: Vec<String>,
+    limits: Vec<f64>,
 }
 
 /// Who a state belongs to.
@@ -40,7 +47,9 @@ impl Raise {
     /// The worker for these rules.
     pub fn new(log: Log, rules: Vec<Rule>) -> Raise {
         let vitals = rules.iter().map(|r| r.vital.name()).collect();
-        Raise { log, rules, vitals }
+        let ops = rules.iter().map(|r| r.op.to_string()).collect();
+        let limits = rules.iter().map(|r| r.value).collect();
+        Raise { log, rules, vitals, ops, limits }
     }
 
     /// Judges the readings of a window, in order.
@@ -177,19 +186,34 @@ impl Consumer for Raise {
     type Done = usize;
 
     fn name(&self) -> &str {
-        "rules"
+        RULES
     }
 
     fn window_positions_max(&self) -> i64 {
         WINDOW_POSITIONS_MAX
     }
 
+    fn follows(&self) -> Follows {
+        Follows::Everything
+    }
+
     fn pace(&self) -> Duration {
-        Duration::ZERO
+        Duration::from_millis(PACE_MS)
     }
 
     async fn act(&self, tx: &mut PgConnection, window: &Window) -> Result<usize, ConsumerError> {
-        let readings = read_readings(tx, window, &self.vitals).await?;
+        let rows = sqlx::query(include_str!("relevant.sql"))
+            .bind(window.shard)
+            .bind(window.after)
+            .bind(window.to)
+            .bind(window.since)
+            .bind(window.until)
+            .bind(&self.vitals)
+            .bind(&self.ops)
+            .bind(&self.limits)
+            .fetch_all(&mut *tx)
+            .await?;
+        let readings = decode_events(window.shard, &rows)?;
         if readings.is_empty() {
             return Ok(0);
         }
@@ -209,7 +233,7 @@ impl Consumer for Raise {
     fn committed(&self, window: &Window, raised: usize) {
         if raised > 0 {
             metrics::counter!("vitals_alert_events_total").increment(raised as u64);
-            self.log.wake().signal(window.shard);
+            self.log.wake().signal(window.shard, true);
         }
     }
 }

@@ -85,6 +85,8 @@ pub fn step(rule: &Rule, state: &mut State, reading: &Reading<'_>) -> Option<Tra
         return step_late(rule, state, reading);
     }
     let at = reading.occurred_at;
+    // Whatever comes in time ends an episode among the late ones.
+    state.missed.take_if(|missed| missed.broken_at <= at);
     match &mut state.active {
         None if rule.op.breaks(reading.value, rule.value) => {
             let id = alert_id(rule, reading);
@@ -239,6 +241,15 @@ mod tests {
         // Exactly as late as allowed is not late.
         check(rule, &[(0, 120, 130.0, false)], &[(0, AlertState::Raised)]);
         check(rule, &[(0, 121, 130.0, false)], &[(0, Missed)]);
+    }
+
+    #[test]
+    fn a_reading_in_time_ends_an_episode_of_late_ones() {
+        use AlertState::Missed;
+        let rule = &default_rules().unwrap()[0];
+        let rows =
+            [(0, 1_000, 130.0, false), (1_001, 1_001, 80.0, false), (1_002, 2_000, 130.0, false)];
+        check(rule, &rows, &[(0, Missed), (2, Missed)]);
     }
 
     #[test]

@@ -181,7 +181,7 @@ pub async fn disable(
     sqlx::query("set local synchronous_commit = on").execute(&mut *tx).await?;
     append(&mut tx, shard, &[event]).await?;
     tx.commit().await?;
-    log.wake().signal(shard);
+    log.wake().signal(shard, true);
     Ok(())
 }
 

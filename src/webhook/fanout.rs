@@ -13,7 +13,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::Bell;
-use crate::consumer::{Consumer, ConsumerError};
+use crate::consumer::{Consumer, ConsumerError, Follows};
 use crate::event::{AlertData, AlertState, Priority, Recorded, as_people_write};
 use crate::log::{Window, read_happenings};
 
@@ -107,6 +107,10 @@ impl Consumer for Fanout {
 
     fn window_positions_max(&self) -> i64 {
         WINDOW_POSITIONS_MAX
+    }
+
+    fn follows(&self) -> Follows {
+        Follows::Happenings
     }
 
     fn pace(&self) -> Duration {

@@ -14,10 +14,19 @@
 mod support;
 
 mod chain;
+mod crash;
+mod dashboards;
 mod embedded;
+mod guard;
 mod hospital;
 mod log;
+mod pages;
 mod projections;
+mod questions;
+mod readings;
 mod rebuild;
+mod recordings;
 mod streams;
+mod tenants;
+mod tokens;
 mod webhooks;

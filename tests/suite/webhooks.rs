@@ -168,7 +168,10 @@ async fn an_endpoint_that_is_gone_is_disabled_and_that_is_an_event() {
     assert_eq!((status, &endpoint["reason"]), (200, &Value::Null), "{endpoint}");
     scene.hospital.measure(other, 100.0).await;
     let all = received(&scene.receiver, 2).await;
-    assert_eq!((&all[1].body["patientId"], &all[1].body["state"]), (&json!(other), &json!("cleared")));
+    assert_eq!(
+        (&all[1].body["patientId"], &all[1].body["state"]),
+        (&json!(other), &json!("cleared"))
+    );
 }
 
 #[tokio::test]

@@ -11,10 +11,11 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
-use crate::log::{AppendError, Log, Window, signal_or_poll};
+use crate::log::{AppendError, EVENTS_PER_APPEND_MAX, Log, Window, signal_or_poll};
 
 /// The pause after an error, before the same events are tried again.
 const RETRY_PAUSE_MS: u64 = 1_000;
@@ -48,6 +49,19 @@ pub enum ConsumerError {
     },
 }
 
+/// The name of the consumer that evaluates rules.
+pub const RULES: &str = "rules";
+
+/// What of the log a consumer waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follows {
+    /// Every event.
+    Everything,
+    /// What is no reading: alerts, acknowledgements, registrations. Readings only
+    /// move its checkpoint, by the timer, so that they cost it next to nothing.
+    Happenings,
+}
+
 /// Something that follows the log.
 pub trait Consumer: Send + Sync + 'static {
     /// What a step leaves for [`Consumer::committed`].
@@ -55,6 +69,9 @@ pub trait Consumer: Send + Sync + 'static {
 
     /// The checkpoint's name.
     fn name(&self) -> &str;
+
+    /// What it waits for.
+    fn follows(&self) -> Follows;
 
     /// How many positions one step takes at most.
     fn window_positions_max(&self) -> i64;
@@ -112,6 +129,16 @@ pub async fn lag(pool: &PgPool) -> Result<Vec<(String, i64)>, sqlx::Error> {
     .await
 }
 
+/// A row of `claim.sql`.
+#[derive(sqlx::FromRow)]
+struct Claimed {
+    after: i64,
+    upto: i64,
+    head: i64,
+    since: Option<DateTime<Utc>>,
+    until: Option<DateTime<Utc>>,
+}
+
 /// Takes one step on a shard: claim, act, move the checkpoint, commit.
 pub async fn step<C: Consumer>(
     pool: &PgPool,
@@ -119,33 +146,27 @@ pub async fn step<C: Consumer>(
     shard: i16,
 ) -> Result<Step, ConsumerError> {
     let mut tx = pool.begin().await?;
-    // The claim: whoever holds the checkpoint's row does the work. The head is
-    // read in the same statement, so all up to it is committed.
-    let claim: Option<(i64, i64)> = sqlx::query_as(
-        "select c.position, h.position from checkpoint c join shard_head h on h.shard = c.shard \
-         where c.shard = $1 and c.consumer = $2 and c.position < h.position \
-         for update of c skip locked",
-    )
-    .bind(shard)
-    .bind(consumer.name())
-    .fetch_optional(&mut *tx)
-    .await?;
-    let Some((after, head)) = claim else {
+    let claimed: Option<Claimed> = sqlx::query_as(include_str!("claim.sql"))
+        .bind(shard)
+        .bind(consumer.name())
+        .bind(consumer.window_positions_max())
+        .bind(EVENTS_PER_APPEND_MAX as i64)
+        .fetch_optional(&mut *tx)
+        .await?;
+    let Some(Claimed { after, upto, head, since, until }) = claimed else {
         tx.rollback().await?;
         return Ok(Step::Idle);
     };
-    let to = head.min(after + consumer.window_positions_max());
-    let window = Window::between(&mut tx, shard, after, to).await?;
-    let done = consumer.act(&mut tx, &window).await?;
-    sqlx::query("update checkpoint set position = $3 where shard = $1 and consumer = $2")
-        .bind(shard)
-        .bind(consumer.name())
-        .bind(to)
-        .execute(&mut *tx)
-        .await?;
-    tx.commit().await?;
-    consumer.committed(&window, done);
-    Ok(if to < head { Step::Behind } else { Step::CaughtUp })
+    if let (Some(since), Some(until)) = (since, until) {
+        let window = Window { shard, after, to: upto, since, until };
+        let done = consumer.act(&mut tx, &window).await?;
+        tx.commit().await?;
+        consumer.committed(&window, done);
+    } else {
+        // Positions that duplicates left empty.
+        tx.commit().await?;
+    }
+    Ok(if upto < head { Step::Behind } else { Step::CaughtUp })
 }
 
 /// Follows one shard until told to stop. A step under way is finished first.
@@ -156,7 +177,10 @@ pub async fn run<C: Consumer>(
     shard: i16,
     stop: CancellationToken,
 ) {
-    let mut moved = log.wake().follow(shard);
+    let mut moved = match consumer.follows() {
+        Follows::Everything => log.wake().follow(shard),
+        Follows::Happenings => log.wake().follow_happenings(shard),
+    };
     while !stop.is_cancelled() {
         // Marked as seen before looking, so that a move in between wakes us.
         moved.mark_unchanged();

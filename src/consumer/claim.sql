@@ -1,0 +1,26 @@
+-- Claims a shard for consumer $2 and moves its checkpoint by at most $3 positions.
+-- Whoever holds the row does the work; it is given back if the work fails. The head
+-- is read by the same snapshot, so all up to it is committed.
+with claimed as (
+    select c.shard, c.consumer, c.position as after,
+           least(h.position, c.position + $3) as upto, h.position as head
+    from checkpoint c
+    join shard_head h on h.shard = c.shard
+    where c.shard = $1 and c.consumer = $2 and c.position < h.position
+    for update of c skip locked
+), moved as (
+    update checkpoint c
+       set position = claimed.upto
+      from claimed
+     where c.shard = claimed.shard and c.consumer = claimed.consumer
+)
+select claimed.after, claimed.upto, claimed.head, times.since, times.until
+from claimed
+-- Where in time these positions lie: a commit that reaches beyond them still begins
+-- within one append ($4) of them.
+cross join lateral (
+    select min(occurred_min) as since, max(occurred_max) as until
+    from log_commit l
+    where l.shard = $1 and l.position_to > claimed.after
+      and l.position_to <= claimed.upto + $4 and l.position_from <= claimed.upto
+) times
