@@ -15,7 +15,7 @@ use crate::clock::{Clock, rfc3339};
 use crate::event::number;
 use crate::log::Log;
 use crate::query::patients::{Filter, Listed};
-use crate::query::state::{Moment, State as PatientState};
+use crate::query::state::Moment;
 use crate::query::{patients, state as states};
 use crate::vital::Vital;
 
@@ -50,20 +50,14 @@ pub async fn state(
     caller.may("vitals:read")?;
     caller.may_see(&patient_id)?;
     let moment = Moment { as_of: params.as_of, known_at: params.known_at };
-    let found = states::state(&questions.log, &caller.tenant, &patient_id, moment).await?;
-    let mut state = found.ok_or_else(|| Problem::not_found("patient"))?;
-    narrow(&caller, &mut state);
+    let device = caller.device.as_deref();
+    let found = states::state(&questions.log, &caller.tenant, &patient_id, moment, device).await?;
+    let state = found.ok_or_else(|| Problem::not_found("patient"))?;
     let now = questions.clock.now();
     let body = wire::state(&patient_id, &state, moment, now);
     let unchanging =
         json!([&body["ward"], &body["alerts"], &body["news2"], format!("{:?}", state.vitals)]);
     Ok(wire::mark_freshness(wire::tagged(&headers, &unchanging, body), state.fresh))
-}
-
-/// A token of one device sees that device's readings, and what they raised.
-fn narrow(caller: &Caller, state: &mut PatientState) {
-    state.vitals.retain(|newest| caller.sees_device(&newest.device_id));
-    state.alerts.retain(|alert| caller.sees_device(&alert.device_id));
 }
 
 /// `GET /patients/{patient_id}/heart-rate` and its siblings.
@@ -81,10 +75,9 @@ pub async fn vital(
         let detail = format!("\"{path}\" is no vital's path: use one of {}", paths.join(", "));
         return Err(Problem::new(StatusCode::NOT_FOUND, "unknown_vital", detail));
     };
-    let found = states::newest(&questions.log, &caller.tenant, &patient_id, vital).await?;
-    let (newest, fresh) = found
-        .filter(|(newest, _)| caller.sees_device(&newest.device_id))
-        .ok_or_else(|| Problem::not_found("reading"))?;
+    let device = caller.device.as_deref();
+    let found = states::newest(&questions.log, &caller.tenant, &patient_id, vital, device).await?;
+    let (newest, fresh) = found.ok_or_else(|| Problem::not_found("reading"))?;
     let body = json!({
         "patientId": patient_id,
         (vital.json_key()): number(newest.value),
@@ -111,6 +104,10 @@ pub async fn list(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     caller.may("vitals:read")?;
+    if caller.device.is_some() {
+        let detail = "the token is for one device, and the list is of patients";
+        return Err(Problem::forbidden("outside_token", detail));
+    }
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
     let filter = Filter {
         ward: params.ward.clone(),
@@ -125,8 +122,7 @@ pub async fn list(
     let fresh = listed.iter().all(|patient| patient.state.fresh);
     let now = questions.clock.now();
     let unchanging = format!("{listed:?}");
-    let item = |Listed { patient_id, ward, mut state }: Listed| {
-        narrow(&caller, &mut state);
+    let item = |Listed { patient_id, ward, state }: Listed| {
         let mut body = wire::state(&patient_id, &state, Moment::default(), now);
         body["ward"] = json!(ward);
         body

@@ -56,12 +56,14 @@ pub struct State {
     pub fresh: bool,
 }
 
-/// The state of a patient, or `None` when nobody ever heard of them.
+/// The state of a patient, or `None` when nobody ever heard of them. If a device is
+/// named, by that device alone: then the log is asked, which remembers every one's.
 pub async fn state(
     log: &Log,
     tenant: &str,
     patient_id: &str,
     moment: Moment,
+    device: Option<&str>,
 ) -> Result<Option<State>, sqlx::Error> {
     let shard = log.shard_of(tenant, patient_id);
     let fresh = fresh(log, &[shard], &[Part::Vitals, Part::Alerts, Part::Records]).await?;
@@ -82,11 +84,11 @@ pub async fn state(
     }
     let record = patient.and_then(|(record,)| record);
     let mut tx = log.pool().begin().await?;
-    let state = if moment == Moment::default() {
+    let state = if moment == Moment::default() && device.is_none() {
         let (vitals, alerts) = current(&mut tx, shard, tenant, patient_id).await?;
         State { vitals, alerts, record, fresh }
     } else {
-        past(&mut tx, shard, tenant, patient_id, moment).await?
+        past(&mut tx, shard, tenant, patient_id, moment, device).await?
     };
     tx.rollback().await?;
     Ok(Some(state))
@@ -106,14 +108,22 @@ pub async fn is_known(log: &Log, tenant: &str, patient_id: &str) -> Result<bool,
     .await
 }
 
-/// The newest reading of one vital, with whether it is fresh.
+/// The newest reading of one vital, with whether it is fresh; of one device if it is
+/// named.
 pub async fn newest(
     log: &Log,
     tenant: &str,
     patient_id: &str,
     vital: Vital,
+    device: Option<&str>,
 ) -> Result<Option<(Newest, bool)>, sqlx::Error> {
     let shard = log.shard_of(tenant, patient_id);
+    if device.is_some() {
+        let mut connection = log.pool().acquire().await?;
+        let moment = Moment::default();
+        let state = past(&mut connection, shard, tenant, patient_id, moment, device).await?;
+        return Ok(state.vitals.into_iter().find(|n| n.vital == vital).map(|n| (n, true)));
+    }
     let fresh = fresh(log, &[shard], &[Part::Vitals]).await?;
     let row: Option<Newest> = sqlx::query_as(
         "select vital::text as vital, value, quality, suspect, occurred_at, recorded_at, source_id \
@@ -164,6 +174,7 @@ async fn past(
     tenant: &str,
     patient_id: &str,
     moment: Moment,
+    device: Option<&str>,
 ) -> Result<State, sqlx::Error> {
     let as_of = moment.as_of.unwrap_or(END_OF_TIME);
     let known_at = moment.known_at.unwrap_or(END_OF_TIME);
@@ -173,9 +184,10 @@ async fn past(
         .bind(patient_id)
         .bind(as_of)
         .bind(known_at)
+        .bind(device)
         .fetch_all(&mut *tx)
         .await?;
-    let alerts = sqlx::query_as(include_str!("alerts_as_of.sql"))
+    let mut alerts: Vec<Alert> = sqlx::query_as(include_str!("alerts_as_of.sql"))
         .bind(shard)
         .bind(tenant)
         .bind(patient_id)
@@ -183,6 +195,7 @@ async fn past(
         .bind(known_at)
         .fetch_all(&mut *tx)
         .await?;
+    alerts.retain(|alert| device.is_none_or(|only| only == alert.device_id));
     let record: Option<Option<String>> = sqlx::query_scalar(
         "select data ->> 'record' from event \
          where shard = $1 and tenant = $2 and patient_id = $3 and vital is null \

@@ -1,4 +1,5 @@
--- The newest reading of every vital of one patient at $4, of those recorded by $5.
+-- The newest reading of every vital of one patient at $4, of those recorded by $5,
+-- and of one device only if $6 names it.
 select v.vital::text as vital, e.*
 from unnest(enum_range(null::vital)) as v (vital)
 cross join lateral (
@@ -6,6 +7,7 @@ cross join lateral (
     from event
     where shard = $1 and tenant = $2 and patient_id = $3 and vital = v.vital
       and occurred_at <= $4 and recorded_at <= $5
+      and ($6::text is null or source_id = $6)
     order by occurred_at desc, position desc
     limit 1
 ) e

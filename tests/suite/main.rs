@@ -14,6 +14,7 @@
 mod support;
 
 mod chain;
+mod commands;
 mod crash;
 mod dashboards;
 mod embedded;
@@ -29,4 +30,5 @@ mod recordings;
 mod streams;
 mod tenants;
 mod tokens;
+mod verify;
 mod webhooks;

@@ -19,8 +19,10 @@ const ICU: &str = "icu-vitals-physionet2012/vitals_200.csv";
 const E4: &str = "wearable-e4-exam/hr_1hz_sample_2sessions.csv";
 
 /// Parameter, vital, device, what is stored, what is plausible: from the contract.
+type Parameter = (&'static str, &'static str, &'static str, [f64; 2], [f64; 2]);
+
 #[rustfmt::skip]
-const PARAMETERS: [(&str, &str, &str, [f64; 2], [f64; 2]); 10] = [
+const PARAMETERS: [Parameter; 10] = [
     ("HR", "heart_rate", "bedside", [0.0, 400.0], [20.0, 300.0]),
     ("RespRate", "respiratory_rate", "bedside", [0.0, 150.0], [3.0, 80.0]),
     ("Temp", "body_temperature", "bedside", [10.0, 46.0], [30.0, 43.0]),
