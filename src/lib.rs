@@ -7,6 +7,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod tasks;
 pub mod telemetry;
 
 pub mod event;

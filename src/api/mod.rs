@@ -18,4 +18,4 @@ mod stream;
 mod webhooks;
 pub mod wire;
 
-pub use router::{Api, router};
+pub use router::{Api, operators, router};

@@ -86,21 +86,24 @@ pub fn router(api: Api) -> Router {
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(api.keys, authenticate));
 
-    let operators = Router::new()
-        .route("/health/live", get(health::live))
-        .route("/health/ready", get(health::ready))
-        .route("/metrics", get(health::metrics))
-        .with_state(health::Probe { log: api.log, metrics: api.metrics });
-
     Router::new()
         .nest("/api/v1", v1)
-        .merge(operators)
+        .merge(operators(api.log, api.metrics))
         .merge(page::routes())
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn(limit_time))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(common_headers))
+}
+
+/// What every process answers, whatever its roles.
+pub fn operators(log: Log, metrics: PrometheusHandle) -> Router {
+    Router::new()
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .with_state(health::Probe { log, metrics })
 }
 
 async fn no_such_route(OriginalUri(uri): OriginalUri) -> Problem {

@@ -19,6 +19,9 @@ const ACQUIRE_MS_MAX: u64 = 10_000;
 /// The longest question.
 const STATEMENT_SECONDS_MAX: u32 = 60;
 
+/// The longest pause inside a transaction; ours last milliseconds.
+const IDLE_IN_TRANSACTION: &str = "60s";
+
 /// An open database.
 pub struct Database {
     options: PgConnectOptions,
@@ -41,6 +44,8 @@ impl Database {
         };
         let options = options
             .application_name("vitals")
+            // A machine that vanishes in the middle of an append must not keep its shard.
+            .options([("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION)])
             .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(5));
         let database = Database { options, embedded };
         let connected =

@@ -17,7 +17,6 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_util::task::TaskTracker;
 
 use super::Error;
 use super::database::Database;
@@ -28,6 +27,7 @@ use crate::event::{Event, is_fhir_id};
 use crate::ingest::file::{FileError, FileReading, Format, Row, open};
 use crate::ingest::{Draft, Ingest, Narrowing, accept};
 use crate::log::Log;
+use crate::tasks::Tasks;
 
 /// Rows handed over at once.
 const ROWS_PER_CHUNK: usize = 2_000;
@@ -117,14 +117,13 @@ pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
     let database = Database::open(common).await?;
     let imported = async {
         let log = database.log(common, database.pool(8)).await?;
-        let tasks = TaskTracker::new();
+        let tasks = Tasks::default();
         let ingest = Ingest::start(&log, &tasks);
         let counts = match options.speed {
             Speed::Max => history(&options, ingest).await?,
             Speed::Times(times) => live(&options, &log, ingest, times).await?,
         };
-        tasks.close();
-        tasks.wait().await;
+        tasks.ended().await;
         log.wake().notify(log.pool()).await?;
         Ok::<Counts, Error>(counts)
     }

@@ -19,12 +19,11 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::database::Database;
 use super::{Error, secret};
 use crate::api::auth::Keys;
-use crate::api::{Api, router};
+use crate::api::{Api, operators, router};
 use crate::clock::Clock;
 use crate::config::{Common, Role, Serving};
 use crate::consumer::{self, Consumer};
@@ -33,6 +32,7 @@ use crate::log::Log;
 use crate::projection;
 use crate::query::live::Live;
 use crate::rules::{Raise, default_rules};
+use crate::tasks::Tasks;
 use crate::telemetry;
 use crate::webhook::deliver::Deliverer;
 use crate::webhook::guard::Guard;
@@ -72,7 +72,10 @@ async fn serve(common: &Common, serving: &Serving, database: &Database) -> Resul
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        () = server.ended() => {}
+        which = server.tasks.failed() => {
+            // Not stopped but ended: what is left of this process is not to be trusted.
+            return Err(format!("{which} panicked; the log has what was acknowledged").into());
+        }
     }
     tracing::info!("stopping");
     server.stop().await
@@ -83,7 +86,7 @@ pub struct Server {
     /// Where it listens.
     pub address: SocketAddr,
     stop: CancellationToken,
-    tasks: TaskTracker,
+    tasks: Tasks,
     http: JoinHandle<std::io::Result<()>>,
 }
 
@@ -102,60 +105,46 @@ impl Server {
         let address = listener.local_addr()?;
         let metrics = telemetry::metrics()?;
         let log = database.log(common, database.pool(QUESTION_CONNECTIONS_MAX)).await?;
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        spawn_until(&stop, &tasks, upkeep(metrics.clone()));
+        let (stop, tasks) = (CancellationToken::new(), Tasks::default());
+        tasks.spawn_until("the metrics' upkeep", &stop, upkeep(metrics.clone()));
         let relay = log.clone();
         let relay_pool = database.worker_pool(2);
-        spawn_until(&stop, &tasks, async move { relay.wake().relay(relay_pool).await });
+        tasks.spawn_until("the relay", &stop, async move { relay.wake().relay(relay_pool).await });
 
         let guard = Guard::new(&serving.allow_webhook_net);
         if serving.roles.contains(&Role::Workers) {
             let pool = database.worker_pool(WORKER_CONNECTIONS_MAX);
             start_workers(&log, &pool, &guard, &serving.public_url, &stop, &tasks).await?;
         }
-        let http = if serving.roles.contains(&Role::Api) {
+        let router = if serving.roles.contains(&Role::Api) {
             // One connection a writer: an append never waits for a question.
             let connections = u32::try_from(log.shards().count())? + 1;
             let ingest = Ingest::start(&log.with_pool(database.pool(connections)), &tasks);
             let live = Live::start(&log, &tasks, &stop);
-            let clock = Clock::system();
-            let (log, stop) = (log.clone(), stop.clone());
-            let router =
-                router(Api { log, ingest, live, keys, clock, guard, metrics, stop: stop.clone() });
-            let listener = listener.tap_io(|stream| {
-                // An answer is one small packet: it must not wait for a second one.
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "TCP_NODELAY was not set");
-                }
-            });
-            let until = stop.cancelled_owned();
-            tokio::spawn(axum::serve(listener, router).with_graceful_shutdown(until).into_future())
+            let (clock, stop) = (Clock::system(), stop.clone());
+            router(Api { log, ingest, live, keys, clock, guard, metrics, stop })
         } else {
-            let until = stop.clone().cancelled_owned();
-            tokio::spawn(async move {
-                until.await;
-                drop(listener);
-                Ok(())
-            })
+            operators(log, metrics)
         };
+        let listener = listener.tap_io(|stream| {
+            // An answer is one small packet: it must not wait for a second one.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "TCP_NODELAY was not set");
+            }
+        });
+        let until = stop.clone().cancelled_owned();
+        let served = axum::serve(listener, router).with_graceful_shutdown(until);
+        let http = tokio::spawn(served.into_future());
         Ok(Server { address, stop, tasks, http })
-    }
-
-    /// Ends when a worker or the listener ends although nobody stopped them.
-    pub async fn ended(&self) {
-        while !self.http.is_finished() {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
     }
 
     /// Stops: no new work, then what is under way.
     pub async fn stop(self) -> Result<(), Error> {
         self.stop.cancel();
-        self.tasks.close();
         let all = async {
             // The router goes first, and with it the last door to the writers.
             let served = self.http.await;
-            self.tasks.wait().await;
+            self.tasks.ended().await;
             served
         };
         match tokio::time::timeout(Duration::from_millis(STOP_MS_MAX), all).await {
@@ -175,7 +164,7 @@ async fn start_workers(
     guard: &Guard,
     public_url: &str,
     stop: &CancellationToken,
-    tasks: &TaskTracker,
+    tasks: &Tasks,
 ) -> Result<(), Error> {
     let bell = Bell::default();
     let rules = Raise::new(log.clone(), default_rules()?);
@@ -185,7 +174,7 @@ async fn start_workers(
         follow(log, pool, projection::Apply(projection), stop, tasks).await?;
     }
     let deliverer = Deliverer::new(log, pool.clone(), guard.clone(), Clock::system(), bell)?;
-    tasks.spawn(deliverer.run(stop.clone()));
+    tasks.spawn("the deliverer", deliverer.run(stop.clone()));
     Ok(())
 }
 
@@ -195,30 +184,15 @@ async fn follow<C: Consumer>(
     pool: &PgPool,
     consumer: C,
     stop: &CancellationToken,
-    tasks: &TaskTracker,
+    tasks: &Tasks,
 ) -> Result<(), Error> {
     consumer::register(&mut *pool.acquire().await?, consumer.name(), log.shards()).await?;
     let consumer = Arc::new(consumer);
     for shard in log.shards() {
         let (log, pool, stop) = (log.clone(), pool.clone(), stop.clone());
-        tasks.spawn(consumer::run(log, pool, consumer.clone(), shard, stop));
+        tasks.spawn("a consumer", consumer::run(log, pool, consumer.clone(), shard, stop));
     }
     Ok(())
-}
-
-/// For tasks that may be cut off anywhere.
-fn spawn_until(
-    stop: &CancellationToken,
-    tasks: &TaskTracker,
-    task: impl Future<Output = ()> + Send + 'static,
-) {
-    let stop = stop.clone();
-    tasks.spawn(async move {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = task => {}
-        }
-    });
 }
 
 async fn upkeep(metrics: PrometheusHandle) {

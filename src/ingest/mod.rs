@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio_util::task::TaskTracker;
 
 use crate::event::Event;
 use crate::log::Log;
+use crate::tasks::Tasks;
 
 pub use reading::{
     AHEAD_SECONDS_MAX, CONTEXT_BYTES_MAX, Draft, Narrowing, ParseError, Parsed,
@@ -59,12 +59,12 @@ pub struct Ingest {
 impl Ingest {
     /// Starts one writer a shard in `tasks`. They end when the last clone of the
     /// door is gone and all that was handed in is written.
-    pub fn start(log: &Log, tasks: &TaskTracker) -> Ingest {
+    pub fn start(log: &Log, tasks: &Tasks) -> Ingest {
         let writers = log
             .shards()
             .map(|shard| {
                 let (sender, requests) = mpsc::unbounded_channel();
-                tasks.spawn(writer::run(log.clone(), shard, requests));
+                tasks.spawn("a writer of the log", writer::run(log.clone(), shard, requests));
                 sender
             })
             .collect();

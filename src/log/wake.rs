@@ -132,5 +132,9 @@ fn never() -> watch::Receiver<u64> {
 
 /// Waits for a signal, or for the time after which one looks for oneself.
 pub async fn signal_or_poll(receiver: &mut watch::Receiver<u64>) {
-    let _timed_out = tokio::time::timeout(Duration::from_millis(POLL_MS), receiver.changed()).await;
+    let pause = Duration::from_millis(POLL_MS);
+    // A signal that can never come is no reason not to wait.
+    if let Ok(Err(_closed)) = tokio::time::timeout(pause, receiver.changed()).await {
+        tokio::time::sleep(pause).await;
+    }
 }

@@ -12,10 +12,10 @@ use async_stream::try_stream;
 use futures_util::Stream;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::event::Recorded;
 use crate::log::{Log, Window, read_window, signal_or_poll};
+use crate::tasks::Tasks;
 
 /// The most positions read at once.
 const WINDOW_POSITIONS_MAX: i64 = 1_000;
@@ -78,7 +78,7 @@ pub struct Live {
 
 impl Live {
     /// Starts one tail a shard.
-    pub fn start(log: &Log, tasks: &TaskTracker, stop: &CancellationToken) -> Live {
+    pub fn start(log: &Log, tasks: &Tasks, stop: &CancellationToken) -> Live {
         let live = Live {
             log: log.clone(),
             tail: broadcast::Sender::new(WINDOWS_HELD_MAX),
@@ -86,7 +86,7 @@ impl Live {
             stop: stop.clone(),
         };
         for shard in log.shards() {
-            tasks.spawn(live.clone().follow(shard));
+            tasks.spawn("the live tail", live.clone().follow(shard));
         }
         live
     }

@@ -133,8 +133,9 @@ impl Deliverer {
             async move { deliverer.record_all(recorded).await }
         });
         deliverer.clone().send_all(outcomes, stop).await;
-        if recorder.await.is_err() {
-            tracing::error!("the recorder of attempts panicked; leases bring its deliveries back");
+        if let Err(error) = recorder.await {
+            // Ours to pass on: without a recorder every delivery would be repeated.
+            std::panic::resume_unwind(error.into_panic());
         }
     }
 

@@ -1,0 +1,292 @@
+//! Style is a test: who may import whom, where SQL may stand, and what no file holds.
+//!
+//! Reads the sources as text. It does not replace the compiler or clippy; it holds
+//! what they cannot know.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// The rooms of `src/lib.rs`, and which rooms each may enter.
+const ROOMS: [(&str, &[&str]); 16] = [
+    ("clock", &[]),
+    // One type: networks are options, and only webhooks know what they are.
+    ("config", &["webhook"]),
+    ("telemetry", &["config"]),
+    ("vital", &[]),
+    ("event", &["vital"]),
+    ("log", &["clock", "event", "vital"]),
+    ("consumer", &["clock", "event", "log"]),
+    ("projection", &["clock", "consumer", "event", "log", "vital"]),
+    ("ingest", &["clock", "event", "log", "vital"]),
+    ("query", &["clock", "consumer", "event", "log", "projection", "vital"]),
+    ("rules", &["clock", "consumer", "event", "log", "projection", "vital"]),
+    ("webhook", &["clock", "consumer", "event", "log", "projection", "vital"]),
+    (
+        "api",
+        &[
+            "clock",
+            "consumer",
+            "event",
+            "ingest",
+            "log",
+            "projection",
+            "query",
+            "rules",
+            "vital",
+            "webhook",
+        ],
+    ),
+    ("embedded", &[]),
+    ("demo", &["clock", "event", "vital", "webhook"]),
+    (
+        "command",
+        &[
+            "api",
+            "clock",
+            "config",
+            "consumer",
+            "demo",
+            "embedded",
+            "event",
+            "ingest",
+            "log",
+            "projection",
+            "query",
+            "rules",
+            "telemetry",
+            "vital",
+            "webhook",
+        ],
+    ),
+];
+
+/// Where SQL may be asked. `embedded` asks its own server whether it lives.
+const ROOMS_WITH_SQL: [&str; 7] =
+    ["log", "consumer", "projection", "query", "rules", "webhook", "embedded"];
+
+/// The most lines of a file. Most have far fewer.
+const LINES_MAX: usize = 450;
+
+/// What is not ours, or not source.
+const NOT_WALKED: [&str; 4] = ["target", ".git", ".vitals", "__pycache__"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name").to_string_lossy();
+        match path.is_dir() {
+            true if NOT_WALKED.contains(&&*name) => {}
+            true => walk(&path, found),
+            false => found.push(path),
+        }
+    }
+}
+
+/// The files under a directory of the project, with their paths from its root.
+fn texts(under: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    walk(&root().join(under), &mut found);
+    found.sort();
+    let read = |path: PathBuf| {
+        let text = String::from_utf8(std::fs::read(&path).expect("a file")).ok()?;
+        let path = path.strip_prefix(root()).expect("under the root");
+        Some((path.to_string_lossy().into_owned(), text))
+    };
+    found.into_iter().filter_map(read).collect()
+}
+
+fn sources(under: &str) -> Vec<(String, String)> {
+    let sources: Vec<_> =
+        texts(under).into_iter().filter(|(path, _)| path.ends_with(".rs")).collect();
+    assert!(sources.len() > 5, "the sources were not found");
+    sources
+}
+
+/// `src/log/append.rs` is in the room `log`.
+fn room_of(path: &str) -> &str {
+    let path = path.strip_prefix("src/").expect("a source");
+    path.split(['/', '.']).next().expect("a name")
+}
+
+/// Which rooms a text names after `crate::`, also inside braces.
+fn rooms_named(text: &str) -> BTreeSet<&str> {
+    let word = |text: &'_ str| text.find(|c: char| !c.is_ascii_lowercase() && c != '_');
+    let mut rooms = BTreeSet::new();
+    for after in text.split("crate::").skip(1) {
+        if let Some(list) = after.strip_prefix('{') {
+            let list = list.split("};").next().unwrap_or_default();
+            rooms.extend(list.split(',').map(|part| {
+                let part = part.trim();
+                &part[..word(part).unwrap_or(part.len())]
+            }));
+        } else {
+            rooms.insert(&after[..word(after).unwrap_or(after.len())]);
+        }
+    }
+    rooms.remove("");
+    rooms
+}
+
+#[test]
+fn rooms_are_entered_one_way_only() {
+    for (path, text) in sources("src") {
+        let room = room_of(&path);
+        if ["lib", "main"].contains(&room) {
+            continue;
+        }
+        let allowed = ROOMS.iter().find(|(name, _)| *name == room).map(|(_, allowed)| *allowed);
+        let allowed = allowed.unwrap_or_else(|| panic!("{path}: give the room its place in ROOMS"));
+        for named in rooms_named(&text) {
+            assert!(
+                named == room || allowed.contains(&named),
+                "{path}: {room} may not use {named}"
+            );
+        }
+        assert!(!text.contains("super::super::super"), "{path}: a way around the rooms");
+    }
+}
+
+#[test]
+fn the_table_of_rooms_has_no_circle_and_no_room_that_is_gone() {
+    let library = std::fs::read_to_string(root().join("src/lib.rs")).expect("the library");
+    for (room, allowed) in ROOMS {
+        assert!(library.contains(&format!("pub mod {room};")), "{room} is no room");
+        // Whatever can be reached from a room must not lead back.
+        let mut reached: BTreeSet<&str> = allowed.iter().copied().collect();
+        for _ in 0..ROOMS.len() {
+            let next = ROOMS.iter().filter(|(name, _)| reached.contains(name));
+            reached
+                .extend(next.flat_map(|(_, allowed)| allowed.iter().copied()).collect::<Vec<_>>());
+        }
+        assert!(!reached.contains(room), "{room} leads back to itself");
+    }
+    assert_eq!(rooms_named("use crate::log::Log; use crate::{event::Event, api};").len(), 3);
+}
+
+#[test]
+fn sql_stands_only_where_it_may() {
+    let asks = ["sqlx::query", "query_as(", "query_scalar(", "raw_sql("];
+    for (path, text) in sources("src") {
+        let may = ROOMS_WITH_SQL.contains(&room_of(&path));
+        assert!(may || !asks.iter().any(|ask| text.contains(ask)), "{path} asks the database");
+    }
+    for (path, _) in texts("src").into_iter().filter(|(path, _)| path.ends_with(".sql")) {
+        assert!(ROOMS_WITH_SQL.contains(&room_of(&path)), "{path}: SQL in a room without");
+    }
+}
+
+#[test]
+fn the_log_is_only_ever_appended_to_and_only_by_itself() {
+    let texts = [texts("src"), texts("projections"), texts("migrations")].concat();
+    assert!(
+        texts.iter().any(|(_, text)| text.contains("insert into event ")),
+        "is it still there?"
+    );
+    for (path, text) in texts {
+        let words = text.to_lowercase().split_whitespace().collect::<Vec<_>>().join(" ");
+        for change in ["update event ", "delete from event ", "truncate event", "merge into event "]
+        {
+            assert!(!words.contains(change), "{path}: {change}");
+        }
+        let appends = words.contains("insert into event ") || words.contains("copy event ");
+        assert!(!appends || path.starts_with("src/log/"), "{path} writes events");
+    }
+}
+
+#[test]
+fn each_file_says_what_it_is_and_fits_a_head() {
+    for (path, text) in [sources("src"), sources("tests")].concat() {
+        assert!(text.starts_with("//! "), "{path} does not say what it guarantees");
+        let lines = text.lines().count();
+        assert!(lines <= LINES_MAX, "{path} has {lines} lines, {LINES_MAX} at most");
+        let name = Path::new(&path).file_stem().expect("a name").to_string_lossy().into_owned();
+        for vague in ["util", "utils", "common", "helper", "helpers", "manager", "service", "misc"]
+        {
+            assert_ne!(name, vague, "{path}: a name that says nothing");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_for_later() {
+    // In two halves, so that this file does not find itself.
+    let later = [["TO", "DO"], ["FIX", "ME"], ["to", "do!("], ["unimplemented", "!("]];
+    for (path, text) in [sources("src"), sources("tests")].concat() {
+        for halves in later {
+            let word = halves.concat();
+            assert!(!text.contains(&word), "{path}: {word}");
+        }
+    }
+}
+
+#[test]
+fn every_test_runs_and_none_sleeps() {
+    let (ignored, sleeps) = (["#[ig", "nore"].concat(), ["sle", "ep("].concat());
+    for (path, text) in [sources("src"), sources("tests")].concat() {
+        assert!(!text.contains(&ignored), "{path}: a test that does not run");
+        let tests = match path.starts_with("tests/") {
+            true => &*text,
+            false => text.split_once("#[cfg(test)]").map_or("", |(_, tests)| tests),
+        };
+        // It waits for conditions, and needs a pause between two looks.
+        if path != "tests/suite/support/mod.rs" {
+            assert!(!tests.contains(&sleeps), "{path}: wait for a condition instead");
+        }
+    }
+    // A file that nobody declares compiles nowhere and fails never.
+    let main = std::fs::read_to_string(root().join("tests/suite/main.rs")).expect("the suite");
+    for (path, _) in sources("tests/suite") {
+        let name = path.trim_start_matches("tests/suite/").trim_end_matches(".rs");
+        if !name.contains('/') && name != "main" {
+            assert!(main.contains(&format!("mod {name};")), "{path} is not in the suite");
+        }
+    }
+}
+
+/// Whether `text` names this path, and not one that only contains its words.
+fn names_path(text: &str, path: &str) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    text.match_indices(path).any(|(at, _)| {
+        let after = text[at + path.len()..].chars().next();
+        !text[..at].ends_with(word) && !after.is_some_and(word)
+    })
+}
+
+#[test]
+fn no_file_knows_the_machine_that_it_was_written_on() {
+    let mut here = vec![root().to_string_lossy().into_owned()];
+    if let Some(home) = std::env::home_dir() {
+        here.extend(
+            [".cargo/registry", ".cache", ".config"]
+                .map(|dir| home.join(dir).display().to_string()),
+        );
+    }
+    assert!(names_path("see \"/a/b\".", "/a/b") && !names_path("/x/a/b", "/a/b"));
+    for (path, text) in texts("") {
+        for known in &here {
+            assert!(!names_path(&text, known), "{path} names {known}");
+        }
+    }
+}
+
+#[test]
+fn dependencies_come_from_crates_io_and_nowhere_else() {
+    let lock = std::fs::read_to_string(root().join("Cargo.lock")).expect("a lock file");
+    let sources: BTreeSet<&str> =
+        lock.lines().filter_map(|line| line.strip_prefix("source = ")).collect();
+    let crates_io = "\"registry+https://github.com/rust-lang/crates.io-index\"";
+    assert_eq!(sources.into_iter().collect::<Vec<_>>(), [crates_io]);
+    // A mirror that only one company sees would be written into one of these.
+    let mirrors =
+        [["replace-", "with"], ["index-", "url"], ["--", "registry"], ["[regis", "tries"]];
+    for (path, text) in texts("") {
+        for halves in mirrors {
+            let mirror = halves.concat();
+            assert!(!text.contains(&mirror), "{path}: {mirror}");
+        }
+    }
+}
