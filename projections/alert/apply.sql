@@ -6,13 +6,14 @@ with said as (
     from event
     where shard = $1 and position > $2 and position <= $3
       and occurred_at >= $4 and occurred_at <= $5
-      and type <> 'reading' and data ->> 'alertId' is not null
+      -- By type, as Event::is_alert: other events' data may hold what a caller wrote.
+      and type <> 'reading' and (type = 'alert_acknowledged' or type ~ '^[A-Z]') and patient_id <> '_tenant'
 ), reduced as (
     select tenant, patient_id, id,
            (array_agg(data order by position) filter (where said in ('raised', 'missed')))[1] as raised,
            min(recorded_at) filter (where said in ('raised', 'missed')) as raised_at,
            (array_agg(data order by position) filter (where said = 'cleared'))[1] as cleared,
-           min(occurred_at) filter (where said = 'cleared') as cleared_since,
+           (array_agg(occurred_at order by position) filter (where said = 'cleared'))[1] as cleared_since,
            (array_agg(data -> 'acknowledged' order by position)
                filter (where said = 'acknowledged'))[1] as acknowledged,
            max(position) as position

@@ -5,7 +5,8 @@ with said as (
     select tenant, patient_id, (data ->> 'alertId')::uuid as id, data ->> 'state' as said,
            data, occurred_at, recorded_at, position
     from event
-    where shard = $1 and position <= $2 and type <> 'reading' and data ->> 'alertId' is not null
+    where shard = $1 and position <= $2 and type <> 'reading'
+      and (type = 'alert_acknowledged' or type ~ '^[A-Z]') and patient_id <> '_tenant'
 ), cleared as (
     select distinct on (id) * from said where said = 'cleared' order by id, position
 ), acknowledged as (
@@ -15,6 +16,9 @@ with said as (
            case when c.position is not null then 'cleared'
                 when r.said = 'missed' then 'missed' else 'active' end as state,
            r.data ->> 'event' as event, r.data ->> 'priority' as priority, r.data ->> 'rule' as rule,
+           (r.data ->> 'ruleVersion')::int as rule_version, (r.data ->> 'vital')::vital as vital,
+           r.data ->> 'unit' as unit, r.data ->> 'deviceId' as device_id,
+           (r.data ->> 'readingPosition')::bigint as reading_position,
            (r.data ->> 'value')::float8 as value, (r.data ->> 'since')::timestamptz as since,
            r.recorded_at as raised_at, c.occurred_at as cleared_since,
            (c.data ->> 'value')::float8 as cleared_value, a.data ->> 'acknowledged' as acknowledged
@@ -23,7 +27,8 @@ with said as (
     left join acknowledged a on a.id = r.id
     where r.said in ('raised', 'missed')
 ), found as (
-    select tenant, patient_id, id, state, event, priority, rule, value, since, raised_at,
+    select tenant, patient_id, id, state, event, priority, rule,
+           rule_version, vital, unit, device_id, reading_position, value, since, raised_at,
            cleared_since, cleared_value, acknowledged
     from alert where shard = $1
 )

@@ -14,7 +14,7 @@ use super::patients::{Questions, limit};
 use super::problem::Problem;
 use super::wire;
 use crate::clock::rfc3339;
-use crate::event::number;
+use crate::event::{is_fhir_id, number};
 use crate::query::alerts::{self, Alert, Filter};
 
 /// Alerts of a page, unless the caller says otherwise, and at most.
@@ -48,14 +48,19 @@ pub async fn list(
         return Err(Problem::unreadable("invalid_state", detail));
     }
     if let Some(patient_id) = &params.patient_id {
+        if !is_fhir_id(patient_id) {
+            let detail = "patientId must match [A-Za-z0-9\\-.]{1,64}";
+            return Err(Problem::unreadable("invalid_id", detail));
+        }
         caller.may_see(patient_id)?;
     }
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
     let after: Option<(i64, Uuid)> = params.cursor.as_deref().map(wire::place).transpose()?;
+    let after = after.map(|(micros, id)| wire::time(micros).map(|at| (at, id))).transpose()?;
     let filter = Filter {
         state: params.state.clone(),
         patient_id: params.patient_id.clone().or_else(|| caller.patient.clone()),
-        after: after.and_then(|(micros, id)| Some((DateTime::from_timestamp_micros(micros)?, id))),
+        after,
         limit,
     };
     let (alerts, fresh) = alerts::list(&questions.log, &caller.tenant, &filter).await?;

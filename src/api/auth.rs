@@ -42,8 +42,8 @@ pub struct Claims {
     /// Who made it; not checked, the key is.
     #[serde(default)]
     pub iss: String,
-    /// [`AUDIENCE`].
-    pub aud: String,
+    /// [`AUDIENCE`], or a list with it; checked while decoding.
+    pub aud: serde_json::Value,
     /// Who calls.
     pub sub: String,
     /// For whom.
@@ -53,6 +53,9 @@ pub struct Claims {
     pub scope: String,
     /// Until when, seconds since 1970.
     pub exp: i64,
+    /// From when on, seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nbf: Option<i64>,
     /// Only this device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
@@ -103,8 +106,12 @@ impl Keys {
         let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation)
             .map_err(|error| unauthorised(format!("the token is not valid: {error}")))?
             .claims;
-        if claims.exp <= self.clock.now().timestamp() {
+        let now = self.clock.now().timestamp();
+        if claims.exp <= now {
             return Err(unauthorised("the token has expired: get a new one"));
+        }
+        if claims.nbf.is_some_and(|from| from > now) {
+            return Err(unauthorised("the token is not good yet"));
         }
         let ids = [Some(&claims.tenant), claims.device.as_ref(), claims.patient.as_ref()];
         if !ids.into_iter().flatten().all(|id| is_fhir_id(id)) {

@@ -7,8 +7,10 @@ use std::time::Duration;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::{StatusCode, header, request::Parts};
+use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
 use tokio::time::Instant;
 
 use super::problem::Problem;
@@ -16,9 +18,11 @@ use crate::event::is_fhir_id;
 
 /// The largest body that is kept.
 pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Room made before anything has come: an announcement is not yet a body.
+const PART_BYTES: usize = 64 * 1024;
 /// How long a body that is too large is read and thrown away, so that its sender
 /// gets the answer instead of a broken connection.
-const DISCARD_MS_MAX: u64 = 5_000;
+const DISCARD_MS_MAX: u64 = 20_000;
 /// The longest wait for the next part of a body.
 const BODY_STALL_MS_MAX: u64 = 15_000;
 
@@ -41,7 +45,7 @@ impl<S: Sync> FromRequest<S> for Body {
             }
             return Err(too_large());
         }
-        let mut body = Vec::with_capacity(announced.unwrap_or(0));
+        let mut body = Vec::with_capacity(announced.unwrap_or(0).min(PART_BYTES));
         loop {
             let stall = Duration::from_millis(BODY_STALL_MS_MAX);
             let part = tokio::time::timeout(stall, stream.next()).await.map_err(|_| {
@@ -95,10 +99,31 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Params<T>, Problem> {
+        // PostgreSQL's text knows no NUL, and nothing of ours has one.
+        if parts.uri.query().is_some_and(|query| query.contains("%00")) {
+            return Err(Problem::unreadable("invalid_query", "a parameter holds a NUL character"));
+        }
         let Query(params) = Query::from_request_parts(parts, state)
             .await
             .map_err(|error| Problem::unreadable("invalid_query", error.body_text()))?;
         Ok(Params(params))
+    }
+}
+
+/// A time of a query: RFC 3339 with a zone, and so a year of four digits.
+#[derive(Clone, Copy, Debug)]
+pub struct Time(pub DateTime<Utc>);
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Time, D::Error> {
+        let text = String::deserialize(from)?;
+        let time = DateTime::parse_from_rfc3339(&text).map_err(|_| {
+            D::Error::custom(format!(
+                "\"{text}\" is no RFC 3339 time with a zone: write it as 2025-10-20T10:20:00Z, \
+                 and a + in it as %2B"
+            ))
+        })?;
+        Ok(Time(time.to_utc()))
     }
 }
 

@@ -3,12 +3,12 @@
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::auth::Caller;
-use super::extract::{Params, PatientId};
+use super::extract::{Params, PatientId, Time};
 use super::patients::{Questions, limit};
 use super::problem::Problem;
 use super::wire;
@@ -22,13 +22,13 @@ use crate::vital::Vital;
 const LIMIT_DEFAULT: i64 = 500;
 const LIMIT_MAX: i64 = 10_000;
 /// The shortest and the longest bucket.
-const EVERY_SECONDS: std::ops::RangeInclusive<f64> = 1.0..=31_536_000.0;
+const EVERY_SECONDS: std::ops::RangeInclusive<f64> = 1.0..=31_622_400.0;
 
 #[derive(Deserialize)]
 pub struct HistoryParams {
     vital: Option<String>,
-    from: Option<DateTime<Utc>>,
-    to: Option<DateTime<Utc>>,
+    from: Option<Time>,
+    to: Option<Time>,
     every: Option<String>,
     limit: Option<i64>,
     cursor: Option<String>,
@@ -49,8 +49,8 @@ pub async fn readings(
     let vitals = params.vital.as_deref().map(vitals_of).transpose()?.unwrap_or_default();
     let range = Range {
         vitals,
-        from: params.from.unwrap_or(DateTime::UNIX_EPOCH),
-        to: params.to.unwrap_or(END_OF_TIME),
+        from: params.from.map_or(DateTime::UNIX_EPOCH, |t| t.0),
+        to: params.to.map_or(END_OF_TIME, |t| t.0),
     };
     let (items, next) = if let Some(every) = &params.every {
         in_buckets(&questions, &caller, &patient_id, &range, every, &params, limit).await?
@@ -91,7 +91,7 @@ async fn in_buckets(
         return Err(Problem::unreadable("vital_required", detail));
     };
     let from = match params.cursor.as_deref().map(wire::place::<i64>).transpose()? {
-        Some(micros) => DateTime::from_timestamp_micros(micros).unwrap_or(range.from),
+        Some(micros) => wire::time(micros)?,
         None => range.from,
     };
     let device = caller.device.as_deref();
@@ -135,14 +135,13 @@ fn vitals_of(text: &str) -> Result<Vec<Vital>, Problem> {
 
 fn place(cursor: &str) -> Result<Place, Problem> {
     let (micros, vital, device_id): (i64, Vital, String) = wire::place(cursor)?;
-    let measured_at = DateTime::from_timestamp_micros(micros).unwrap_or(END_OF_TIME);
+    let measured_at = wire::time(micros)?;
     Ok(Place { measured_at, vital, device_id })
 }
 
 /// The question again, for links, without its cursor.
 fn echo(params: &HistoryParams) -> String {
-    let time =
-        |name: &str, time: Option<DateTime<Utc>>| time.map(|t| format!("{name}={}", rfc3339(t)));
+    let time = |name: &str, time: Option<Time>| time.map(|t| format!("{name}={}", rfc3339(t.0)));
     [
         params.vital.as_deref().map(|vital| format!("vital={}", wire::encode(vital))),
         time("from", params.from),

@@ -3,12 +3,11 @@
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::auth::Caller;
-use super::extract::{Json, Params, PatientId};
+use super::extract::{Json, Params, PatientId, Time};
 use super::problem::Problem;
 use super::wire;
 use crate::clock::{Clock, rfc3339};
@@ -35,8 +34,8 @@ pub struct Questions {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StateParams {
-    as_of: Option<DateTime<Utc>>,
-    known_at: Option<DateTime<Utc>>,
+    as_of: Option<Time>,
+    known_at: Option<Time>,
 }
 
 /// `GET /patients/{patient_id}`
@@ -49,7 +48,8 @@ pub async fn state(
 ) -> Result<Response, Problem> {
     caller.may("vitals:read")?;
     caller.may_see(&patient_id)?;
-    let moment = Moment { as_of: params.as_of, known_at: params.known_at };
+    let moment =
+        Moment { as_of: params.as_of.map(|t| t.0), known_at: params.known_at.map(|t| t.0) };
     let device = caller.device.as_deref();
     let found = states::state(&questions.log, &caller.tenant, &patient_id, moment, device).await?;
     let state = found.ok_or_else(|| Problem::not_found("patient"))?;

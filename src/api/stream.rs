@@ -20,12 +20,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::auth::Caller;
-use super::extract::{Params, PatientId};
+use super::extract::{Params, PatientId, Time};
 use super::problem::Problem;
 use super::wire;
 use crate::event::Recorded;
 use crate::log::Log;
-use crate::query::live::{Live, Place};
+use crate::query::live::{Live, Place, SubscribeError};
 use crate::query::replay::{Range, replay as replayed};
 use crate::query::{END_OF_TIME, state as states};
 
@@ -61,7 +61,7 @@ pub async fn live(
         .map(|value| Place::parse(value.to_str().unwrap_or_default(), feed.live.shards()))
         .transpose()
         .map_err(|error| Problem::unreadable("invalid_last_event_id", error.to_string()))?;
-    let (start, events) = feed.live.subscribe(resume).await?;
+    let (start, events) = feed.live.subscribe(&caller.tenant, resume).await.map_err(refuse)?;
     Ok(sse(stream! {
         let mut events = std::pin::pin!(events);
         // So that a client which is cut off before its first event can resume.
@@ -98,6 +98,16 @@ pub async fn live(
             }
         }
     }))
+}
+
+fn refuse(error: SubscribeError) -> Problem {
+    match error {
+        SubscribeError::Database(error) => error.into(),
+        SubscribeError::Place(error) => {
+            Problem::unreadable("invalid_last_event_id", error.to_string())
+        }
+        SubscribeError::Full => Problem::unavailable("too_many_streams", error.to_string()),
+    }
 }
 
 fn silence() -> Instant {
@@ -145,9 +155,9 @@ fn shown(
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReplayParams {
-    from: Option<DateTime<Utc>>,
-    to: Option<DateTime<Utc>>,
-    known_at: Option<DateTime<Utc>>,
+    from: Option<Time>,
+    to: Option<Time>,
+    known_at: Option<Time>,
     speed: Option<String>,
 }
 
@@ -165,14 +175,16 @@ pub async fn replay(
         return Err(Problem::not_found("patient"));
     }
     let range = Range {
-        from: params.from.unwrap_or(DateTime::UNIX_EPOCH),
-        to: params.to.unwrap_or(END_OF_TIME),
-        known_at: params.known_at,
+        from: params.from.map_or(DateTime::UNIX_EPOCH, |t| t.0),
+        to: params.to.map_or(END_OF_TIME, |t| t.0),
+        known_at: params.known_at.map(|t| t.0),
     };
     let events = replayed(feed.log.clone(), caller.tenant.to_string(), patient_id, range);
     Ok(sse(stream! {
         let mut events = std::pin::pin!(events);
-        let mut before: Option<DateTime<Utc>> = None;
+        // When the first event was sent: all others are due by that, so that the time
+        // it takes to send them does not add up.
+        let mut first: Option<(DateTime<Utc>, Instant)> = None;
         let all = Types { readings: true, alerts: true };
         while let Some(next) = events.next().await {
             let recorded = match next {
@@ -184,21 +196,22 @@ pub async fn replay(
             };
             let Some((name, body)) = shown(&caller, all, &recorded) else { continue };
             let at = recorded.event.occurred_at;
-            if let (Some(speed), Some(before)) = (speed, before) {
-                let mut wait = (at - before).to_std().unwrap_or_default().div_f64(speed);
-                while !wait.is_zero() {
-                    let nap = wait.min(Duration::from_millis(KEEP_ALIVE_MS));
-                    wait -= nap;
+            let (began, started) = *first.get_or_insert((at, Instant::now()));
+            if let Some(speed) = speed {
+                let due = started + (at - began).to_std().unwrap_or_default().div_f64(speed);
+                while Instant::now() < due {
                     tokio::select! {
                         () = feed.stop.cancelled() => return,
-                        () = tokio::time::sleep(nap) => {}
+                        () = tokio::time::sleep_until(due.min(silence())) => {}
                     }
-                    if !wait.is_zero() {
+                    if Instant::now() < due {
                         yield Event::default().comment("alive");
                     }
                 }
             }
-            before = Some(at);
+            if feed.stop.is_cancelled() {
+                return;
+            }
             let id = format!("{}-{}", at.timestamp_micros(), recorded.position);
             yield Event::default().event(name).id(id).data(body.to_string());
         }

@@ -173,7 +173,7 @@ pub async fn deliveries(
     }
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
     let before: Option<(i64, Uuid)> = params.cursor.as_deref().map(wire::place).transpose()?;
-    let before = before.and_then(|(at, id)| Some((DateTime::from_timestamp_micros(at)?, id)));
+    let before = before.map(|(micros, id)| wire::time(micros).map(|at| (at, id))).transpose()?;
     let pool = registry.log.pool();
     if endpoint::get(pool, &caller.tenant, id).await?.is_none() {
         return Err(no_endpoint());

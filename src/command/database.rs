@@ -19,6 +19,8 @@ const ACQUIRE_MS_MAX: u64 = 10_000;
 /// The longest question.
 const STATEMENT_SECONDS_MAX: u32 = 60;
 
+/// How long the embedded database may take to stop before it is left to itself.
+const STOP_MS_MAX: u64 = 1_800;
 /// The longest pause inside a transaction; ours last milliseconds.
 const IDLE_IN_TRANSACTION: &str = "60s";
 
@@ -62,7 +64,12 @@ impl Database {
     /// Connections for those who ask and append.
     pub fn pool(&self, connections: u32) -> PgPool {
         let limit = format!("{STATEMENT_SECONDS_MAX}s");
-        connect(self.options.clone().options([("statement_timeout", limit)]), connections)
+        let options = self.options.clone().options([
+            ("statement_timeout", limit.as_str()),
+            // Whatever the role's or the database's own setting is: it is our promise.
+            ("synchronous_commit", "on"),
+        ]);
+        connect(options, connections)
     }
 
     /// Connections for what is derived from the log. A crash may undo its last
@@ -78,16 +85,23 @@ impl Database {
 
     /// The log and its projections, migrated and made.
     pub async fn log(&self, common: &Common, pool: PgPool) -> Result<Log, Error> {
-        let log = Log::open(pool, common.shards).await?;
+        // A migration or a rebuild may take longer than a question.
+        let log = Log::open(self.patient_pool(2), common.shards).await?;
         projection::install(&log).await?;
-        Ok(log)
+        Ok(log.with_pool(pool))
     }
 
     /// Ends our use of it.
     pub async fn close(self) -> Result<(), Error> {
-        match self.embedded {
-            Some(embedded) => Ok(embedded.stop().await?),
-            None => Ok(()),
+        let Some(embedded) = self.embedded else { return Ok(()) };
+        let limit = Duration::from_millis(STOP_MS_MAX);
+        match tokio::time::timeout(limit, embedded.stop()).await {
+            Ok(stopped) => Ok(stopped?),
+            Err(_) => {
+                // It goes on stopping by itself, and the next start waits for it.
+                tracing::warn!("the embedded database takes its time to stop; not waiting for it");
+                Ok(())
+            }
         }
     }
 }

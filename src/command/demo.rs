@@ -149,11 +149,12 @@ async fn play(
 fn claims(clock: &Clock, tenant: &str, subject: &str, scope: &str) -> Claims {
     Claims {
         iss: ISSUER.to_owned(),
-        aud: AUDIENCE.to_owned(),
+        aud: AUDIENCE.into(),
         sub: subject.to_owned(),
         tenant: tenant.to_owned(),
         scope: scope.to_owned(),
         exp: clock.now().timestamp() + TOKEN_SECONDS,
+        nbf: None,
         device: None,
         patient: None,
     }

@@ -79,8 +79,8 @@ impl FromStr for Speed {
     fn from_str(text: &str) -> Result<Speed, String> {
         match text.parse::<f64>() {
             _ if text == "max" => Ok(Speed::Max),
-            Ok(times) if times > 0.0 && times <= 100_000.0 => Ok(Speed::Times(times)),
-            _ => Err("use max, or a number above 0 and up to 100000".to_owned()),
+            Ok(times) if (0.001..=100_000.0).contains(&times) => Ok(Speed::Times(times)),
+            _ => Err("use max, or a number within 0.001 and 100000".to_owned()),
         }
     }
 }

@@ -78,8 +78,11 @@ fn parse(arguments: &[OsString]) -> Result<Cli, ExitCode> {
     let command = config::with_file(Cli::command(), named_config(arguments).as_deref())
         .map_err(|error| fail(&error))?;
     // The name that everybody knows, below our own variable and above the file.
-    let command = match std::env::var_os("DATABASE_URL") {
-        Some(url) => command.mut_arg("database_url", |arg| arg.default_value(url)),
+    let command = match std::env::var_os("DATABASE_URL").filter(|url| !url.is_empty()) {
+        // It may hold a password, which is nothing for --help.
+        Some(url) => {
+            command.mut_arg("database_url", |arg| arg.default_value(url).hide_default_value(true))
+        }
         None => command,
     };
     let matches = command.try_get_matches_from(arguments).map_err(exit_of)?;

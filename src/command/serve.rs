@@ -63,12 +63,17 @@ pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
 }
 
 async fn serve(common: &Common, serving: &Serving, database: &Database) -> Result<(), Error> {
-    let keys = secret::keys(common)?;
-    let server = Server::start(common, serving, database, keys).await?;
-    println!("ready http://{}", server.address);
-    std::io::stdout().flush()?;
+    // First of all: whoever stops it while it migrates gets an orderly end, too.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let keys = secret::keys(common)?;
+    let server = tokio::select! {
+        started = Server::start(common, serving, database, keys) => started?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    println!("ready http://{}", server.address);
+    std::io::stdout().flush()?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

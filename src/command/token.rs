@@ -53,11 +53,12 @@ pub fn run(common: &Common, options: &Options) -> Result<ExitCode, Error> {
     let exp = Clock::system().now().timestamp().checked_add(ttl).ok_or("--ttl is too long")?;
     let claims = Claims {
         iss: ISSUER.to_owned(),
-        aud: AUDIENCE.to_owned(),
+        aud: AUDIENCE.into(),
         sub: options.subject.clone(),
         tenant: options.tenant.clone(),
         scope: options.scope.split_whitespace().collect::<Vec<_>>().join(" "),
         exp,
+        nbf: None,
         device: options.device.clone(),
         patient: options.patient.clone(),
     };

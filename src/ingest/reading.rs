@@ -6,10 +6,12 @@
 //! narrowing of its token.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::{Deserialize, Serialize};
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use crate::clock::truncate_to_micros;
@@ -180,23 +182,56 @@ fn items(text: &str) -> Result<Vec<Item<'_>>, ParseError> {
     let readings: Vec<Result<RawReading<'_>, Fault>> = if !in_array {
         let raw = serde_json::from_str(text).map_err(ParseError::NotJson)?;
         vec![read_item(raw)]
-    } else if let Ok(readings) = serde_json::from_str::<Vec<RawReading<'_>>>(text) {
-        readings.into_iter().map(Ok).collect()
+    } else if let Ok(readings) = serde_json::from_str::<FirstOf<RawReading<'_>>>(text) {
+        readings.all()?.into_iter().map(Ok).collect()
     } else {
-        let raw: Vec<&RawValue> = serde_json::from_str(text).map_err(ParseError::NotJson)?;
-        check_count(raw.len())?;
-        raw.into_iter().map(read_item).collect()
+        let raw: FirstOf<&RawValue> = serde_json::from_str(text).map_err(ParseError::NotJson)?;
+        raw.all()?.into_iter().map(read_item).collect()
     };
-    check_count(readings.len())?;
     let item = |(index, reading)| Item { index, in_array, reading };
     Ok(readings.into_iter().enumerate().map(item).collect())
 }
 
-fn check_count(count: usize) -> Result<(), ParseError> {
-    match count {
-        0 => Err(ParseError::Empty),
-        n if n > READINGS_PER_REQUEST_MAX => Err(ParseError::TooMany(n)),
-        _ => Ok(()),
+/// The first items of an array, as many as a request may have, and the number of all
+/// of them: a body of millions of items must not cost more memory than its bytes.
+struct FirstOf<T> {
+    first: Vec<T>,
+    count: usize,
+}
+
+impl<T> FirstOf<T> {
+    fn all(self) -> Result<Vec<T>, ParseError> {
+        match self.count {
+            0 => Err(ParseError::Empty),
+            n if n > READINGS_PER_REQUEST_MAX => Err(ParseError::TooMany(n)),
+            _ => Ok(self.first),
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for FirstOf<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<FirstOf<T>, D::Error> {
+        from.deserialize_seq(FirstOf { first: Vec::new(), count: 0 })
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for FirstOf<T> {
+    type Value = FirstOf<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of readings")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut array: A) -> Result<FirstOf<T>, A::Error> {
+        while self.count < READINGS_PER_REQUEST_MAX {
+            let Some(item) = array.next_element()? else { return Ok(self) };
+            self.first.push(item);
+            self.count += 1;
+        }
+        while array.next_element::<IgnoredAny>()?.is_some() {
+            self.count += 1;
+        }
+        Ok(self)
     }
 }
 
@@ -355,7 +390,7 @@ fn context(text: &str) -> Result<String, Fault> {
         return Err(Fault::new("context_too_large", "context", detail));
     }
     // RawValue has only looked at the brackets: what is stored must be readable.
-    if let Err(error) = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(text) {
+    if let Err(error) = serde_json::from_str::<serde_json::Value>(text) {
         return Err(Fault::new("invalid_context", "context", format!("context: {error}")));
     }
     Ok(text.to_owned())

@@ -12,8 +12,10 @@ use sqlx::{PgConnection, PgPool};
 use super::read::read_positions;
 use crate::event::Event;
 
-/// How many commits are checked per round trip; bounds memory, not time.
+/// How much is checked per round trip: so many commits, and no further commit once
+/// there are so many events. Bounds memory, not time.
 const COMMITS_PER_PAGE_MAX: i64 = 1_000;
+const EVENTS_PER_PAGE_MAX: i64 = 20_000;
 
 /// One commit's hash in the making.
 pub struct Link(Sha256);
@@ -213,14 +215,17 @@ async fn commits_after(
 ) -> Result<Vec<Commit>, sqlx::Error> {
     sqlx::query_as(
         "select position_from, position_to, events, occurred_min, occurred_max, recorded_at, hash \
-         from log_commit \
-         where shard = $1 and position_to > $2 and position_to <= $3 \
-         order by position_to limit $4",
+         from (select c.*, sum(events) over (order by position_to) - events as before \
+               from (select * from log_commit \
+                     where shard = $1 and position_to > $2 and position_to <= $3 \
+                     order by position_to limit $4) c) page \
+         where before < $5 order by position_to",
     )
     .bind(shard)
     .bind(after)
     .bind(head)
     .bind(COMMITS_PER_PAGE_MAX)
+    .bind(EVENTS_PER_PAGE_MAX)
     .fetch_all(connection)
     .await
 }

@@ -22,7 +22,7 @@ use sqlx::migrate::MigrateError;
 use uuid::Uuid;
 
 pub use append::{AppendError, Appended, EVENTS_PER_APPEND_MAX, append};
-pub use read::{Window, decode_events, read_happenings, read_window};
+pub use read::{Window, decode_events, read_happenings, read_window, read_window_of_tenant};
 pub use wake::{POLL_MS, Wake, signal_or_poll};
 
 /// The schema, embedded in the binary.

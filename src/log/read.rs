@@ -86,6 +86,21 @@ pub async fn read_positions(
     decode_events(shard, &rows)
 }
 
+/// A tenant's events of a window, in order.
+pub async fn read_window_of_tenant(
+    connection: &mut PgConnection,
+    window: &Window,
+    tenant: &str,
+) -> Result<Vec<Recorded>, sqlx::Error> {
+    let sql = concat!(
+        "select * from (",
+        include_str!("read_window.sql"),
+        ") w where tenant = $6 order by position"
+    );
+    let query = bind_window(sqlx::query(sql), window).bind(tenant);
+    decode_events(window.shard, &query.fetch_all(connection).await?)
+}
+
 /// The events of a window that are no readings, in order. They are few, and have
 /// an index of their own.
 pub async fn read_happenings(

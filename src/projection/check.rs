@@ -4,6 +4,7 @@
 //! table, checkpoint and log are read in one snapshot. Does not mend anything:
 //! that is `vitals rebuild`.
 
+use futures_util::{StreamExt, TryStreamExt};
 use sqlx::PgPool;
 
 use super::Projection;
@@ -36,9 +37,14 @@ pub async fn check(
             .bind(projection.consumer)
             .fetch_one(&mut *tx)
             .await?;
-    let mut differences: Vec<Difference> =
-        sqlx::query_as(projection.check).bind(shard).bind(position).fetch_all(&mut *tx).await?;
+    // Row by row: a table that is wholly wrong must not be held in memory.
+    let differences: Vec<Difference> = sqlx::query_as(projection.check)
+        .bind(shard)
+        .bind(position)
+        .fetch(&mut *tx)
+        .take(DIFFERENCES_MAX)
+        .try_collect()
+        .await?;
     tx.rollback().await?;
-    differences.truncate(DIFFERENCES_MAX);
     Ok((position, differences))
 }

@@ -4,8 +4,9 @@ with said as (
     select (data ->> 'alertId')::uuid as id, data ->> 'state' as said, data, occurred_at, recorded_at, position
     from event
     where shard = $1 and tenant = $2 and patient_id = $3 and vital is null
-      and occurred_at <= $4 and recorded_at <= $5
-      and data ->> 'alertId' is not null
+      -- Nothing is recorded more than minutes before it was true: fewer months to look at.
+      and occurred_at <= least($4, $5 + interval '10 min') and recorded_at <= $5
+      and (type = 'alert_acknowledged' or type ~ '^[A-Z]')
 )
 select r.id, $3 as patient_id, 'active' as state,
        r.data ->> 'event' as event, r.data ->> 'priority' as priority, r.data ->> 'rule' as rule,

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use async_stream::try_stream;
 use futures_util::Stream;
+use tokio::sync::Semaphore;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::CancellationToken;
 
 use crate::event::Recorded;
-use crate::log::{Log, Window, read_window, signal_or_poll};
+use crate::log::{Log, Window, read_window, read_window_of_tenant, signal_or_poll};
 use crate::tasks::Tasks;
 
 /// The most positions read at once.
@@ -23,6 +24,11 @@ const WINDOW_POSITIONS_MAX: i64 = 1_000;
 const WINDOWS_HELD_MAX: usize = 32;
 /// The shortest time between two reads: a screen needs no more.
 const PACE_MS: u64 = 20;
+
+/// Subscribers of one process.
+pub const SUBSCRIBERS_MAX: usize = 1_000;
+/// How far back a subscriber may resume; beyond that it is cheaper to begin anew.
+const RESUME_POSITIONS_MAX: i64 = 1_000_000;
 
 /// Where a subscriber stands: one position a shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +60,20 @@ impl std::fmt::Display for Place {
     }
 }
 
+/// Why there is no subscription.
+#[derive(Debug, thiserror::Error)]
+pub enum SubscribeError {
+    /// PostgreSQL said no, or is gone.
+    #[error("{0}")]
+    Database(#[from] sqlx::Error),
+    /// It begins nowhere in this log.
+    #[error("{0}")]
+    Place(#[from] BadPlace),
+    /// More would slow everybody down.
+    #[error("{SUBSCRIBERS_MAX} streams are open on this server: try again, or close some")]
+    Full,
+}
+
 /// A window of the tail.
 struct Tail {
     window: Window,
@@ -73,6 +93,7 @@ pub struct Live {
     log: Log,
     tail: broadcast::Sender<Arc<Tail>>,
     someone: Arc<tokio::sync::watch::Sender<u64>>,
+    room: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
@@ -83,6 +104,7 @@ impl Live {
             log: log.clone(),
             tail: broadcast::Sender::new(WINDOWS_HELD_MAX),
             someone: Arc::new(tokio::sync::watch::Sender::new(0)),
+            room: Arc::new(Semaphore::new(SUBSCRIBERS_MAX)),
             stop: stop.clone(),
         };
         for shard in log.shards() {
@@ -100,24 +122,35 @@ impl Live {
     /// and the place that it begins at, which is fixed when this returns.
     pub async fn subscribe(
         &self,
+        tenant: &str,
         from: Option<Place>,
     ) -> Result<
         (Place, impl Stream<Item = Result<(Place, Arc<Recorded>), sqlx::Error>> + use<>),
-        sqlx::Error,
+        SubscribeError,
     > {
+        let room = self.room.clone().try_acquire_owned().map_err(|_| SubscribeError::Full)?;
         // In this order: what is committed after the subscription comes by the tail,
         // what was before is read.
         let mut tail = self.tail.subscribe();
         self.someone.send_modify(|n| *n += 1);
         let heads = self.heads().await?;
+        if let Some(from) = &from {
+            let behind =
+                |(head, from): (&i64, &i64)| !(0..=RESUME_POSITIONS_MAX).contains(&(head - from));
+            if heads.len() != from.0.len() || heads.iter().zip(&from.0).any(behind) {
+                return Err(BadPlace.into());
+            }
+        }
         let start = from.unwrap_or_else(|| Place(heads.clone()));
         let (live, mut place) = (self.clone(), start.clone());
+        let tenant: Arc<str> = tenant.into();
         let stream = try_stream! {
+            let _room = room;
             // What is to be read from the log next: shards, and up to where.
             let mut gaps: Vec<(usize, i64)> = heads.into_iter().enumerate().collect();
             loop {
                 for (shard, to) in gaps {
-                    let pages = live.read(shard, place.0[shard], to);
+                    let pages = live.read(&tenant, shard, place.0[shard], to);
                     for await page in pages {
                         for event in page? {
                             place.0[shard] = event.position;
@@ -138,7 +171,7 @@ impl Live {
                         gaps = Vec::new();
                         let shard = tail.shard();
                         for event in &tail.events {
-                            if event.position > place.0[shard] {
+                            if event.position > place.0[shard] && event.event.tenant == tenant {
                                 place.0[shard] = event.position;
                                 yield (place.clone(), Arc::new(event.clone()));
                             }
@@ -155,21 +188,22 @@ impl Live {
         Ok((start, stream))
     }
 
-    /// Reads a shard's positions (after, to], page by page.
+    /// Reads a tenant's events at a shard's positions (after, to], page by page.
     fn read(
         &self,
+        tenant: &Arc<str>,
         shard: usize,
         after: i64,
         to: i64,
     ) -> impl Stream<Item = Result<Vec<Recorded>, sqlx::Error>> + use<> {
-        let pool = self.log.pool().clone();
+        let (pool, tenant, stop) = (self.log.pool().clone(), tenant.clone(), self.stop.clone());
         try_stream! {
             let mut at = after;
-            while at < to {
+            while at < to && !stop.is_cancelled() {
                 let next = to.min(at + WINDOW_POSITIONS_MAX);
                 let mut connection = pool.acquire().await?;
                 let window = Window::between(&mut connection, shard as i16, at, next).await?;
-                let page = read_window(&mut connection, &window).await?;
+                let page = read_window_of_tenant(&mut connection, &window, &tenant).await?;
                 drop(connection);
                 yield page;
                 at = next;

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use futures_util::Stream;
 
 use super::END_OF_TIME;
+use super::state::settle;
 use crate::event::Recorded;
 use crate::log::{Log, decode_events};
 
@@ -40,6 +41,9 @@ pub fn replay(
 ) -> impl Stream<Item = Result<Recorded, sqlx::Error>> {
     try_stream! {
         let shard = log.shard_of(&tenant, &patient_id);
+        if let Some(known_at) = range.known_at {
+            settle(&log, shard, known_at).await?;
+        }
         let (mut at, mut position) = (range.from, i64::MIN);
         loop {
             let rows = sqlx::query(include_str!("replay_page.sql"))

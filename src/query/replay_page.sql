@@ -9,7 +9,7 @@ select * from (
                suspect, occurred_at, source_id, data::text as data
         from event
         where shard = $1 and tenant = $2 and patient_id = $3 and vital = v.vital
-          and occurred_at >= $4 and occurred_at < $5 and recorded_at <= $6
+          and occurred_at >= $4 and occurred_at < least($5, $6 + interval '10 min') and recorded_at <= $6
           and (occurred_at, position) > ($7, $8)
         order by occurred_at, position
         limit $9
@@ -19,7 +19,7 @@ select * from (
             suspect, occurred_at, source_id, data::text as data
      from event
      where shard = $1 and tenant = $2 and patient_id = $3 and vital is null
-       and occurred_at >= $4 and occurred_at < $5 and recorded_at <= $6
+       and occurred_at >= $4 and occurred_at < least($5, $6 + interval '10 min') and recorded_at <= $6
        and (occurred_at, position) > ($7, $8)
      order by occurred_at, position
      limit $9)

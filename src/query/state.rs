@@ -12,6 +12,9 @@ use super::{END_OF_TIME, Part, fresh};
 use crate::log::Log;
 use crate::vital::Vital;
 
+/// No append lives longer: the statement limit and the idle limit are below this.
+const APPEND_SECONDS_MAX: f64 = 180.0;
+
 /// Which moment is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment {
@@ -94,14 +97,12 @@ pub async fn state(
     Ok(Some(state))
 }
 
-/// Whether anybody ever heard of a patient.
+/// Whether anybody ever heard of a patient. The log knows, and is never behind.
 pub async fn is_known(log: &Log, tenant: &str, patient_id: &str) -> Result<bool, sqlx::Error> {
-    let shard = log.shard_of(tenant, patient_id);
-    fresh(log, &[shard], &[Part::Existence]).await?;
     sqlx::query_scalar(
-        "select exists (select from patient where shard = $1 and tenant = $2 and patient_id = $3)",
+        "select exists (select from event where shard = $1 and tenant = $2 and patient_id = $3)",
     )
-    .bind(shard)
+    .bind(log.shard_of(tenant, patient_id))
     .bind(tenant)
     .bind(patient_id)
     .fetch_one(log.pool())
@@ -213,18 +214,28 @@ async fn past(
     Ok(State { vitals, alerts, record: record.flatten(), fresh: true })
 }
 
-/// Waits until nothing can be committed any more that was recorded by `known_at`.
+/// Waits until nothing can be committed any more that was recorded by `known_at`. A
+/// moment still to come has no answer yet that could last, and is not waited for.
 ///
 /// Appends take their time under the head's lock, so once the committed head is
 /// past the moment nothing can come before it; else whoever holds the lock is
 /// waited for. The lock is given back at once: appends must not wait for readers.
-async fn settle(log: &Log, shard: i16, known_at: DateTime<Utc>) -> Result<(), sqlx::Error> {
-    let past: bool = sqlx::query_scalar("select recorded_at > $2 from shard_head where shard = $1")
-        .bind(shard)
-        .bind(known_at)
-        .fetch_one(log.pool())
-        .await?;
-    if !past {
+pub(super) async fn settle(
+    log: &Log,
+    shard: i16,
+    known_at: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    let settled: bool = sqlx::query_scalar(
+        "select recorded_at > $2 or $2 > clock_timestamp() \
+             or $2 < clock_timestamp() - make_interval(secs => $3) \
+         from shard_head where shard = $1",
+    )
+    .bind(shard)
+    .bind(known_at)
+    .bind(APPEND_SECONDS_MAX)
+    .fetch_one(log.pool())
+    .await?;
+    if !settled {
         sqlx::query("select from shard_head where shard = $1 for share")
             .bind(shard)
             .execute(log.pool())

@@ -6,7 +6,8 @@ cross join lateral (
     select value, quality, suspect, occurred_at, recorded_at, source_id
     from event
     where shard = $1 and tenant = $2 and patient_id = $3 and vital = v.vital
-      and occurred_at <= $4 and recorded_at <= $5
+      -- Nothing is recorded more than minutes before it was true: fewer rows to look at.
+      and occurred_at <= least($4, $5 + interval '10 min') and recorded_at <= $5
       and ($6::text is null or source_id = $6)
     order by occurred_at desc, position desc
     limit 1

@@ -19,7 +19,9 @@ with reading as materialized (
                        when '<' then r.value < rule.limit_
                        else r.value <= rule.limit_ end
     union
-    select tenant, patient_id from rule_state where shard = $1
+    select r.tenant, r.patient_id
+    from reading r
+    join rule_state s on s.shard = $1 and s.tenant = r.tenant and s.patient_id = r.patient_id
 )
 select position, recorded_at, tenant, patient_id, type, vital::text as vital, value, quality,
        suspect, occurred_at, source_id, null::text as data

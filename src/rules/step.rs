@@ -43,6 +43,8 @@ pub struct Active {
 /// An episode among late readings that was recorded as missed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Missed {
+    /// When its first reading was measured. An older one belongs to another episode.
+    pub since: DateTime<Utc>,
     /// As in [`Active::broken_at`].
     pub broken_at: DateTime<Utc>,
 }
@@ -90,12 +92,13 @@ pub fn step(rule: &Rule, state: &mut State, reading: &Reading<'_>) -> Option<Tra
     match &mut state.active {
         None if rule.op.breaks(reading.value, rule.value) => {
             let id = alert_id(rule, reading);
-            state.active = Some(Active { id, since: at, broken_at: at });
+            state.active = Some(Active { id, since: at, broken_at: at.min(reading.recorded_at) });
             Some(transition(rule, reading, AlertState::Raised, id, at))
         }
         None => None,
         Some(active) if rule.op.breaks(reading.value, rule.clear) => {
-            active.broken_at = active.broken_at.max(at);
+            // A clock that runs ahead must not keep the alert standing.
+            active.broken_at = active.broken_at.max(at.min(reading.recorded_at));
             None
         }
         Some(active) if at < active.broken_at => None,
@@ -114,9 +117,11 @@ fn step_late(rule: &Rule, state: &mut State, reading: &Reading<'_>) -> Option<Tr
     if state.active.as_ref().is_some_and(|active| active.since <= at) {
         return None;
     }
-    match &mut state.missed {
+    // Files and devices are not read in the order of time.
+    let open = state.missed.as_mut().filter(|missed| missed.since <= at);
+    match open {
         None if rule.op.breaks(reading.value, rule.value) => {
-            state.missed = Some(Missed { broken_at: at });
+            state.missed = Some(Missed { since: at, broken_at: at });
             let id = alert_id(rule, reading);
             Some(transition(rule, reading, AlertState::Missed, id, at))
         }
@@ -250,6 +255,23 @@ mod tests {
         let rows =
             [(0, 1_000, 130.0, false), (1_001, 1_001, 80.0, false), (1_002, 2_000, 130.0, false)];
         check(rule, &rows, &[(0, Missed), (2, Missed)]);
+    }
+
+    #[test]
+    fn an_older_file_after_a_newer_one_has_episodes_of_its_own() {
+        use AlertState::Missed;
+        let rule = &default_rules().unwrap()[0];
+        let late = |t, v| (t, 100_000, v, false);
+        let rows = [late(5_000, 130.0), late(10, 130.0), late(11, 140.0), late(12, 80.0)];
+        check(rule, &rows, &[(0, Missed), (1, Missed)]);
+    }
+
+    #[test]
+    fn a_clock_that_runs_ahead_does_not_keep_the_alert_standing() {
+        use AlertState::{Cleared, Raised};
+        let rule = &default_rules().unwrap()[0];
+        let rows = [(200, 100, 130.0, false), (101, 101, 80.0, false)];
+        check(rule, &rows, &[(0, Raised), (1, Cleared)]);
     }
 
     #[test]

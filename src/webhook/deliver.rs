@@ -26,6 +26,8 @@ use crate::log::Log;
 
 /// Attempts under way to one endpoint at one time.
 const SLOTS_PER_ENDPOINT_MAX: i64 = 16;
+/// Attempts under way in this process at one time.
+const IN_FLIGHT_MAX: usize = 512;
 /// An answer later than this is none.
 const TIMEOUT_MS: u64 = 5_000;
 /// After this an attempt is taken to have died with its process. Longer than the
@@ -128,15 +130,8 @@ impl Deliverer {
     pub async fn run(self, stop: CancellationToken) {
         let deliverer = std::sync::Arc::new(self);
         let (outcomes, recorded) = mpsc::unbounded_channel();
-        let recorder = tokio::spawn({
-            let deliverer = deliverer.clone();
-            async move { deliverer.record_all(recorded).await }
-        });
-        deliverer.clone().send_all(outcomes, stop).await;
-        if let Err(error) = recorder.await {
-            // Ours to pass on: without a recorder every delivery would be repeated.
-            std::panic::resume_unwind(error.into_panic());
-        }
+        // In one task: a panic of either ends both, and is noticed.
+        tokio::join!(deliverer.clone().send_all(outcomes, stop), deliverer.record_all(recorded));
     }
 
     async fn send_all(
@@ -147,7 +142,8 @@ impl Deliverer {
         let mut under_way: JoinSet<Uuid> = JoinSet::new();
         let mut slots: HashMap<Uuid, i64> = HashMap::new();
         while !stop.is_cancelled() {
-            let claimed = self.claim(&slots).await.unwrap_or_else(|error| {
+            let room = IN_FLIGHT_MAX.saturating_sub(under_way.len());
+            let claimed = self.claim(&slots, room).await.unwrap_or_else(|error| {
                 tracing::error!(%error, "no deliveries could be claimed; trying again");
                 Vec::new()
             });
@@ -163,26 +159,41 @@ impl Deliverer {
                     endpoint
                 });
             }
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = self.bell.heard() => {}
-                () = tokio::time::sleep(Duration::from_millis(POLL_MS)) => {}
-                Some(done) = under_way.join_next() => free(&mut slots, done),
-            }
-            while let Some(done) = under_way.try_join_next() {
-                free(&mut slots, done);
+            // Only where something was full can a freed slot mean more to claim.
+            let full = under_way.len() >= IN_FLIGHT_MAX
+                || slots.values().any(|busy| *busy >= SLOTS_PER_ENDPOINT_MAX);
+            let poll = tokio::time::sleep(Duration::from_millis(POLL_MS));
+            let mut poll = std::pin::pin!(poll);
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => break,
+                    () = self.bell.heard() => break,
+                    () = &mut poll => break,
+                    Some(done) = under_way.join_next() => free(&mut slots, done),
+                }
+                while let Some(done) = under_way.try_join_next() {
+                    free(&mut slots, done);
+                }
+                if full {
+                    break;
+                }
             }
         }
         while under_way.join_next().await.is_some() {}
     }
 
-    async fn claim(&self, slots: &HashMap<Uuid, i64>) -> Result<Vec<Claimed>, sqlx::Error> {
+    async fn claim(
+        &self,
+        slots: &HashMap<Uuid, i64>,
+        room: usize,
+    ) -> Result<Vec<Claimed>, sqlx::Error> {
         let (endpoints, busy): (Vec<Uuid>, Vec<i64>) = slots.iter().unzip();
         sqlx::query_as(include_str!("claim.sql"))
             .bind(endpoints)
             .bind(busy)
             .bind(SLOTS_PER_ENDPOINT_MAX)
             .bind(LEASE_SECONDS)
+            .bind(i64::try_from(room).unwrap_or(0))
             .fetch_all(&self.pool)
             .await
     }
@@ -239,18 +250,38 @@ impl Deliverer {
             .body(claimed.body.clone())
             .send()
             .await
-            .map_err(|error| with_sources(&error))
+            // Without the URL: it may hold a secret of the receiver's, and this is logged.
+            .map_err(|error| with_sources(&error.without_url()))
     }
 
     async fn record_all(&self, mut outcomes: mpsc::UnboundedReceiver<Outcome>) {
         let mut batch = Vec::new();
         while outcomes.recv_many(&mut batch, OUTCOMES_PER_WRITE_MAX).await > 0 {
-            while let Err(error) = self.record(&batch).await {
-                tracing::error!(%error, attempts = batch.len(), "attempts not recorded; trying again");
-                tokio::time::sleep(Duration::from_millis(RETRY_PAUSE_MS)).await;
-            }
+            self.record_surely(&mut batch).await;
             for outcome in batch.drain(..) {
                 self.after(&outcome).await;
+            }
+        }
+    }
+
+    /// Records a batch, for as long as it takes. What PostgreSQL will never take is
+    /// given up, loudly, so that it does not hold the others; its lease brings it back.
+    async fn record_surely(&self, batch: &mut Vec<Outcome>) {
+        while let Err(error) = self.record(batch).await {
+            tracing::error!(%error, attempts = batch.len(), "attempts not recorded; trying again");
+            if is_about_the_data(&error) {
+                let mut kept = Vec::with_capacity(batch.len());
+                for outcome in batch.drain(..) {
+                    match self.record(std::slice::from_ref(&outcome)).await {
+                        Err(error) if is_about_the_data(&error) => {
+                            tracing::error!(%error, delivery = %outcome.claimed.id, "given up");
+                        }
+                        _ => kept.push(outcome),
+                    }
+                }
+                *batch = kept;
+            } else {
+                tokio::time::sleep(Duration::from_millis(RETRY_PAUSE_MS)).await;
             }
         }
     }
@@ -324,6 +355,12 @@ async fn head_of(mut answer: reqwest::Response) -> Option<String> {
     // PostgreSQL's text holds no NUL.
     let text = String::from_utf8_lossy(&head).replace('\0', "\u{fffd}");
     (!text.is_empty()).then_some(text)
+}
+
+/// Data exceptions and violated constraints: again would be the same.
+fn is_about_the_data(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|e| e.code());
+    code.is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
 }
 
 /// "error sending request" alone does not say why.

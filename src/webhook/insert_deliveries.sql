@@ -10,4 +10,6 @@ join endpoint e on e.tenant = a.tenant
 where e.state <> 'disabled'
   and e.created_at <= a.recorded_at
   and (a.event = any (e.events) or (a.pages and '*' = any (e.events)))
+-- An endpoint that is being disabled at this moment is waited for, and then left out.
+for share of e
 on conflict do nothing

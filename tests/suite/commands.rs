@@ -223,7 +223,7 @@ async fn a_token_is_all_that_is_printed_and_the_server_takes_it() {
     }
     let left = claims["exp"].as_i64().unwrap() - now().timestamp();
     assert!((30..=90).contains(&left), "{left} s");
-    assert_eq!(get(&server.url("/api/v1/patients"), token).await.status, 200);
+    assert_eq!(get(&server.url("/api/v1/alerts"), token).await.status, 200);
     assert_eq!(get(&server.url("/api/v1/webhooks"), token).await.status, 403);
 
     let dir = scratch_dir();
