@@ -6,6 +6,7 @@
 //! may be sent again, the log keeps each reading once.
 
 pub mod file;
+mod parse;
 mod reading;
 mod writer;
 
@@ -18,10 +19,8 @@ use crate::event::Event;
 use crate::log::Log;
 use crate::tasks::Tasks;
 
-pub use reading::{
-    AHEAD_SECONDS_MAX, CONTEXT_BYTES_MAX, Draft, Narrowing, ParseError, Parsed,
-    READINGS_PER_REQUEST_MAX, Rejected, accept, parse,
-};
+pub use parse::{ParseError, Parsed, READINGS_PER_REQUEST_MAX, parse};
+pub use reading::{AHEAD_SECONDS_MAX, CONTEXT_BYTES_MAX, Draft, Narrowing, Rejected, accept};
 
 /// Readings that wait for a commit at one time, over all shards.
 pub const READINGS_QUEUED_MAX: usize = 100_000;

@@ -1,61 +1,26 @@
-//! From bytes to readings that may be stored.
+//! Which readings may be stored.
 //!
-//! Guarantees that every item is judged by itself: what is wrong with one is said
-//! with its code, place and mend, and the others are kept. What comes out can be
-//! appended as it is. Does not know who may send what; the caller names the
-//! narrowing of its token.
+//! Guarantees that what [`accept`] lets through can be appended as it is, whether it
+//! came by HTTP or from a file. Does not know who may send what; the caller names
+//! the narrowing of its token.
 
-use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::de::{IgnoredAny, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::value::RawValue;
+use serde::Serialize;
 
 use crate::clock::truncate_to_micros;
 use crate::event::{Event, READING, is_fhir_id};
 use crate::vital::{MeasureError, Vital};
 
-/// The most readings of one request.
-pub const READINGS_PER_REQUEST_MAX: usize = 10_000;
 /// How far the device's clock may be ahead of ours.
 pub const AHEAD_SECONDS_MAX: i64 = 300;
 /// The largest `context`.
 pub const CONTEXT_BYTES_MAX: usize = 4_096;
 
-/// A reading as it was sent, readable but not judged.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RawReading<'a> {
-    /// Whom it is about.
-    #[serde(borrow)]
-    pub patient_id: Cow<'a, str>,
-    /// What measured it.
-    #[serde(borrow)]
-    pub device_id: Cow<'a, str>,
-    /// Its vital's name.
-    #[serde(borrow)]
-    pub vital: Cow<'a, str>,
-    /// In `unit`.
-    pub value: f64,
-    /// Left out: canonical.
-    #[serde(borrow)]
-    pub unit: Option<Cow<'a, str>>,
-    /// RFC 3339 with a zone.
-    #[serde(borrow)]
-    pub measured_at: Cow<'a, str>,
-    /// The device's own opinion, 0–1.
-    pub quality: Option<f64>,
-    /// A small object, stored as it is.
-    #[serde(borrow)]
-    pub context: Option<&'a RawValue>,
-}
-
 /// A reading whose time is known, whatever it was written in.
 #[derive(Clone, Copy, Debug)]
-#[allow(missing_docs, reason = "as in RawReading")]
+#[allow(missing_docs, reason = "the names are those of the contract")]
 pub struct Draft<'a> {
     pub patient_id: &'a str,
     pub device_id: &'a str,
@@ -68,19 +33,13 @@ pub struct Draft<'a> {
     pub context: Option<&'a str>,
 }
 
-impl<'a> RawReading<'a> {
-    fn draft(&'a self) -> Result<Draft<'a>, Fault> {
-        Ok(Draft {
-            patient_id: &self.patient_id,
-            device_id: &self.device_id,
-            vital: &self.vital,
-            value: self.value,
-            unit: self.unit.as_deref(),
-            measured_at: read_time(&self.measured_at)?,
-            quality: self.quality,
-            context: self.context.map(RawValue::get),
-        })
-    }
+/// What the sender's token may write.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Narrowing<'a> {
+    /// Only this device's readings.
+    pub device: Option<&'a str>,
+    /// Only this patient's readings.
+    pub patient: Option<&'a str>,
 }
 
 /// Why an item was not stored.
@@ -96,145 +55,6 @@ pub struct Rejected {
     pub pointer: String,
 }
 
-/// Why a whole body was refused.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages say it")]
-pub enum ParseError {
-    #[error("the body is not UTF-8 from byte {at} on: send JSON in UTF-8")]
-    NotUtf8 { at: usize },
-    #[error("the body is no readable JSON: {0}")]
-    NotJson(serde_json::Error),
-    #[error("the body is neither a reading nor an array of readings")]
-    NeitherObjectNorArray,
-    #[error("the array is empty: send at least one reading")]
-    Empty,
-    #[error("{0} readings in one request, {READINGS_PER_REQUEST_MAX} at most: split the batch")]
-    TooMany(usize),
-}
-
-/// What the sender's token may write.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Narrowing<'a> {
-    /// Only this device's readings.
-    pub device: Option<&'a str>,
-    /// Only this patient's readings.
-    pub patient: Option<&'a str>,
-}
-
-/// A judged request.
-#[derive(Debug, Default)]
-pub struct Parsed {
-    /// What may be stored.
-    pub events: Vec<Event>,
-    /// What may not.
-    pub rejected: Vec<Rejected>,
-}
-
-/// Reads a body: one reading or an array of them.
-pub fn parse(
-    body: &[u8],
-    tenant: &Arc<str>,
-    narrowing: Narrowing<'_>,
-    now: DateTime<Utc>,
-) -> Result<Parsed, ParseError> {
-    let text =
-        std::str::from_utf8(body).map_err(|e| ParseError::NotUtf8 { at: e.valid_up_to() })?;
-    let judge = |item: Item<'_>| {
-        let fault = match item.reading {
-            Ok(reading) => {
-                let draft = reading.draft();
-                match draft.and_then(|draft| accept(draft, tenant, narrowing, now)) {
-                    Ok(event) => return Ok(event),
-                    Err(fault) => fault,
-                }
-            }
-            Err(fault) => fault,
-        };
-        Err(fault.at(item.index, item.in_array))
-    };
-    let mut parsed = Parsed::default();
-    for item in items(text)? {
-        match judge(item) {
-            Ok(event) => parsed.events.push(event),
-            Err(rejected) => parsed.rejected.push(rejected),
-        }
-    }
-    Ok(parsed)
-}
-
-struct Item<'a> {
-    index: usize,
-    in_array: bool,
-    reading: Result<RawReading<'a>, Fault>,
-}
-
-/// Splits a body into its items. The common case, all readable, is one pass; only
-/// when something is wrong is each item read by itself to find out what.
-fn items(text: &str) -> Result<Vec<Item<'_>>, ParseError> {
-    let in_array = match text.trim_ascii_start().bytes().next() {
-        Some(b'[') => true,
-        Some(b'{') => false,
-        _ => {
-            serde_json::from_str::<&RawValue>(text).map_err(ParseError::NotJson)?;
-            return Err(ParseError::NeitherObjectNorArray);
-        }
-    };
-    let readings: Vec<Result<RawReading<'_>, Fault>> = if !in_array {
-        let raw = serde_json::from_str(text).map_err(ParseError::NotJson)?;
-        vec![read_item(raw)]
-    } else if let Ok(readings) = serde_json::from_str::<FirstOf<RawReading<'_>>>(text) {
-        readings.all()?.into_iter().map(Ok).collect()
-    } else {
-        let raw: FirstOf<&RawValue> = serde_json::from_str(text).map_err(ParseError::NotJson)?;
-        raw.all()?.into_iter().map(read_item).collect()
-    };
-    let item = |(index, reading)| Item { index, in_array, reading };
-    Ok(readings.into_iter().enumerate().map(item).collect())
-}
-
-/// The first items of an array, as many as a request may have, and the number of all
-/// of them: a body of millions of items must not cost more memory than its bytes.
-struct FirstOf<T> {
-    first: Vec<T>,
-    count: usize,
-}
-
-impl<T> FirstOf<T> {
-    fn all(self) -> Result<Vec<T>, ParseError> {
-        match self.count {
-            0 => Err(ParseError::Empty),
-            n if n > READINGS_PER_REQUEST_MAX => Err(ParseError::TooMany(n)),
-            _ => Ok(self.first),
-        }
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for FirstOf<T> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<FirstOf<T>, D::Error> {
-        from.deserialize_seq(FirstOf { first: Vec::new(), count: 0 })
-    }
-}
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for FirstOf<T> {
-    type Value = FirstOf<T>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of readings")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut array: A) -> Result<FirstOf<T>, A::Error> {
-        while self.count < READINGS_PER_REQUEST_MAX {
-            let Some(item) = array.next_element()? else { return Ok(self) };
-            self.first.push(item);
-            self.count += 1;
-        }
-        while array.next_element::<IgnoredAny>()?.is_some() {
-            self.count += 1;
-        }
-        Ok(self)
-    }
-}
-
 /// What is wrong with an item, not yet where the item is.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -247,7 +67,8 @@ pub struct Fault {
 }
 
 impl Fault {
-    fn new(code: &'static str, field: &'static str, detail: impl Into<String>) -> Fault {
+    /// What is wrong, and with which key.
+    pub fn new(code: &'static str, field: &'static str, detail: impl Into<String>) -> Fault {
         Fault { code, field, detail: detail.into() }
     }
 
@@ -257,41 +78,6 @@ impl Fault {
         let field = if self.field.is_empty() { String::new() } else { format!("/{}", self.field) };
         Rejected { index, code: self.code, detail: self.detail, pointer: item + &field }
     }
-}
-
-fn read_item(raw: &RawValue) -> Result<RawReading<'_>, Fault> {
-    serde_json::from_str(raw.get()).map_err(|error| diagnose(raw.get(), &error))
-}
-
-const TEXTS: [&str; 4] = ["patientId", "deviceId", "vital", "measuredAt"];
-
-/// Finds out what serde's message leaves open: which key, and what to do.
-fn diagnose(item: &str, error: &serde_json::Error) -> Fault {
-    use std::collections::HashMap;
-    let Ok(fields) = serde_json::from_str::<HashMap<&str, &RawValue>>(item) else {
-        let detail = format!("a reading is a JSON object: {error}");
-        return Fault::new("not_an_object", "", detail);
-    };
-    let given = |key: &str| fields.get(key).map(|raw| raw.get()).filter(|text| *text != "null");
-    for key in TEXTS.into_iter().chain(["value"]) {
-        if given(key).is_none() {
-            return Fault::new("missing_field", key, format!("{key} is missing"));
-        }
-    }
-    for key in ["value", "quality"] {
-        let Some(text) = given(key) else { continue };
-        if serde_json::from_str::<f64>(text).is_err() {
-            let text: String = text.chars().take(40).collect();
-            let detail = format!("{key} must be a finite JSON number, not {text}");
-            return Fault::new("not_a_number", key, detail);
-        }
-    }
-    for key in TEXTS.into_iter().chain(["unit"]) {
-        if given(key).is_some_and(|text| !text.starts_with('"')) {
-            return Fault::new("not_a_string", key, format!("{key} must be a JSON string"));
-        }
-    }
-    Fault::new("invalid_reading", "", error.to_string())
 }
 
 /// Judges a reading.
@@ -348,16 +134,6 @@ fn quality(quality: Option<f64>) -> Result<Option<f32>, Fault> {
     }
 }
 
-fn read_time(text: &str) -> Result<DateTime<Utc>, Fault> {
-    let time = DateTime::parse_from_rfc3339(text).map_err(|_| {
-        let text: String = text.chars().take(40).collect();
-        let detail =
-            format!("\"{text}\" is no RFC 3339 time with a zone: send it as 2025-10-20T10:20:00Z");
-        Fault::new("invalid_time", "measuredAt", detail)
-    })?;
-    Ok(time.to_utc())
-}
-
 fn judge_time(time: DateTime<Utc>, now: DateTime<Utc>) -> Result<DateTime<Utc>, Fault> {
     let fault = |code, detail| Err(Fault::new(code, "measuredAt", detail));
     let time = truncate_to_micros(time);
@@ -394,91 +170,4 @@ fn context(text: &str) -> Result<String, Fault> {
         return Err(Fault::new("invalid_context", "context", format!("context: {error}")));
     }
     Ok(text.to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn now() -> DateTime<Utc> {
-        "2025-10-20T10:20:00Z".parse().unwrap()
-    }
-
-    fn parsed(body: &str) -> Parsed {
-        parse(body.as_bytes(), &"t".into(), Narrowing::default(), now()).unwrap()
-    }
-
-    const GOOD: &str = r#"{"patientId":"101","deviceId":"watch-7","vital":"heart_rate","value":130,"unit":"/min","measuredAt":"2025-10-20T10:20:00Z","more":[1]}"#;
-
-    /// Changes one thing in a good reading and wants its code and pointer, the good
-    /// readings on both sides kept.
-    #[track_caller]
-    fn check(change: (&str, &str), code: &str, pointer: &str) {
-        let bad = GOOD.replace(change.0, change.1);
-        assert_ne!(bad, GOOD);
-        let parsed = parsed(&format!("[{GOOD},{bad},{GOOD}]"));
-        assert_eq!(parsed.events.len(), 2);
-        let rejected = &parsed.rejected[0];
-        let expected = (1, code, format!("/1{pointer}"));
-        assert_eq!(
-            (rejected.index, rejected.code, rejected.pointer.clone()),
-            expected,
-            "{}",
-            rejected.detail
-        );
-    }
-
-    #[test]
-    fn each_fault_has_its_code_and_place_and_spares_its_neighbours() {
-        check(("heart_rate", "pulse"), "unknown_vital", "/vital");
-        check(("\"/min\"", "\"bpm\""), "unit_not_accepted", "/unit");
-        check((":130", ":401"), "value_out_of_range", "/value");
-        check((":130", ":-1"), "value_out_of_range", "/value");
-        check((":130", ":1e999"), "not_a_number", "/value");
-        check((":130", ":\"130\""), "not_a_number", "/value");
-        check((":130", ":null"), "missing_field", "/value");
-        check(("\"value\":130,", ""), "missing_field", "/value");
-        check(("10:20:00Z", "10:20:00"), "invalid_time", "/measuredAt");
-        check(("10:20:00Z", "10:25:00.000001Z"), "measured_in_future", "/measuredAt");
-        check(("2025", "1969"), "measured_too_early", "/measuredAt");
-        check(("\"101\"", "\"ward/101\""), "invalid_id", "/patientId");
-        check(("\"101\"", "101"), "not_a_string", "/patientId");
-        check(("watch-7", ""), "invalid_id", "/deviceId");
-        check(("\"more\"", "\"quality\":1.5,\"more\""), "quality_out_of_range", "/quality");
-        check(("\"more\"", "\"context\":[],\"more\""), "context_not_an_object", "/context");
-        check((GOOD, "7"), "not_an_object", "");
-    }
-
-    #[test]
-    fn a_clock_five_minutes_ahead_is_taken() {
-        let parsed = parsed(&GOOD.replace("10:20:00Z", "12:25:00+02:00"));
-        assert_eq!(parsed.events[0].occurred_at, now() + TimeDelta::minutes(5));
-    }
-
-    #[test]
-    fn a_single_reading_needs_no_array_and_its_pointer_no_index() {
-        assert_eq!(parsed(GOOD).events[0].value, Some(130.0));
-        assert_eq!(parsed(&GOOD.replace("130", "900")).rejected[0].pointer, "/value");
-    }
-
-    #[test]
-    fn what_is_no_list_of_readings_is_refused_as_a_whole() {
-        let refuse = |body: &[u8]| {
-            parse(body, &"t".into(), Narrowing::default(), now()).unwrap_err().to_string()
-        };
-        assert!(refuse(b"[]").contains("empty"));
-        assert!(refuse(b"7").contains("neither"));
-        assert!(refuse(b"").contains("JSON"));
-        assert!(refuse(b"[{\"value\":NaN}]").contains("JSON"));
-        assert!(refuse(b"[\"\xff\"]").contains("UTF-8 from byte 2"));
-        let many = format!("[{}{GOOD}]", format!("{GOOD},").repeat(READINGS_PER_REQUEST_MAX));
-        assert!(refuse(many.as_bytes()).contains("10001 readings"));
-    }
-
-    #[test]
-    fn a_narrow_token_writes_only_its_own() {
-        let narrow = Narrowing { device: Some("watch-8"), patient: None };
-        let parsed = parse(GOOD.as_bytes(), &"t".into(), narrow, now()).unwrap();
-        assert_eq!(parsed.rejected[0].code, "outside_token");
-    }
 }

@@ -60,14 +60,17 @@ impl Events {
         }
     }
 
-    /// The next block that carries an event.
+    /// The next block that carries an event; signs of life do not count.
     async fn event(&mut self) -> Sent {
-        loop {
-            let sent = self.next().await.expect("the stream ended");
-            if sent.data.is_some() {
-                return sent;
+        let next = async {
+            loop {
+                let sent = self.next().await.expect("the stream ended");
+                if sent.data.is_some() {
+                    return sent;
+                }
             }
-        }
+        };
+        timeout(SOON, next).await.expect("an event that never came")
     }
 }
 
