@@ -80,6 +80,11 @@ pub trait Consumer: Send + Sync + 'static {
     /// larger transactions; zero means at once.
     fn pace(&self) -> Duration;
 
+    /// Whether readings that somebody waits for cut the pace short.
+    fn hurries(&self) -> bool {
+        false
+    }
+
     /// Acts on a window, inside the transaction that moves the checkpoint.
     fn act(
         &self,
@@ -181,31 +186,36 @@ pub async fn run<C: Consumer>(
         Follows::Everything => log.wake().follow(shard),
         Follows::Happenings => log.wake().follow_happenings(shard),
     };
+    let mut urgent = log.wake().follow_urgent(shard);
     while !stop.is_cancelled() {
         // Marked as seen before looking, so that a move in between wakes us.
         moved.mark_unchanged();
-        let pause = match step(&pool, &*consumer, shard).await {
+        urgent.mark_unchanged();
+        match step(&pool, &*consumer, shard).await {
             Ok(Step::Behind) => continue,
-            Ok(Step::CaughtUp) => consumer.pace(),
-            Ok(Step::Idle) => {
+            Ok(Step::CaughtUp) => {
                 tokio::select! {
                     () = stop.cancelled() => {}
-                    () = signal_or_poll(&mut moved) => {}
+                    () = tokio::time::sleep(consumer.pace()) => {}
+                    Ok(()) = urgent.changed(), if consumer.hurries() => {}
+                }
+            }
+            Ok(Step::Idle) => {}
+            Err(error) => {
+                let name = consumer.name();
+                metrics::counter!("vitals_consumer_errors_total", "consumer" => name.to_owned())
+                    .increment(1);
+                tracing::error!(consumer = name, shard, %error, "stopped at this event; trying again");
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(Duration::from_millis(RETRY_PAUSE_MS)) => {}
                 }
                 continue;
             }
-            Err(error) => {
-                metrics::counter!("vitals_consumer_errors_total", "consumer" => consumer.name().to_owned())
-                    .increment(1);
-                tracing::error!(consumer = consumer.name(), shard, %error, "stopped at this event; trying again");
-                Duration::from_millis(RETRY_PAUSE_MS)
-            }
-        };
-        if !pause.is_zero() {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = tokio::time::sleep(pause) => {}
-            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = signal_or_poll(&mut moved) => {}
         }
     }
 }

