@@ -15,7 +15,8 @@ use crate::log::{Log, Window};
 /// progress and to keep memory bounded.
 const WINDOW_POSITIONS_MAX: i64 = 50_000;
 
-/// Positions that may be left to fold while the live fold waits for the swap.
+/// When no more than this was left, one more round reaches the head, and what comes
+/// during it is little enough for the swap, which makes the live fold wait.
 const SWAP_POSITIONS_MAX: i64 = 20_000;
 
 /// Why a rebuild stopped. The live tables are as they were.
@@ -91,9 +92,7 @@ async fn fold(
                 .fetch_all(&mut *connection)
                 .await?;
         let total: i64 = heads.iter().map(|(_, head)| head).sum();
-        if total - folded <= SWAP_POSITIONS_MAX {
-            return Ok(reached);
-        }
+        let last = total - folded <= SWAP_POSITIONS_MAX;
         for (at, &(shard, head)) in reached.iter_mut().zip(&heads) {
             while at.1 < head {
                 let to = head.min(at.1 + WINDOW_POSITIONS_MAX);
@@ -102,6 +101,9 @@ async fn fold(
                 at.1 = to;
                 progress(folded, total);
             }
+        }
+        if last {
+            return Ok(reached);
         }
     }
 }
