@@ -16,7 +16,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 use sqlx::{PgConnection, PgPool};
 
-use crate::consumer::{Consumer, ConsumerError, Follows, register};
+use crate::consumer::{Consumer, ConsumerError, Follows, Step, register, step};
 use crate::log::{Log, Window};
 
 pub use check::{Difference, check};
@@ -169,6 +169,17 @@ pub async fn caught_up(
         .bind(sparse)
         .fetch_one(pool)
         .await
+}
+
+/// Folds what no worker has folded yet, up to the head as it is when it gets there.
+/// Workers may run at the same time: whoever holds a shard folds it.
+pub async fn catch_up(log: &Log) -> Result<(), ConsumerError> {
+    for projection in &ALL {
+        for shard in log.shards() {
+            while step(log.pool(), &Apply(projection), shard).await? == Step::Behind {}
+        }
+    }
+    Ok(())
 }
 
 /// The worker that keeps a projection up to date.
