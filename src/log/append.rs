@@ -8,12 +8,8 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::chain;
+use super::{EVENTS_PER_APPEND_MAX, chain};
 use crate::event::Event;
-
-/// The most events of one append; readers rely on it to bound their windows. One
-/// request on top of a batch that was almost full fits.
-pub const EVENTS_PER_APPEND_MAX: usize = 20_000;
 
 /// Why nothing was appended.
 #[derive(Debug, thiserror::Error)]

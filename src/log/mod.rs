@@ -21,7 +21,7 @@ use sqlx::PgPool;
 use sqlx::migrate::MigrateError;
 use uuid::Uuid;
 
-pub use append::{AppendError, Appended, EVENTS_PER_APPEND_MAX, append};
+pub use append::{AppendError, Appended, append};
 pub use read::{Window, decode_events, read_happenings, read_window, read_window_of_tenant};
 pub use wake::{POLL_MS, Wake, signal_or_poll};
 
@@ -30,6 +30,10 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// How many shards a new database gets, unless the operator says otherwise.
 pub const SHARDS_DEFAULT: i16 = 4;
+
+/// The most events of one append; readers rely on it to bound their windows. One
+/// request on top of a batch that was almost full fits.
+pub const EVENTS_PER_APPEND_MAX: usize = 20_000;
 
 /// The open log: cheap to clone.
 #[derive(Clone)]

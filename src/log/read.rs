@@ -10,7 +10,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Row, postgres::PgRow};
 
-use super::append::EVENTS_PER_APPEND_MAX;
+use super::EVENTS_PER_APPEND_MAX;
 use crate::event::{Event, Recorded};
 
 /// The positions (after, to] of a shard, and the time that their events lie in.
