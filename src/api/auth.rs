@@ -10,6 +10,7 @@ use axum::extract::{FromRequestParts, Request, State};
 use axum::http::{HeaderValue, StatusCode, header, request::Parts};
 use axum::middleware::Next;
 use axum::response::Response;
+use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
@@ -104,7 +105,7 @@ impl Keys {
 
     fn verify(&self, token: &str) -> Result<Caller, Problem> {
         let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation)
-            .map_err(|error| unauthorised(format!("the token is not valid: {error}")))?
+            .map_err(|error| unauthorised(reason(error.kind())))?
             .claims;
         let now = self.clock.now().timestamp();
         if claims.exp <= now {
@@ -179,6 +180,20 @@ impl Caller {
     /// What they may write.
     pub fn narrowing(&self) -> Narrowing<'_> {
         Narrowing { device: self.device.as_deref(), patient: self.patient.as_deref() }
+    }
+}
+
+/// What is wrong with a token, for whoever pasted it.
+fn reason(error: &ErrorKind) -> String {
+    match error {
+        ErrorKind::InvalidSignature => "the token was signed with another key".to_owned(),
+        ErrorKind::InvalidAudience => format!("the token is not for \"{AUDIENCE}\" (aud)"),
+        ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => {
+            "the token is not signed with HS256".to_owned()
+        }
+        ErrorKind::MissingRequiredClaim(claim) => format!("the token lacks the claim {claim}"),
+        ErrorKind::Json(error) => format!("the token's claims cannot be read: {error}"),
+        _ => "this is no token: send the whole JWT, as \"vitals token\" prints it".to_owned(),
     }
 }
 
