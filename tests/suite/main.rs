@@ -23,6 +23,7 @@ mod guard;
 mod hospital;
 mod log;
 mod pages;
+mod plans;
 mod projections;
 mod questions;
 mod readings;
