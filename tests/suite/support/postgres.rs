@@ -70,7 +70,8 @@ async fn prepare() -> (PgConnectOptions, Option<Embedded>, String) {
 
 fn name(what: &str) -> String {
     let now = std::time::UNIX_EPOCH.elapsed().expect("a clock").as_secs();
-    format!("vitals_test_{now}_{what}_{}", Uuid::new_v4().simple())
+    // PostgreSQL cuts names off at 63 bytes.
+    format!("vitals_test_{now}_{what}_{:016x}", Uuid::new_v4().as_u64_pair().0)
 }
 
 async fn remove_stale(admin: &mut PgConnection) {
