@@ -8,7 +8,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::{EVENTS_PER_APPEND_MAX, chain};
+use super::{EVENTS_PER_APPEND_MAX, archived, chain};
 use crate::event::Event;
 
 /// Why nothing was appended.
@@ -16,13 +16,25 @@ use crate::event::Event;
 pub enum AppendError {
     /// PostgreSQL said no, or is gone. Nothing is known to be stored.
     #[error("appending to the log: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(sqlx::Error),
+    /// An event lies in a month that is archived. Nothing of the batch is stored.
+    #[error("appending to the log: a month of these events is archived")]
+    Archived,
     /// The caller must split its batch.
     #[error("{0} events in one append, {EVENTS_PER_APPEND_MAX} at most")]
     TooMany(usize),
     /// The installation has no such shard.
     #[error("shard {0} does not exist")]
     NoShard(i16),
+}
+
+impl From<sqlx::Error> for AppendError {
+    fn from(error: sqlx::Error) -> AppendError {
+        match archived::refused(&error) {
+            true => AppendError::Archived,
+            false => AppendError::Database(error),
+        }
+    }
 }
 
 /// What became of a batch.
@@ -41,6 +53,16 @@ impl Appended {
     }
 }
 
+/// What is believed of a batch. Each reading is stored once either way; a wrong guess
+/// costs time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expect {
+    /// All of it is new: a plain insert, and a second one if that was wrong.
+    New,
+    /// Some of it may be stored already.
+    Duplicates,
+}
+
 /// Appends `events`, all of patients of `shard`, within the caller's transaction.
 ///
 /// From here until that transaction ends, nobody else appends to this shard. The
@@ -50,35 +72,51 @@ pub async fn append(
     shard: i16,
     events: &[Event],
 ) -> Result<Appended, AppendError> {
+    append_expecting(Expect::New, tx, shard, events).await
+}
+
+/// The same, with what is known of the batch.
+pub(super) async fn append_expecting(
+    expect: Expect,
+    tx: &mut PgConnection,
+    shard: i16,
+    events: &[Event],
+) -> Result<Appended, AppendError> {
     if events.len() > EVENTS_PER_APPEND_MAX {
         return Err(AppendError::TooMany(events.len()));
     }
-    let head = insert(tx, shard, events).await?.ok_or(AppendError::NoShard(shard))?;
+    let head = insert(expect, tx, shard, events).await?.ok_or(AppendError::NoShard(shard))?;
+    let first = head.head + 1;
+    let Some(stored) = head.stored else {
+        let positions = (first..).take(events.len()).map(Some).collect();
+        return Ok(Appended { recorded_at: head.recorded, positions });
+    };
     let mut positions = vec![None; events.len()];
-    for &position in &head.stored {
-        if let Ok(index) = usize::try_from(position - head.position - 1)
+    for position in stored {
+        if let Ok(index) = usize::try_from(position - first)
             && let Some(slot) = positions.get_mut(index)
         {
             *slot = Some(position);
         }
     }
-    let appended = Appended { recorded_at: head.recorded_at, positions };
-    if !head.stored.is_empty() {
-        record_commit(tx, shard, events, &appended, &head.hash).await?;
-    }
-    Ok(appended)
+    Ok(Appended { recorded_at: head.recorded, positions })
 }
 
-/// The shard's head as it was locked, and which positions were inserted after it.
+/// What `append_events` of `migrations/0004_append.sql` answers.
 #[derive(sqlx::FromRow)]
 struct Head {
-    position: i64,
-    recorded_at: DateTime<Utc>,
-    hash: Vec<u8>,
-    stored: Vec<i64>,
+    /// The last position before the batch.
+    head: i64,
+    recorded: DateTime<Utc>,
+    /// The new positions, unless all are new.
+    stored: Option<Vec<i64>>,
 }
 
+const APPEND: &str =
+    "select * from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
+
 async fn insert(
+    expect: Expect,
     tx: &mut PgConnection,
     shard: i16,
     events: &[Event],
@@ -86,7 +124,9 @@ async fn insert(
     fn column<'a, T: 'a>(events: &'a [Event], of: impl Fn(&'a Event) -> T + 'a) -> Vec<T> {
         events.iter().map(of).collect()
     }
-    sqlx::query_as(include_str!("append.sql"))
+    let mut digests = Vec::with_capacity(events.len() * chain::DIGEST_BYTES);
+    events.iter().for_each(|event| digests.extend(chain::digest(event)));
+    sqlx::query_as(APPEND)
         .bind(shard)
         .bind(column(events, |e| &*e.tenant))
         .bind(column(events, |e| &*e.patient_id))
@@ -98,38 +138,8 @@ async fn insert(
         .bind(column(events, |e| e.occurred_at))
         .bind(column(events, |e| &*e.source_id))
         .bind(column(events, |e| e.data.as_deref()))
+        .bind(digests)
+        .bind(expect == Expect::Duplicates)
         .fetch_optional(tx)
         .await
-}
-
-async fn record_commit(
-    tx: &mut PgConnection,
-    shard: i16,
-    events: &[Event],
-    appended: &Appended,
-    previous_hash: &[u8],
-) -> Result<(), sqlx::Error> {
-    let stored = || {
-        events
-            .iter()
-            .zip(&appended.positions)
-            .filter_map(|(event, position)| position.map(|p| (p, event)))
-    };
-    let mut link = chain::Link::new(previous_hash, shard, appended.recorded_at);
-    for (position, event) in stored() {
-        link.add(position, event);
-    }
-    let (first, last) = (stored().next(), stored().next_back());
-    sqlx::query(include_str!("commit.sql"))
-        .bind(shard)
-        .bind(first.map(|(p, _)| p))
-        .bind(last.map(|(p, _)| p))
-        .bind(appended.stored() as i32)
-        .bind(stored().map(|(_, e)| e.occurred_at).min())
-        .bind(stored().map(|(_, e)| e.occurred_at).max())
-        .bind(appended.recorded_at)
-        .bind(link.finish().as_slice())
-        .execute(tx)
-        .await?;
-    Ok(())
 }

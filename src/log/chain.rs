@@ -1,39 +1,39 @@
 //! The hash chain: each commit's SHA-256 covers the hash before it and its rows.
 //!
 //! Guarantees that a row that was changed, removed, inserted or moved after its
-//! commit makes [`verify`] fail at that commit. Does not stop whoever owns the
-//! database from rewriting the chain with the rows: publish a head elsewhere for
-//! that.
+//! commit makes [`verify`] fail at that commit, whether it lies in the table or in an
+//! archive; what is in both must be the same. Does not stop whoever owns the database
+//! from rewriting the chain with the rows: publish a head elsewhere for that.
+
+mod walk;
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
-use sqlx::{PgConnection, PgPool};
 
-use super::read::read_positions;
+use super::partition::Span;
+use super::shelf::Months;
 use crate::event::Event;
 
-/// How much is checked per round trip: so many commits, and no further commit once
-/// there are so many events. Bounds memory, not time.
-const COMMITS_PER_PAGE_MAX: i64 = 1_000;
-const EVENTS_PER_PAGE_MAX: i64 = 20_000;
+pub use walk::{VerifyError, Walk, verify, verify_part, verify_with};
 
-/// One commit's hash in the making.
-pub struct Link(Sha256);
+/// The length of a [`digest`].
+pub const DIGEST_BYTES: usize = 32;
 
-impl Link {
-    /// Begins where `previous` ended.
-    pub fn new(previous: &[u8], shard: i16, recorded_at: DateTime<Utc>) -> Link {
-        let mut sha = Sha256::new();
-        sha.update(previous);
-        sha.update(shard.to_be_bytes());
-        sha.update(recorded_at.timestamp_micros().to_be_bytes());
-        Link(sha)
-    }
+/// A row's SHA-256: of its fields, but neither of its position nor of when it was
+/// recorded, so that it is known before the shard is locked.
+///
+/// Texts carry their length and optional values a presence byte, so that no two
+/// different rows look the same.
+pub fn digest(event: &Event) -> [u8; DIGEST_BYTES] {
+    let mut fields = Fields(Sha256::new());
+    fields.add(event);
+    fields.0.finalize().into()
+}
 
-    /// Adds a row. Texts carry their length and optional values a presence byte,
-    /// so that no two different rows look the same.
-    pub fn add(&mut self, position: i64, event: &Event) {
-        self.0.update(position.to_be_bytes());
+struct Fields(Sha256);
+
+impl Fields {
+    fn add(&mut self, event: &Event) {
         self.text(Some(&event.tenant));
         self.text(Some(&event.patient_id));
         self.text(Some(&event.kind));
@@ -44,11 +44,6 @@ impl Link {
         self.0.update(event.occurred_at.timestamp_micros().to_be_bytes());
         self.text(Some(&event.source_id));
         self.text(event.data.as_deref());
-    }
-
-    /// The chain's hash after this commit.
-    pub fn finish(self) -> [u8; 32] {
-        self.0.finalize().into()
     }
 
     fn text(&mut self, text: Option<&str>) {
@@ -73,12 +68,64 @@ impl Link {
     }
 }
 
+/// One commit's hash in the making, as `append_events` makes it: over the hash before
+/// it, the shard, the time, the first and the last position (all of them, where they
+/// have gaps) and the rows' digests.
+struct Link {
+    /// The hash before, the shard, the time.
+    begun: Sha256,
+    /// The first commits of old databases: each position, and the row's fields.
+    of_fields: bool,
+    positions: Vec<i64>,
+    digests: Vec<u8>,
+}
+
+/// See `log_commit.format`.
+const FORMAT_FIELDS: i16 = 1;
+
+impl Link {
+    /// Begins where `previous` ended.
+    fn new(previous: &[u8], shard: i16, commit: &Commit) -> Link {
+        let mut begun = Sha256::new();
+        begun.update(previous);
+        begun.update(shard.to_be_bytes());
+        begun.update(commit.recorded_at.timestamp_micros().to_be_bytes());
+        let of_fields = commit.format == FORMAT_FIELDS;
+        Link { begun, of_fields, positions: Vec::new(), digests: Vec::new() }
+    }
+
+    fn add(&mut self, position: i64, event: &Event) {
+        if self.of_fields {
+            self.begun.update(position.to_be_bytes());
+            let mut fields = Fields(std::mem::take(&mut self.begun));
+            fields.add(event);
+            self.begun = fields.0;
+        } else {
+            self.positions.push(position);
+            self.digests.extend(digest(event));
+        }
+    }
+
+    /// The chain's hash after this commit.
+    fn finish(mut self) -> [u8; 32] {
+        if let (Some(first), Some(last)) = (self.positions.first(), self.positions.last()) {
+            self.begun.update(first.to_be_bytes());
+            self.begun.update(last.to_be_bytes());
+            if last - first + 1 != self.positions.len() as i64 {
+                self.positions.iter().for_each(|p| self.begun.update(p.to_be_bytes()));
+            }
+            self.begun.update(&self.digests);
+        }
+        self.begun.finalize().into()
+    }
+}
+
 /// The first thing in a shard that does not fit the chain.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Broken {
     /// The rows of a commit are not those that were committed.
     #[error(
-        "shard {shard}, positions {from} to {to}: {found} events where {committed} were committed, and the hash {what}"
+        "shard {shard}, positions {from} to {to}: {found} events where {committed} were committed, and the hash {what}{archived}"
     )]
     Commit {
         /// Where.
@@ -95,6 +142,8 @@ pub enum Broken {
         what: &'static str,
         /// Agree or not.
         times: &'static str,
+        /// Rows that came from archives.
+        archived: Months,
     },
     /// A row lies where no commit put one.
     #[error("shard {shard}, position {position}: an event that no commit recorded")]
@@ -103,6 +152,18 @@ pub enum Broken {
         shard: i16,
         /// Its position.
         position: i64,
+    },
+    /// Table and archive contradict each other.
+    #[error("shard {shard}, position {position}, archived with {span}: {what}")]
+    Archive {
+        /// Where.
+        shard: i16,
+        /// Its position.
+        position: i64,
+        /// The archived month.
+        span: Span,
+        /// In what.
+        what: &'static str,
     },
     /// The head does not agree with the last commit.
     #[error(
@@ -118,17 +179,6 @@ pub enum Broken {
     },
 }
 
-/// What a walk along a shard's chain found.
-#[derive(Clone, Debug)]
-pub struct Walk {
-    /// Events that fit.
-    pub events: u64,
-    /// Commits that fit.
-    pub commits: u64,
-    /// The first that does not.
-    pub broken: Option<Broken>,
-}
-
 #[derive(sqlx::FromRow)]
 struct Commit {
     position_from: i64,
@@ -138,116 +188,7 @@ struct Commit {
     occurred_max: DateTime<Utc>,
     recorded_at: DateTime<Utc>,
     hash: Vec<u8>,
-}
-
-/// Recomputes a shard's chain from its rows, up to the head at the start.
-///
-/// `progress` is told the number of events after each page. Memory is bounded by
-/// a page of commits.
-pub async fn verify(
-    pool: &PgPool,
-    shard: i16,
-    mut progress: impl FnMut(u64),
-) -> Result<Walk, sqlx::Error> {
-    let mut connection = pool.acquire().await?;
-    let (head, head_hash): (i64, Vec<u8>) =
-        sqlx::query_as("select position, hash from shard_head where shard = $1")
-            .bind(shard)
-            .fetch_one(&mut *connection)
-            .await?;
-    let mut walk = Walk { events: 0, commits: 0, broken: None };
-    let (mut at, mut hash) = (0_i64, vec![0_u8; 32]);
-    loop {
-        let page = commits_after(&mut connection, shard, at, head).await?;
-        let Some(last) = page.last() else { break };
-        let rows = read_positions(&mut connection, shard, at, last.position_to).await?;
-        let mut rows = rows.into_iter().peekable();
-        for commit in &page {
-            let mut link = Link::new(&hash, shard, commit.recorded_at);
-            let mut found = 0;
-            let mut times_agree = true;
-            // Consumers read no further than the commit says; it must say what is true.
-            let mut times: Option<(DateTime<Utc>, DateTime<Utc>)> = None;
-            while let Some(row) = rows.next_if(|r| r.position <= commit.position_to) {
-                if row.position < commit.position_from {
-                    walk.broken = Some(Broken::Stray { shard, position: row.position });
-                    return Ok(walk);
-                }
-                times_agree &= row.recorded_at == commit.recorded_at;
-                link.add(row.position, &row.event);
-                let at = row.event.occurred_at;
-                times = Some(times.map_or((at, at), |(min, max)| (at.min(min), at.max(max))));
-                found += 1;
-            }
-            times_agree &= times == Some((commit.occurred_min, commit.occurred_max));
-            let agrees = link.finish().as_slice() == commit.hash;
-            if !agrees || !times_agree || found != commit.events as usize {
-                walk.broken = Some(Broken::Commit {
-                    shard,
-                    from: commit.position_from,
-                    to: commit.position_to,
-                    found,
-                    committed: commit.events as usize,
-                    what: if agrees { "agrees" } else { "differs" },
-                    times: if times_agree { "agree" } else { "differ" },
-                });
-                return Ok(walk);
-            }
-            walk.events += found as u64;
-            walk.commits += 1;
-            (at, hash) = (commit.position_to, commit.hash.clone());
-        }
-        progress(walk.events);
-    }
-    walk.broken = if at != head || hash != head_hash {
-        Some(Broken::Head { shard, head, last: at })
-    } else {
-        stray_row(&mut connection, shard).await?
-    };
-    Ok(walk)
-}
-
-async fn commits_after(
-    connection: &mut PgConnection,
-    shard: i16,
-    after: i64,
-    head: i64,
-) -> Result<Vec<Commit>, sqlx::Error> {
-    sqlx::query_as(
-        "select position_from, position_to, events, occurred_min, occurred_max, recorded_at, hash \
-         from (select c.*, sum(events) over (order by position_to) - events as before \
-               from (select * from log_commit \
-                     where shard = $1 and position_to > $2 and position_to <= $3 \
-                     order by position_to limit $4) c) page \
-         where before < $5 order by position_to",
-    )
-    .bind(shard)
-    .bind(after)
-    .bind(head)
-    .bind(COMMITS_PER_PAGE_MAX)
-    .bind(EVENTS_PER_PAGE_MAX)
-    .fetch_all(connection)
-    .await
-}
-
-/// A row outside every commit's reach: at or below zero, or beyond the head.
-///
-/// Beyond the head is only wrong while nobody appends, so the head is read again
-/// in the same statement.
-async fn stray_row(
-    connection: &mut PgConnection,
-    shard: i16,
-) -> Result<Option<Broken>, sqlx::Error> {
-    let position: Option<i64> = sqlx::query_scalar(
-        "select e.position from event e \
-         where e.shard = $1 and (e.position <= 0 \
-            or e.position > (select position from shard_head where shard = $1)) \
-         order by e.position limit 1",
-    )
-    .bind(shard)
-    .fetch_optional(connection)
-    .await?;
-    Ok(position.map(|position| Broken::Stray { shard, position }))
+    format: i16,
 }
 
 #[cfg(test)]
@@ -269,21 +210,42 @@ mod tests {
         }
     }
 
-    fn hash(events: &[Event]) -> [u8; 32] {
-        let mut link = Link::new(&[0; 32], 0, DateTime::UNIX_EPOCH);
-        for (i, e) in events.iter().enumerate() {
-            link.add(i as i64, e);
-        }
-        link.finish()
+    #[test]
+    fn moving_text_from_one_field_to_the_next_changes_the_digest() {
+        assert_ne!(digest(&event("ab", "c")), digest(&event("a", "bc")));
+        assert_eq!(digest(&event("a", "x")), digest(&event("a", "x")));
     }
 
+    /// Computed by another program; old databases keep the hashes they have.
     #[test]
-    fn moving_text_from_one_field_to_the_next_changes_the_hash() {
-        assert_ne!(hash(&[event("ab", "c")]), hash(&[event("a", "bc")]));
-        assert_ne!(
-            hash(&[event("a", "x"), event("b", "x")]),
-            hash(&[event("b", "x"), event("a", "x")])
+    fn a_commits_hash_is_that_of_its_format() {
+        let mut commit = Commit {
+            position_from: 1,
+            position_to: 1,
+            events: 1,
+            occurred_min: DateTime::UNIX_EPOCH,
+            occurred_max: DateTime::UNIX_EPOCH,
+            recorded_at: DateTime::UNIX_EPOCH,
+            hash: Vec::new(),
+            format: FORMAT_FIELDS,
+        };
+        let hash = |commit: &Commit, positions: &[i64]| {
+            let mut link = Link::new(&[0; 32], 0, commit);
+            positions.iter().for_each(|p| link.add(*p, &event("a", "x")));
+            link.finish().map(|byte| format!("{byte:02x}")).concat()
+        };
+        assert_eq!(
+            hash(&commit, &[1]),
+            "0a7f4eb4fce836ab24beefcbfe7484409c11a0a640b5e579243bdab95a0255f7"
         );
-        assert_eq!(hash(&[event("a", "x")]), hash(&[event("a", "x")]));
+        commit.format = 2;
+        assert_eq!(
+            hash(&commit, &[1, 2]),
+            "902e1a05c22ced8dddb31b2cd3c6285b0ebf3d6fe6b4b3b63b2407005a6e939a"
+        );
+        assert_eq!(
+            hash(&commit, &[1, 3]),
+            "b11728fa2ced925c2cc437a20d06043bb8c23f51fcd7919b4fdf2841ac08dc45"
+        );
     }
 }

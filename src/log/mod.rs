@@ -10,19 +10,28 @@
 //! between shards, nor that a wake-up reaches anybody: wake-ups are hints.
 
 mod append;
+mod archived;
 pub mod chain;
+pub mod exchange;
 pub mod partition;
 mod read;
+mod settle;
+pub mod shelf;
+mod silence;
 mod wake;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use sqlx::PgPool;
 use sqlx::migrate::MigrateError;
 use uuid::Uuid;
 
 pub use append::{AppendError, Appended, append};
+use append::{Expect, append_expecting};
+pub use archived::{Archived, ArchivedMonth, archived_months};
 pub use read::{Window, decode_events, read_happenings, read_window, read_window_of_tenant};
+pub use silence::{Held, SILENCE_MS_MAX, answered};
 pub use wake::{POLL_MS, Wake, signal_or_poll};
 
 /// The schema, embedded in the binary.
@@ -35,13 +44,20 @@ pub const SHARDS_DEFAULT: i16 = 4;
 /// request on top of a batch that was almost full fits.
 pub const EVENTS_PER_APPEND_MAX: usize = 20_000;
 
+/// Duplicates come in bursts, when somebody sends again. After one, so many appends
+/// to its shard expect more.
+const APPENDS_IN_DOUBT: u32 = 32;
+
 /// The open log: cheap to clone.
 #[derive(Clone)]
 pub struct Log {
     pool: PgPool,
     shards: i16,
     partitions: Arc<partition::Known>,
+    archived: Arc<archived::Cache>,
     wake: Wake,
+    /// For each shard, how many appends are still made as if they met duplicates.
+    doubts: Arc<[AtomicU32]>,
 }
 
 /// Why the log could not be opened.
@@ -72,11 +88,17 @@ impl Log {
     /// `shards` left out means whatever the database has, or [`SHARDS_DEFAULT`].
     pub async fn open(pool: PgPool, shards: Option<i16>) -> Result<Log, OpenError> {
         MIGRATIONS.run(&pool).await?;
-        sqlx::query("insert into installation (id, shards) values ($1, $2) on conflict do nothing")
-            .bind(Uuid::now_v7())
-            .bind(shards.unwrap_or(SHARDS_DEFAULT))
-            .execute(&pool)
-            .await?;
+        // Months from the year before on: what is older comes from clocks that run wild,
+        // and from old recordings.
+        sqlx::query(
+            "insert into installation (id, shards, months_from) \
+             values ($1, $2, extract(year from clock_timestamp() at time zone 'UTC') - 1) \
+             on conflict do nothing",
+        )
+        .bind(Uuid::now_v7())
+        .bind(shards.unwrap_or(SHARDS_DEFAULT))
+        .execute(&pool)
+        .await?;
         let stored: i16 =
             sqlx::query_scalar("select shards from installation").fetch_one(&pool).await?;
         if let Some(asked) = shards
@@ -91,7 +113,10 @@ impl Log {
         .execute(&pool)
         .await?;
         let partitions = Arc::new(partition::Known::load(&pool).await?);
-        Ok(Log { pool, shards: stored, partitions, wake: Wake::new(stored) })
+        let archived = Arc::new(archived::Cache::default());
+        archived.reload(&pool).await?;
+        let doubts = (0..stored).map(|_| AtomicU32::new(0)).collect();
+        Ok(Log { pool, shards: stored, partitions, archived, wake: Wake::new(stored), doubts })
     }
 
     /// The same log over other connections, so that those who write do not wait for
@@ -131,6 +156,29 @@ impl Log {
         (hash % self.shards.unsigned_abs() as u64) as i16
     }
 
+    /// Which installation this is: the same as long as its database lives.
+    pub async fn installation(&self) -> Result<Uuid, sqlx::Error> {
+        sqlx::query_scalar("select id from installation").fetch_one(&self.pool).await
+    }
+
+    /// The archived months, as this process knows them.
+    pub fn archived(&self) -> Archived {
+        self.archived.get()
+    }
+
+    /// Looks again which months are archived.
+    pub async fn reload_archived(&self) -> Result<(), sqlx::Error> {
+        self.archived.reload(&self.pool).await
+    }
+
+    /// Makes the partitions of the present month and of those that come next.
+    pub async fn ensure_partitions_ahead(
+        &self,
+        now: chrono::DateTime<chrono::Utc>,
+    ) -> Result<(), sqlx::Error> {
+        self.partitions.ensure_ahead(&self.pool, now).await
+    }
+
     /// Makes sure that the months of `times` have their partitions.
     pub async fn ensure_partitions(
         &self,
@@ -145,10 +193,35 @@ impl Log {
         shard: i16,
         events: &[crate::event::Event],
     ) -> Result<Appended, AppendError> {
+        self.append_on(&mut None, shard, events).await
+    }
+
+    /// The same for who appends one batch after the other.
+    pub async fn append_on(
+        &self,
+        held: &mut Held,
+        shard: i16,
+        events: &[crate::event::Event],
+    ) -> Result<Appended, AppendError> {
         self.ensure_partitions(events.iter().map(|e| e.occurred_at)).await?;
-        let mut tx = self.pool.begin().await?;
-        let appended = append(&mut tx, shard, events).await?;
-        tx.commit().await?;
+        let doubts = usize::try_from(shard).ok().and_then(|shard| self.doubts.get(shard));
+        let doubt = doubts.map_or(0, |doubts| doubts.load(Ordering::Relaxed));
+        let expect = if doubt == 0 { Expect::New } else { Expect::Duplicates };
+        // One statement is a transaction of its own: one round trip.
+        let appended = silence::on_connection(&self.pool, held, async |connection| {
+            append_expecting(expect, connection, shard, events).await
+        });
+        let appended = appended.await;
+        if matches!(appended, Err(AppendError::Archived)) {
+            // So that whoever sends it again is told at the door.
+            self.reload_archived().await?;
+        }
+        let appended = appended?;
+        if let Some(doubts) = doubts {
+            let met = appended.stored() < events.len();
+            let doubt = if met { APPENDS_IN_DOUBT } else { doubt.saturating_sub(1) };
+            doubts.store(doubt, Ordering::Relaxed);
+        }
         if appended.stored() > 0 {
             self.wake.appended(shard, events);
         }

@@ -1,64 +1,118 @@
-//! Months of the log, made when they are needed.
+//! Partitions of the log: months, and years for what is long past.
 //!
 //! Guarantees that after [`Known::ensure`] an insert for these times finds its
-//! partition. Does not drop or archive anything.
+//! partition, and that whatever clocks say there is at most one a year before the
+//! months begin. Does not empty any: `archive` does.
 
 use std::collections::HashSet;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::{PoisonError, RwLock};
 
-use chrono::{DateTime, Datelike, Utc};
-use sqlx::{AssertSqlSafe, PgPool};
+use chrono::{DateTime, Datelike, NaiveDate, NaiveTime, Utc};
+use sqlx::{AssertSqlSafe, PgConnection, PgExecutor, PgPool};
+
+use super::silence::on_connection;
 
 /// Times before this year share one partition.
 const FIRST_YEAR: i32 = 2000;
+/// The last year that PostgreSQL's and RFC 3339's texts both write with four digits.
+const LAST_YEAR: i32 = 9999;
+/// Months made before they are needed, beside the present one.
+const MONTHS_AHEAD: usize = 2;
 
-/// A calendar month in UTC.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Month {
+/// The stretch of time of one partition, in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Span {
     year: i32,
-    month: u32,
+    /// 1 to 12; `None` is the whole year.
+    month: Option<u32>,
 }
 
-impl Month {
-    /// The month of a time, or `None` where the one old partition serves.
-    pub fn of(t: DateTime<Utc>) -> Option<Month> {
-        (t.year() >= FIRST_YEAR).then(|| Month { year: t.year(), month: t.month() })
+impl Span {
+    /// The month of a time, or its year if that lies before `months_from`, or `None`
+    /// where the one old partition serves.
+    pub fn of(t: DateTime<Utc>, months_from: i32) -> Option<Span> {
+        let month = (t.year() >= months_from).then(|| t.month());
+        (t.year() >= FIRST_YEAR).then(|| Span { year: t.year(), month })
     }
 
-    /// The month after this one.
-    pub fn next(self) -> Month {
+    /// The partition of a name, as [`Span::table`] writes it.
+    pub fn of_table(name: &str) -> Option<Span> {
+        let text = name.strip_prefix("event_")?;
+        let (year, month) = match text.split_once('_') {
+            Some((year, month)) => (year, Some(month.parse().ok()?)),
+            None => (text, None),
+        };
+        let span = Span { year: year.parse().ok()?, month };
+        let known = (FIRST_YEAR..=LAST_YEAR).contains(&span.year)
+            && month.is_none_or(|month| (1..=12).contains(&month));
+        (known && span.table() == name).then_some(span)
+    }
+
+    /// The one after this one, as long.
+    pub fn next(self) -> Span {
         match self.month {
-            12 => Month { year: self.year + 1, month: 1 },
-            m => Month { year: self.year, month: m + 1 },
+            Some(12) => Span { year: self.year + 1, month: Some(1) },
+            Some(month) => Span { month: Some(month + 1), ..self },
+            None => Span { year: self.year + 1, month: None },
         }
     }
 
-    /// `event_2026_01`.
+    /// `event_2026_01`, or `event_2019`.
     pub fn table(self) -> String {
-        format!("event_{:04}_{:02}", self.year, self.month)
+        match self.month {
+            Some(month) => format!("event_{:04}_{month:02}", self.year),
+            None => format!("event_{:04}", self.year),
+        }
     }
 
-    fn first_day(self) -> String {
-        format!("{:04}-{:02}-01T00:00:00Z", self.year, self.month)
+    /// The first moment.
+    pub fn since(self) -> DateTime<Utc> {
+        let day = NaiveDate::from_ymd_opt(self.year, self.month.unwrap_or(1), 1);
+        day.map_or(DateTime::<Utc>::MAX_UTC, |day| day.and_time(NaiveTime::MIN).and_utc())
+    }
+
+    /// The first moment after it.
+    pub fn until(self) -> DateTime<Utc> {
+        self.next().since()
     }
 }
 
-/// The months that this process knows to exist.
-pub struct Known(RwLock<HashSet<Month>>);
+/// Not a month, and not a year.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is no month: write it as 2026-01")]
+pub struct BadSpan(String);
+
+impl FromStr for Span {
+    type Err = BadSpan;
+
+    fn from_str(text: &str) -> Result<Span, BadSpan> {
+        let span = Span::of_table(&format!("event_{}", text.replace('-', "_")));
+        span.filter(|span| span.to_string() == text).ok_or_else(|| BadSpan(text.to_owned()))
+    }
+}
+
+impl fmt::Display for Span {
+    /// `2026-01`, or `2019`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04}", self.year)?;
+        self.month.map_or(Ok(()), |month| write!(f, "-{month:02}"))
+    }
+}
+
+/// The partitions that this process knows to exist.
+pub struct Known {
+    spans: RwLock<HashSet<Span>>,
+    months_from: i32,
+}
 
 impl Known {
     pub(super) async fn load(pool: &PgPool) -> Result<Known, sqlx::Error> {
-        let tables: Vec<String> = sqlx::query_scalar(
-            "select c.relname::text from pg_inherits i join pg_class c on c.oid = i.inhrelid \
-             where i.inhparent = 'event'::regclass",
-        )
-        .fetch_all(pool)
-        .await?;
-        let months = tables.iter().filter_map(|t| {
-            let (year, month) = t.strip_prefix("event_")?.split_once('_')?;
-            Some(Month { year: year.parse().ok()?, month: month.parse().ok()? })
-        });
-        Ok(Known(RwLock::new(months.collect())))
+        let months_from: i16 =
+            sqlx::query_scalar("select months_from from installation").fetch_one(pool).await?;
+        let spans = attached(pool).await?.into_iter().collect();
+        Ok(Known { spans: RwLock::new(spans), months_from: i32::from(months_from) })
     }
 
     pub(super) async fn ensure(
@@ -66,54 +120,116 @@ impl Known {
         pool: &PgPool,
         times: impl Iterator<Item = DateTime<Utc>>,
     ) -> Result<(), sqlx::Error> {
-        let missing: HashSet<Month> = {
-            let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-            times.filter_map(Month::of).filter(|m| !known.contains(m)).collect()
+        let missing: HashSet<Span> = {
+            let known = self.spans.read().unwrap_or_else(PoisonError::into_inner);
+            let spans = times.filter_map(|t| Span::of(t, self.months_from));
+            spans.filter(|span| !known.contains(span)).collect()
         };
-        for month in missing {
-            create(pool, month).await?;
-            self.0.write().unwrap_or_else(PoisonError::into_inner).insert(month);
+        for span in missing {
+            on_connection(pool, &mut None, async |connection| create(connection, span).await)
+                .await?;
+            self.spans.write().unwrap_or_else(PoisonError::into_inner).insert(span);
         }
         Ok(())
     }
+
+    /// Makes the present month and those that come next.
+    pub(super) async fn ensure_ahead(
+        &self,
+        pool: &PgPool,
+        now: DateTime<Utc>,
+    ) -> Result<(), sqlx::Error> {
+        let first = Span::of(now, self.months_from);
+        let ahead = std::iter::successors(first, |span| Some(span.next())).take(1 + MONTHS_AHEAD);
+        self.ensure(pool, ahead.map(Span::since)).await
+    }
 }
 
-/// Makes a month and attaches it.
+/// The months and years that are part of `event` now, oldest first.
+pub async fn attached<'c>(from: impl PgExecutor<'c>) -> Result<Vec<Span>, sqlx::Error> {
+    let tables: Vec<String> = sqlx::query_scalar(
+        "select c.relname::text from pg_inherits i join pg_class c on c.oid = i.inhrelid \
+         where i.inhparent = 'event'::regclass",
+    )
+    .fetch_all(from)
+    .await?;
+    let mut spans: Vec<Span> = tables.iter().filter_map(|table| Span::of_table(table)).collect();
+    spans.sort_by_key(|span| span.since());
+    Ok(spans)
+}
+
+/// Makes a partition and attaches it, in one statement: who is frozen in the middle holds
+/// nobody up.
 ///
 /// Attaching takes a lock that lets appends go on, where CREATE … PARTITION OF
 /// would stop them all. The advisory lock makes two processes that need the same
-/// month take turns.
-async fn create(pool: &PgPool, month: Month) -> Result<(), sqlx::Error> {
+/// one take turns.
+async fn create(connection: &mut PgConnection, span: Span) -> Result<(), sqlx::Error> {
     const PARTITIONS_LOCK: i64 = 0x0076_6974_616c_7301;
-    let table = month.table();
-    let mut tx = pool.begin().await?;
-    sqlx::query("select pg_advisory_xact_lock($1)").bind(PARTITIONS_LOCK).execute(&mut *tx).await?;
-    let exists: bool = sqlx::query_scalar("select to_regclass($1) is not null")
-        .bind(&table)
-        .fetch_one(&mut *tx)
-        .await?;
-    if !exists {
-        // The name is made of two numbers; nothing from outside gets here.
-        let sql = format!(
-            "create table {table} (like event including all); \
-             alter table event attach partition {table} for values from ('{}') to ('{}')",
-            month.first_day(),
-            month.next().first_day()
-        );
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await?;
-    }
-    tx.commit().await
+    let table = span.table();
+    // The name is made of two numbers; nothing from outside gets here.
+    let sql = format!(
+        "do $$ begin \
+             perform pg_advisory_xact_lock({PARTITIONS_LOCK}); \
+             if to_regclass('{table}') is null then \
+                 create table {table} (like event including all); \
+                 {attach}; \
+             end if; \
+         end $$",
+        attach = attach(&table, span)
+    );
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(|_| ())
+}
+
+/// The statement that makes a table the partition of a span.
+pub(super) fn attach(table: &str, span: Span) -> String {
+    let (since, until) = bounds(span);
+    format!("alter table event attach partition {table} for values from ('{since}') to ('{until}')")
+}
+
+/// A span's first moment and the first after it, as PostgreSQL reads them.
+pub(super) fn bounds(span: Span) -> (String, String) {
+    let text = |t: DateTime<Utc>| t.format("%Y-%m-%dT%H:%M:%SZ").to_string();
+    (text(span.since()), text(span.until()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn of(t: &str) -> Option<Span> {
+        Span::of(t.parse().unwrap(), 2025)
+    }
+
     #[test]
-    fn months_follow_each_other_and_old_times_have_none() {
-        let december = Month::of("2025-12-31T23:59:59.999999Z".parse().unwrap()).unwrap();
-        assert_eq!(december.table(), "event_2025_12");
-        assert_eq!(december.next().first_day(), "2026-01-01T00:00:00Z");
-        assert_eq!(Month::of("1999-12-31T23:59:59Z".parse().unwrap()), None);
+    fn months_follow_each_other_years_come_before_and_old_times_have_none() {
+        let december = of("2025-12-31T23:59:59.999999Z").unwrap();
+        assert_eq!(
+            (december.table(), december.to_string()),
+            ("event_2025_12".into(), "2025-12".into())
+        );
+        assert_eq!(bounds(december).1, "2026-01-01T00:00:00Z");
+        assert_eq!(december.until(), december.next().since());
+        let year = of("2024-12-31T23:59:59Z").unwrap();
+        assert_eq!((year.table(), year.to_string()), ("event_2024".into(), "2024".into()));
+        assert_eq!(year.until(), of("2025-01-01T00:00:00Z").unwrap().since());
+        assert_eq!(of("1999-12-31T23:59:59Z"), None);
+    }
+
+    #[test]
+    fn a_span_is_found_again_by_its_table_and_by_nothing_else() {
+        for t in ["2025-12-01T00:00:00Z", "2007-06-01T00:00:00Z"] {
+            assert_eq!(Span::of_table(&of(t).unwrap().table()), of(t));
+        }
+        for name in [
+            "event_before_2000",
+            "event_2025_13",
+            "event_2025_1",
+            "event_99",
+            "event_1999",
+            "gone_event_2025_12",
+        ] {
+            assert_eq!(Span::of_table(name), None, "{name}");
+        }
     }
 }

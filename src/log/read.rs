@@ -134,7 +134,7 @@ pub fn decode_events(shard: i16, rows: &[PgRow]) -> Result<Vec<Recorded>, sqlx::
 
 /// One allocation a tenant instead of one an event.
 #[derive(Default)]
-struct Tenants(HashMap<String, Arc<str>>);
+pub(super) struct Tenants(HashMap<String, Arc<str>>);
 
 impl Tenants {
     fn get(&mut self, name: &str) -> Arc<str> {
@@ -147,7 +147,11 @@ impl Tenants {
     }
 }
 
-fn recorded(row: &PgRow, shard: i16, tenants: &mut Tenants) -> Result<Recorded, sqlx::Error> {
+pub(super) fn recorded(
+    row: &PgRow,
+    shard: i16,
+    tenants: &mut Tenants,
+) -> Result<Recorded, sqlx::Error> {
     let vital: Option<&str> = row.try_get("vital")?;
     let vital = vital
         .map(|name| name.parse())

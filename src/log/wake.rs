@@ -14,6 +14,7 @@ use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 use tokio::sync::watch;
 
+use super::answered;
 use crate::event::{Event, READING};
 
 /// How long anybody sleeps without looking for himself.
@@ -119,12 +120,9 @@ impl Wake {
 
     /// Tells the others once, for commands that end.
     pub async fn notify(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
-        sqlx::query("select pg_notify($1, $2)")
-            .bind(CHANNEL)
-            .bind(&*self.id)
-            .execute(pool)
-            .await
-            .map(|_| ())
+        let notify =
+            sqlx::query("select pg_notify($1, $2)").bind(CHANNEL).bind(&*self.id).execute(pool);
+        answered(notify).await.map(|_| ())
     }
 
     async fn tell(&self, pool: &PgPool) {
@@ -150,7 +148,9 @@ impl Wake {
         let mut listener = PgListener::connect_with(pool).await?;
         listener.listen(CHANNEL).await?;
         loop {
-            if listener.recv().await?.payload() == &*self.id {
+            // Our own come back to us: silence is a calm ward, or a connection whose other
+            // side has vanished. Whatever was missed is found by the timer.
+            if answered(listener.recv()).await?.payload() == &*self.id {
                 continue;
             }
             for shard in 0..self.shards.len() {
