@@ -1,8 +1,11 @@
+-- follows: happenings
+-- pace: 5 ms
+--
 -- Folds shard $1, positions ($2, $3], which lie in the times [$4, $5].
 -- Reduces to one row an alert first; a later window adds what an earlier one lacked.
 with said as (
     select tenant, patient_id, (data ->> 'alertId')::uuid as id, data ->> 'state' as said,
-           data, occurred_at, recorded_at, position
+           event_data(type, data) as data, occurred_at, recorded_at, position
     from event
     where shard = $1 and position > $2 and position <= $3
       and occurred_at >= $4 and occurred_at <= $5
@@ -14,6 +17,8 @@ with said as (
            min(recorded_at) filter (where said in ('raised', 'missed')) as raised_at,
            (array_agg(data order by position) filter (where said = 'cleared'))[1] as cleared,
            (array_agg(occurred_at order by position) filter (where said = 'cleared'))[1] as cleared_since,
+           -- A correction took its ground away: it should never have been.
+           bool_or(said = 'retracted') as retracted,
            (array_agg(data -> 'acknowledged' order by position)
                filter (where said = 'acknowledged'))[1] as acknowledged,
            max(position) as position
@@ -22,7 +27,8 @@ with said as (
 )
 insert into alert as a
 select $1, tenant, patient_id, id,
-       case when cleared is not null then 'cleared'
+       case when retracted then 'retracted'
+            when cleared is not null then 'cleared'
             when raised ->> 'state' = 'missed' then 'missed'
             else 'active' end,
        raised ->> 'event', raised ->> 'priority', raised ->> 'rule', (raised ->> 'ruleVersion')::int,
@@ -32,7 +38,8 @@ select $1, tenant, patient_id, id,
        cleared_since, (cleared ->> 'value')::float8, acknowledged::text, position
 from reduced
 on conflict (shard, tenant, patient_id, id) do update
-   set state         = case when excluded.cleared_since is not null then 'cleared' else a.state end,
+   set state         = case when 'retracted' in (a.state, excluded.state) then 'retracted'
+                            when excluded.cleared_since is not null then 'cleared' else a.state end,
        cleared_since = coalesce(a.cleared_since, excluded.cleared_since),
        cleared_value = coalesce(a.cleared_value, excluded.cleared_value),
        acknowledged  = coalesce(a.acknowledged, excluded.acknowledged),

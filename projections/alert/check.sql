@@ -1,19 +1,24 @@
--- What shard $1 should hold at position $2, recomputed by another road (the raising
+-- What shard $1 should hold at position $2, of the patients ($3, $4) or of all when these
+-- are null, recomputed by another road (the raising
 -- event joined with the first clearing and the first acknowledgement), against what
 -- it holds. No row means correct.
 with said as (
     select tenant, patient_id, (data ->> 'alertId')::uuid as id, data ->> 'state' as said,
-           data, occurred_at, recorded_at, position
+           event_data(type, data) as data, occurred_at, recorded_at, position
     from event
     where shard = $1 and position <= $2 and type <> 'reading'
       and (type = 'alert_acknowledged' or type ~ '^[A-Z]') and patient_id <> '_tenant'
+      and ($3::text[] is null or (tenant, patient_id) in (select * from unnest($3::text[], $4::text[])))
 ), cleared as (
     select distinct on (id) * from said where said = 'cleared' order by id, position
+), retracted as (
+    select distinct id from said where said = 'retracted'
 ), acknowledged as (
     select distinct on (id) * from said where said = 'acknowledged' order by id, position
 ), expected as (
     select r.tenant, r.patient_id, r.id,
-           case when c.position is not null then 'cleared'
+           case when t.id is not null then 'retracted'
+                when c.position is not null then 'cleared'
                 when r.said = 'missed' then 'missed' else 'active' end as state,
            r.data ->> 'event' as event, r.data ->> 'priority' as priority, r.data ->> 'rule' as rule,
            (r.data ->> 'ruleVersion')::int as rule_version, (r.data ->> 'vital')::vital as vital,
@@ -25,12 +30,14 @@ with said as (
     from said r
     left join cleared c on c.id = r.id
     left join acknowledged a on a.id = r.id
+    left join retracted t on t.id = r.id
     where r.said in ('raised', 'missed')
 ), found as (
     select tenant, patient_id, id, state, event, priority, rule,
            rule_version, vital, unit, device_id, reading_position, value, since, raised_at,
            cleared_since, cleared_value, acknowledged
     from alert where shard = $1
+      and ($3::text[] is null or (tenant, patient_id) in (select * from unnest($3::text[], $4::text[])))
 )
 select coalesce(e.tenant, f.tenant) || '/' || coalesce(e.patient_id, f.patient_id)
          || '/' || coalesce(e.id, f.id)::text as key,

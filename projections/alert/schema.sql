@@ -4,7 +4,7 @@ create table alert (
     tenant           text        not null,
     patient_id       text        not null,
     id               uuid        not null,
-    state            text        not null,   -- active, cleared, missed
+    state            text        not null,   -- active, cleared, missed, retracted
     event            text,
     priority         text,
     rule             text,

@@ -1,14 +1,28 @@
+-- follows: everything
+-- pace: 250 ms
+--
 -- Folds shard $1, positions ($2, $3], which lie in the times [$4, $5].
+with heard_of as (
+    select tenant, patient_id, min(recorded_at) as recorded_at
+    from event
+    where shard = $1 and position > $2 and position <= $3
+      and occurred_at >= $4 and occurred_at <= $5
+      and type in ('reading', 'patient_registered')
+    group by tenant, patient_id
+-- Few, and found by the index of what is no reading.
+), registered as (
+    select distinct on (tenant, patient_id)
+           tenant, patient_id, data -> 'record' as record, position
+    from event
+    where shard = $1 and position > $2 and position <= $3
+      and occurred_at >= $4 and occurred_at <= $5
+      and type <> 'reading' and type = 'patient_registered'
+    order by tenant, patient_id, position desc
+)
 insert into patient as p
-select $1, tenant, patient_id, min(recorded_at),
-       (array_agg(data -> 'record' ->> 'ward' order by position desc) filter (where type = 'patient_registered'))[1],
-       (array_agg(data ->> 'record' order by position desc) filter (where type = 'patient_registered'))[1],
-       max(position) filter (where type = 'patient_registered')
-from event
-where shard = $1 and position > $2 and position <= $3
-  and occurred_at >= $4 and occurred_at <= $5
-  and type in ('reading', 'patient_registered')
-group by tenant, patient_id
+select $1, tenant, patient_id, heard_of.recorded_at, record ->> 'ward', record::text, position
+from heard_of
+left join registered using (tenant, patient_id)
 on conflict (shard, tenant, patient_id) do update
    set ward = excluded.ward, record = excluded.record, position = excluded.position
  where excluded.position is not null

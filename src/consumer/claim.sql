@@ -14,7 +14,9 @@ with claimed as (
       from claimed
      where c.shard = claimed.shard and c.consumer = claimed.consumer
 )
-select claimed.after, claimed.upto, claimed.head, times.since, times.until
+select claimed.after, claimed.upto, claimed.head, times.since, times.until,
+       -- Whether there is somebody to be left out.
+       exists (select from parked where shard = $1 and consumer = $2) as parked
 from claimed
 -- Where in time these positions lie: a commit that reaches beyond them still begins
 -- within one append ($4) of them.

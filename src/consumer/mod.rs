@@ -7,7 +7,10 @@
 //! shares the shards between them, and no leader is needed.
 //!
 //! Does not guarantee when: a wake-up is a hint, a timer stands behind it, and an
-//! error is tried again after a pause, visibly, until it is mended. It never skips.
+//! error is tried again after a pause, visibly, until it is mended. It never skips: an
+//! event that cannot be acted on parks its patient, in writing (`park.rs`).
+
+mod park;
 
 use std::time::Duration;
 
@@ -15,7 +18,10 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
-use crate::log::{AppendError, EVENTS_PER_APPEND_MAX, Log, Window, signal_or_poll};
+pub(crate) use park::leave_out;
+pub use park::{Parked, act_apart, ask_to_resume, counts, parked, resume, resume_asked};
+
+use crate::log::{AppendError, EVENTS_PER_APPEND_MAX, Log, Window, answered, signal_or_poll};
 
 /// The pause after an error, before the same events are tried again.
 const RETRY_PAUSE_MS: u64 = 1_000;
@@ -47,6 +53,26 @@ pub enum ConsumerError {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// A projection's tables are of another text, which nobody knows any more.
+    #[error("the tables of {0} were made by an unknown version: they wait for their rebuild")]
+    Outdated(&'static str),
+}
+
+impl ConsumerError {
+    /// Whether it is an event, or what is remembered of its patient, that is wrong, so that
+    /// others can go on. What this version of the program does not know at all (a vital)
+    /// is no such error: a newer one will go on with it by itself.
+    pub fn is_of_an_event(&self) -> bool {
+        match self {
+            ConsumerError::Event { .. } | ConsumerError::State { .. } => true,
+            ConsumerError::Database(sqlx::Error::Database(error)) => {
+                // Cardinality, data and integrity: what values can bring about.
+                let class = error.code().and_then(|code| code.get(..2).map(str::to_owned));
+                matches!(class.as_deref(), Some("21" | "22" | "23"))
+            }
+            _ => false,
+        }
+    }
 }
 
 /// The name of the consumer that evaluates rules.
@@ -134,6 +160,39 @@ pub async fn lag(pool: &PgPool) -> Result<Vec<(String, i64)>, sqlx::Error> {
     .await
 }
 
+/// A consumer that has not read so far.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow, thiserror::Error)]
+#[error("{consumer} stands at position {position} of shard {shard}, before {upto}")]
+pub struct Unread {
+    /// Which.
+    pub consumer: String,
+    /// Where.
+    pub shard: i16,
+    /// Where it stands.
+    pub position: i64,
+    /// Where it should.
+    pub upto: i64,
+}
+
+/// The first consumer that has not read up to these positions of shards. The rules
+/// count also where they never began.
+pub async fn unread(pool: &PgPool, upto: &[(i16, i64)]) -> Result<Option<Unread>, sqlx::Error> {
+    let (shards, positions): (Vec<i16>, Vec<i64>) = upto.iter().copied().unzip();
+    sqlx::query_as(
+        "select n.consumer, u.shard, coalesce(c.position, 0) as position, u.position as upto \
+         from unnest($1::smallint[], $2::bigint[]) as u (shard, position) \
+         cross join (select consumer from checkpoint union select $3) n \
+         left join checkpoint c on c.shard = u.shard and c.consumer = n.consumer \
+         where coalesce(c.position, 0) < u.position \
+         order by n.consumer, u.shard limit 1",
+    )
+    .bind(shards)
+    .bind(positions)
+    .bind(RULES)
+    .fetch_optional(pool)
+    .await
+}
+
 /// A row of `claim.sql`.
 #[derive(sqlx::FromRow)]
 struct Claimed {
@@ -142,13 +201,27 @@ struct Claimed {
     head: i64,
     since: Option<DateTime<Utc>>,
     until: Option<DateTime<Utc>>,
+    parked: bool,
 }
 
-/// Takes one step on a shard: claim, act, move the checkpoint, commit.
+/// Takes one step on a shard: claim, act, move the checkpoint, commit. When an event of
+/// it cannot be acted on, once more: apart, so that only its patient is parked.
 pub async fn step<C: Consumer>(
     pool: &PgPool,
     consumer: &C,
     shard: i16,
+) -> Result<Step, ConsumerError> {
+    match try_step(pool, consumer, shard, false).await {
+        Err(error) if error.is_of_an_event() => try_step(pool, consumer, shard, true).await,
+        stepped => stepped,
+    }
+}
+
+async fn try_step<C: Consumer>(
+    pool: &PgPool,
+    consumer: &C,
+    shard: i16,
+    apart: bool,
 ) -> Result<Step, ConsumerError> {
     let mut tx = pool.begin().await?;
     let claimed: Option<Claimed> = sqlx::query_as(include_str!("claim.sql"))
@@ -158,15 +231,23 @@ pub async fn step<C: Consumer>(
         .bind(EVENTS_PER_APPEND_MAX as i64)
         .fetch_optional(&mut *tx)
         .await?;
-    let Some(Claimed { after, upto, head, since, until }) = claimed else {
+    let Some(Claimed { after, upto, head, since, until, parked }) = claimed else {
         tx.rollback().await?;
         return Ok(Step::Idle);
     };
     if let (Some(since), Some(until)) = (since, until) {
         let window = Window { shard, after, to: upto, since, until };
-        let done = consumer.act(&mut tx, &window).await?;
+        let done = if apart {
+            act_apart(&mut tx, consumer, window).await?
+        } else {
+            if parked {
+                leave_out(&mut tx, consumer.name()).await?;
+            }
+            let done = consumer.act(&mut tx, &window).await?;
+            vec![(window, done)]
+        };
         tx.commit().await?;
-        consumer.committed(&window, done);
+        done.into_iter().for_each(|(window, done)| consumer.committed(&window, done));
     } else {
         // Positions that duplicates left empty.
         tx.commit().await?;
@@ -191,7 +272,7 @@ pub async fn run<C: Consumer>(
         // Marked as seen before looking, so that a move in between wakes us.
         moved.mark_unchanged();
         urgent.mark_unchanged();
-        match step(&pool, &*consumer, shard).await {
+        match answered(step(&pool, &*consumer, shard)).await {
             Ok(Step::Behind) => continue,
             Ok(Step::CaughtUp) => {
                 tokio::select! {
@@ -205,7 +286,7 @@ pub async fn run<C: Consumer>(
                 let name = consumer.name();
                 metrics::counter!("vitals_consumer_errors_total", "consumer" => name.to_owned())
                     .increment(1);
-                tracing::error!(consumer = name, shard, %error, "stopped at this event; trying again");
+                tracing::error!(consumer = name, shard, %error, "stopped in this window; trying again");
                 tokio::select! {
                     () = stop.cancelled() => {}
                     () = tokio::time::sleep(Duration::from_millis(RETRY_PAUSE_MS)) => {}

@@ -1,26 +1,31 @@
 //! Projections: tables folded from the log by SQL.
 //!
-//! A projection is a folder `projections/NAME/` of three statements: `schema.sql`
-//! makes its tables, `apply.sql` folds a window of one shard into them, `check.sql`
-//! recomputes them from the log by another road and returns what differs.
+//! A projection is a folder `projections/NAME/`, and nothing else: `schema.sql` makes its
+//! tables, `apply.sql` folds a window of one shard into them and says in its first lines
+//! what it follows and its pace, `check.sql` recomputes them from the log by another road
+//! and returns what differs, and `carry.sql`, if there is one, takes over what the log no
+//! longer holds. `build.rs` makes the list.
 //!
 //! Guarantees that a table is exactly the fold of its shard up to its checkpoint,
-//! whatever the batches were, and that changed SQL leads to a rebuild. Does not
+//! whatever the batches were, but for patients that are parked; that changed SQL leads to
+//! a rebuild, and that until then the old text goes on folding the old tables. Does not
 //! guarantee that a table is up to date: readers compare checkpoint and head.
 
 mod check;
 mod rebuild;
+mod self_check;
 
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 use crate::consumer::{Consumer, ConsumerError, Follows, Step, register, step};
 use crate::log::{Log, Window};
 
-pub use check::{Difference, check};
-pub use rebuild::{RebuildError, Rebuilt, rebuild};
+pub use check::{Difference, check, check_patients};
+pub use rebuild::{RebuildError, Rebuilt, compare, rebuild};
+pub use self_check::{check_always, check_some, drifting};
 
 /// The most positions of one step: bounds how long a step holds its row locks.
 const WINDOW_POSITIONS_MAX: i64 = 20_000;
@@ -40,34 +45,14 @@ pub struct Projection {
     /// Under steady load a fold is worth more than its latency: steps are this far
     /// apart, so that each folds many readings into few rows.
     pace_ms: u64,
-    schema: &'static str,
+    /// Makes its tables.
+    pub schema: &'static str,
     apply: &'static str,
     check: &'static str,
+    carry: Option<&'static str>,
 }
 
-macro_rules! projection {
-    ($name:literal, $follows:ident, $pace_ms:literal) => {
-        Projection {
-            name: $name,
-            consumer: concat!("projection:", $name),
-            follows: Follows::$follows,
-            pace_ms: $pace_ms,
-            schema: include_str!(concat!("../../projections/", $name, "/schema.sql")),
-            apply: include_str!(concat!("../../projections/", $name, "/apply.sql")),
-            check: include_str!(concat!("../../projections/", $name, "/check.sql")),
-        }
-    };
-}
-
-/// The newest reading of every vital.
-pub const CURRENT_VITALS: Projection = projection!("current_vitals", Everything, 50);
-/// Alerts and what became of them.
-pub const ALERT: Projection = projection!("alert", Happenings, 5);
-/// The directory of patients.
-pub const PATIENT: Projection = projection!("patient", Everything, 250);
-
-/// Every projection.
-pub static ALL: [Projection; 3] = [CURRENT_VITALS, ALERT, PATIENT];
+include!(concat!(env!("OUT_DIR"), "/projections.rs"));
 
 /// The projection of a name.
 pub fn named(name: &str) -> Option<&'static Projection> {
@@ -81,15 +66,35 @@ impl Projection {
         connection: &mut PgConnection,
         window: &Window,
     ) -> Result<(), sqlx::Error> {
-        sqlx::query(self.apply)
-            .bind(window.shard)
-            .bind(window.after)
-            .bind(window.to)
-            .bind(window.since)
-            .bind(window.until)
-            .execute(connection)
-            .await?;
+        fold(connection, window, sqlx::query(self.apply)).await
+    }
+
+    /// The same into the live tables, by the text that made them.
+    async fn apply_live(
+        &self,
+        connection: &mut PgConnection,
+        window: &Window,
+    ) -> Result<(), ConsumerError> {
+        // Read under the checkpoint's lock, which a swap takes as well.
+        let (made_by, apply): (String, Option<String>) =
+            sqlx::query_as("select sql_hash, apply_sql from projection where name = $1")
+                .bind(self.name)
+                .fetch_one(&mut *connection)
+                .await?;
+        match apply {
+            _ if made_by == self.sql_hash() => self.apply(connection, window).await?,
+            Some(apply) => {
+                // Written by a program of another version, from a folder as ours.
+                fold(connection, window, sqlx::query(AssertSqlSafe(apply))).await?;
+            }
+            None => return Err(ConsumerError::Outdated(self.name)),
+        }
         Ok(())
+    }
+
+    /// The fold itself: a statement over a shard, positions and times.
+    pub fn apply_sql(&self) -> &'static str {
+        self.apply
     }
 
     /// What its tables are made by: another text means other tables.
@@ -99,44 +104,88 @@ impl Projection {
     }
 }
 
+type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+
+async fn fold(
+    connection: &mut PgConnection,
+    window: &Window,
+    apply: Query<'_>,
+) -> Result<(), sqlx::Error> {
+    apply
+        .bind(window.shard)
+        .bind(window.after)
+        .bind(window.to)
+        .bind(window.since)
+        .bind(window.until)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
 /// Makes the tables of projections that are new, and rebuilds those whose SQL has
 /// changed. Several instances may start at once; one does the work.
 pub async fn install(log: &Log) -> Result<(), RebuildError> {
+    create(log).await?;
+    renew(log).await
+}
+
+/// Makes the tables of projections that are new. Those of another text stay as they are,
+/// and are folded by it.
+pub async fn create(log: &Log) -> Result<(), sqlx::Error> {
     for projection in &ALL {
-        while !create(log, projection).await? {
+        let mut tx = log.pool().begin().await?;
+        sqlx::query("select pg_advisory_xact_lock(hashtext('vitals projections'))")
+            .execute(&mut *tx)
+            .await?;
+        match made_by(&mut tx, projection).await? {
+            None => {
+                sqlx::raw_sql(projection.schema).execute(&mut *tx).await?;
+                remember(&mut tx, projection).await?;
+                register(&mut tx, projection.consumer, log.shards()).await?;
+            }
+            // Made before texts were kept.
+            Some(hash) if hash == projection.sql_hash() => remember(&mut tx, projection).await?,
+            Some(_) => {}
+        }
+        tx.commit().await?;
+    }
+    Ok(())
+}
+
+/// Rebuilds the projections whose SQL has changed, one after the other, while the old
+/// tables are read.
+pub async fn renew(log: &Log) -> Result<(), RebuildError> {
+    for projection in &ALL {
+        loop {
+            let made_by = made_by(&mut *log.pool().acquire().await?, projection).await?;
+            if made_by == Some(projection.sql_hash()) {
+                break;
+            }
             tracing::info!(projection = projection.name, "its SQL has changed: rebuilding");
             match rebuild(log, projection, |_, _| {}).await {
                 // Another instance started at the same time: wait for its result.
                 Err(RebuildError::Busy(_)) => {
                     tokio::time::sleep(Duration::from_millis(BUSY_PAUSE_MS)).await;
                 }
-                rebuilt => drop(rebuilt?),
+                rebuilt => {
+                    let positions = rebuilt?.positions;
+                    tracing::info!(projection = projection.name, positions, "rebuilt");
+                }
             }
         }
     }
     Ok(())
 }
 
-/// Makes a new projection's tables. `false` when it exists by another text.
-async fn create(log: &Log, projection: &Projection) -> Result<bool, sqlx::Error> {
-    let mut tx = log.pool().begin().await?;
-    sqlx::query("select pg_advisory_xact_lock(hashtext('vitals projections'))")
-        .execute(&mut *tx)
-        .await?;
-    let stored: Option<String> =
-        sqlx::query_scalar("select sql_hash from projection where name = $1")
-            .bind(projection.name)
-            .fetch_optional(&mut *tx)
-            .await?;
-    if let Some(stored) = stored {
-        tx.rollback().await?;
-        return Ok(stored == projection.sql_hash());
-    }
-    sqlx::raw_sql(projection.schema).execute(&mut *tx).await?;
-    remember(&mut tx, projection).await?;
-    register(&mut tx, projection.consumer, log.shards()).await?;
-    tx.commit().await?;
-    Ok(true)
+/// The hash of the text that made a projection's tables; `None` when there are none.
+async fn made_by(
+    connection: &mut PgConnection,
+    projection: &Projection,
+) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar("select sql_hash from projection where name = $1")
+        .bind(projection.name)
+        .fetch_optional(connection)
+        .await
 }
 
 async fn remember(
@@ -144,11 +193,14 @@ async fn remember(
     projection: &Projection,
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "insert into projection (name, sql_hash) values ($1, $2) \
-         on conflict (name) do update set sql_hash = excluded.sql_hash",
+        "insert into projection (name, sql_hash, apply_sql, check_sql) values ($1, $2, $3, $4) \
+         on conflict (name) do update set sql_hash = excluded.sql_hash, \
+             apply_sql = excluded.apply_sql, check_sql = excluded.check_sql",
     )
     .bind(projection.name)
     .bind(projection.sql_hash())
+    .bind(projection.apply)
+    .bind(projection.check)
     .execute(connection)
     .await?;
     Ok(())
@@ -206,6 +258,6 @@ impl Consumer for Apply {
     }
 
     async fn act(&self, tx: &mut PgConnection, window: &Window) -> Result<(), ConsumerError> {
-        Ok(self.0.apply(tx, window).await?)
+        self.0.apply_live(tx, window).await
     }
 }

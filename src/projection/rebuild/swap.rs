@@ -1,0 +1,180 @@
+//! The end of a rebuild: new and live tables at the same positions, compared, swapped.
+//!
+//! Guarantees one transaction: before it the old tables, after it the new ones, with the
+//! checkpoints that belong to them. The live fold waits meanwhile; readers wait only while
+//! names are exchanged.
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+
+use super::{Beside, Purpose, run};
+use crate::consumer::{ConsumerError, act_apart, register};
+use crate::log::{Log, Window};
+use crate::projection::{Apply, remember};
+
+impl Beside {
+    /// Compares, and swaps if that is what it is for. The positions that the new tables
+    /// stood at, and in how many rows the live ones were otherwise.
+    pub(super) async fn swap(
+        &self,
+        log: &Log,
+        connection: &mut PgConnection,
+        reached: Vec<(i16, i64)>,
+        purpose: Purpose,
+    ) -> Result<(i64, Option<i64>), ConsumerError> {
+        let (projection, schema) = (self.projection, &self.schema);
+        let mut tx = connection.begin().await?;
+        register(&mut tx, projection.consumer, log.shards()).await?;
+        // From here the live fold waits.
+        let live: Vec<(i16, i64)> = sqlx::query_as(
+            "select shard, position from checkpoint where consumer = $1 order by shard for update",
+        )
+        .bind(projection.consumer)
+        .fetch_all(&mut *tx)
+        .await?;
+        let stored = crate::projection::made_by(&mut tx, projection).await?;
+        let comparable = stored == Some(projection.sql_hash());
+        let mut positions = 0;
+        for ((shard, rebuilt), (_, live)) in reached.into_iter().zip(live) {
+            let at = live.max(rebuilt);
+            self.advance(&mut tx, shard, rebuilt, at).await?;
+            if comparable && live < at {
+                run(&mut tx, "set local search_path = public").await?;
+                let window = Window::between(&mut tx, shard, live, at).await?;
+                act_apart(&mut tx, &Apply(projection), window).await?;
+            }
+            sqlx::query("update checkpoint set position = $3 where consumer = $1 and shard = $2")
+                .bind(projection.consumer)
+                .bind(shard)
+                .bind(at)
+                .execute(&mut *tx)
+                .await?;
+            positions += at;
+        }
+        self.look_here(&mut tx).await?;
+        if let Some(carry) = projection.carry {
+            sqlx::query(carry).execute(&mut *tx).await?;
+        }
+        let tables = self.tables(&mut tx).await?;
+        let mut differing = comparable.then_some(0);
+        for table in &tables {
+            if let Some(differing) = &mut differing {
+                *differing += self.count_differing(&mut tx, table).await?;
+            }
+        }
+        if purpose == Purpose::Compare {
+            tx.rollback().await?;
+            self.drop_new(connection).await?;
+            return Ok((positions, differing));
+        }
+        // What was committed with it off is on disk before the old tables go.
+        run(&mut tx, "set local synchronous_commit = on").await?;
+        for table in &tables {
+            run(&mut tx, &format!(
+                "drop table if exists public.{table}; alter table {schema}.{table} set schema public"
+            )).await?;
+        }
+        remember(&mut tx, projection).await?;
+        self.take_over(&mut tx).await?;
+        run(&mut tx, &format!("drop schema {schema}")).await?;
+        tx.commit().await?;
+        Ok((positions, differing))
+    }
+
+    /// Leaves everything as if there had been no rebuild.
+    async fn drop_new(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let mut tx = connection.begin().await?;
+        run(&mut tx, &format!("drop schema {} cascade", self.schema)).await?;
+        sqlx::query("delete from parked where consumer = $1")
+            .bind(&self.consumer)
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query("delete from rebuilding where name = $1")
+            .bind(self.projection.name)
+            .execute(&mut *tx)
+            .await?;
+        tx.commit().await
+    }
+
+    /// The new tables first, whatever was looked at before.
+    async fn look_here(&self, tx: &mut PgConnection) -> Result<(), sqlx::Error> {
+        run(tx, &format!("set local search_path = {}, public", self.schema)).await
+    }
+
+    async fn advance(
+        &self,
+        tx: &mut PgConnection,
+        shard: i16,
+        after: i64,
+        to: i64,
+    ) -> Result<(), ConsumerError> {
+        self.look_here(tx).await?;
+        if after < to {
+            let window = Window::between(tx, shard, after, to).await?;
+            act_apart(tx, self, window).await?;
+        }
+        Ok(())
+    }
+
+    async fn tables(&self, tx: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
+        sqlx::query_scalar(
+            "select relname::text from pg_class \
+             where relkind = 'r' and relnamespace = to_regnamespace($1) order by 1",
+        )
+        .bind(&self.schema)
+        .fetch_all(tx)
+        .await
+    }
+
+    /// In how many rows a new and a live table differ, of patients that neither has parked.
+    async fn count_differing(
+        &self,
+        tx: &mut PgConnection,
+        table: &str,
+    ) -> Result<i64, sqlx::Error> {
+        let (new, live) = (format!("{}.{table}", self.schema), format!("public.{table}"));
+        let (ours, theirs) = (&self.consumer, self.projection.consumer);
+        let rows = |table: &str| {
+            format!(
+                "select x::text as row from {table} x \
+                 where not exists (select from parked p \
+                                   where p.consumer in ('{ours}', '{theirs}') and p.shard = x.shard \
+                                     and p.tenant = x.tenant and p.patient_id = x.patient_id)"
+            )
+        };
+        let (new, live) = (rows(&new), rows(&live));
+        // As text: json has no equality, and a float's text is exact. Sums first, because
+        // the live fold waits: almost always they are equal, and nothing is sorted.
+        let sum = |rows: &str| {
+            format!("(select (count(*), sum(hashtextextended(row, 0)::numeric)) from ({rows}) s)")
+        };
+        let equal = format!("select {} = {}", sum(&new), sum(&live));
+        let equal: Option<bool> =
+            sqlx::query_scalar(AssertSqlSafe(equal)).fetch_one(&mut *tx).await?;
+        if equal == Some(true) {
+            return Ok(0);
+        }
+        let sql = format!(
+            "select (select count(*) from ({new} except all {live}) a) \
+                  + (select count(*) from ({live} except all {new}) b)"
+        );
+        sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(tx).await
+    }
+
+    async fn take_over(&self, tx: &mut PgConnection) -> Result<(), sqlx::Error> {
+        sqlx::query("delete from parked where consumer = $1")
+            .bind(self.projection.consumer)
+            .execute(&mut *tx)
+            .await?;
+        for forget in
+            ["delete from drift where name = $1", "delete from rebuilding where name = $1"]
+        {
+            sqlx::query(forget).bind(self.projection.name).execute(&mut *tx).await?;
+        }
+        sqlx::query("update parked set consumer = $2 where consumer = $1")
+            .bind(&self.consumer)
+            .bind(self.projection.consumer)
+            .execute(tx)
+            .await?;
+        Ok(())
+    }
+}
