@@ -1,23 +1,15 @@
-//! A rule as it is written down.
+//! A rule, in types that cannot be wrong.
 //!
-//! Guarantees that a [`Rule`] can be evaluated as it is: its parts fit each other.
-//! Keys that this version does not evaluate are refused, never ignored: a rule that
-//! silently loses its delay would page too often.
+//! Guarantees that a [`Rule`] can be evaluated as it is: its parts were read by
+//! [`super::written`], which refuses what does not fit, and nobody else makes one.
+//! Does not judge anything: that is [`super::step`].
 
 use std::fmt;
-use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use chrono::{DateTime, FixedOffset, TimeDelta, Timelike, Utc};
 
-use crate::event::{Priority, is_fhir_id};
+use crate::event::Priority;
 use crate::vital::Vital;
-
-/// What a fresh tenant has active.
-const HIGH_HEART_RATE: &str = include_str!("../../fixtures/rules/high-heart-rate.toml");
-
-/// How old a reading may be when it is recorded and still page, unless the rule
-/// says otherwise.
-const LATENESS_DEFAULT: Duration = Duration::from_secs(120);
 
 /// A rule and its version.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,37 +22,82 @@ pub struct Rule {
     pub event: String,
     /// Of the alert.
     pub priority: Priority,
-    /// The vital that it judges.
-    pub vital: Vital,
-    /// How.
-    pub op: Op,
-    /// Against which number, in the vital's canonical unit.
-    pub value: f64,
-    /// A raised alert is cleared by the first reading that does not break this
-    /// number; equal to `value` unless the rule has hysteresis.
-    pub clear: f64,
+    /// Whether it pages.
+    pub mode: Mode,
+    /// What must hold.
+    pub when: When,
+    /// How long it must hold, on the readings' own time, before the alert is raised.
+    pub on_delay: TimeDelta,
+    /// How many readings must have said so.
+    pub samples_min: u32,
+    /// A longer silence between two readings begins the delays anew.
+    pub max_gap: Option<TimeDelta>,
+    /// How long it must not hold before the alert is cleared.
+    pub off_delay: TimeDelta,
+    /// Said again after this while the alert stands and nobody acknowledged it.
+    pub re_alarm: Option<TimeDelta>,
+    /// Only a person clears it.
+    pub latch: bool,
     /// Readings recorded later than this after they were measured page nobody.
-    pub lateness: Duration,
+    pub lateness: TimeDelta,
+    /// Whom it is for.
+    pub scope: Scope,
+    /// When it may raise; empty means always.
+    pub schedule: Vec<Hours>,
+    /// What follows when nobody answers, in the order of time.
+    pub escalate: Vec<Escalation>,
+    /// Rules whose standing alert keeps this one from raising.
+    pub inhibited_by: Vec<String>,
+    /// Readings that the device itself trusts less are not used.
+    pub quality_min: Option<f32>,
+    /// How far a patient's own limit may move the number.
+    pub bounds: Option<Bounds>,
+    /// More pages than this a patient-day refuse its activation.
+    pub pages_max: Option<f64>,
+}
+
+/// The life of a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub enum Mode {
+    Draft,
+    Shadow,
+    Active,
+    Retired,
+}
+
+impl Mode {
+    /// All, in the order of a rule's life.
+    pub const ALL: [Mode; 4] = [Mode::Draft, Mode::Shadow, Mode::Active, Mode::Retired];
+
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Draft => "draft",
+            Mode::Shadow => "shadow",
+            Mode::Active => "active",
+            Mode::Retired => "retired",
+        }
+    }
 }
 
 /// A comparison.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Strictly above.
-    #[serde(rename = ">")]
     Above,
     /// At or above.
-    #[serde(rename = ">=")]
     AtLeast,
     /// Strictly below.
-    #[serde(rename = "<")]
     Below,
     /// At or below.
-    #[serde(rename = "<=")]
     AtMost,
 }
 
 impl Op {
+    /// All of them.
+    pub const ALL: [Op; 4] = [Op::Above, Op::AtLeast, Op::Below, Op::AtMost];
+
     /// Whether `value` breaks `limit`.
     pub fn breaks(self, value: f64, limit: f64) -> bool {
         match self {
@@ -70,149 +107,241 @@ impl Op {
             Op::AtMost => value <= limit,
         }
     }
-}
 
-impl fmt::Display for Op {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+    /// Whether larger values are the worse ones.
+    pub fn is_upward(self) -> bool {
+        matches!(self, Op::Above | Op::AtLeast)
+    }
+
+    /// As it is written.
+    pub fn sign(self) -> &'static str {
+        match self {
             Op::Above => ">",
             Op::AtLeast => ">=",
             Op::Below => "<",
             Op::AtMost => "<=",
-        })
+        }
     }
 }
 
-/// Why a text is no rule.
-#[derive(Debug, thiserror::Error)]
-pub enum RuleError {
-    /// No TOML, or keys that do not belong.
-    #[error("{0}")]
-    Toml(#[from] toml::de::Error),
-    /// Parts that do not fit each other.
-    #[error("rule {id}: {what}")]
-    Unfit {
-        /// The rule's id, as written.
-        id: String,
-        /// What does not fit, and the mend.
-        what: String,
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.sign())
+    }
+}
+
+/// A condition: a tree over leaves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct When {
+    /// How the leaves are joined.
+    pub tree: Node,
+    /// What is looked at, in the order in which it was written.
+    pub leaves: Vec<Leaf>,
+}
+
+/// A place in the tree.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Node {
+    /// The leaf of this number.
+    Leaf(usize),
+    /// Every one of them.
+    All(Vec<Node>),
+    /// At least one of them.
+    Any(Vec<Node>),
+    /// The contrary.
+    Not(Box<Node>),
+}
+
+/// One thing that can be looked at.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Leaf {
+    /// A value against a number.
+    Threshold {
+        /// Of what.
+        vital: Vital,
+        /// How.
+        op: Op,
+        /// Against this, in the canonical unit.
+        value: f64,
+        /// Once the alert stands, against this: hysteresis.
+        clear: f64,
+    },
+    /// A change over a time: the newest value less the extreme one in the time before.
+    Delta {
+        /// Of what.
+        vital: Vital,
+        /// How; upward compares a rise, downward a fall.
+        op: Op,
+        /// Against this change; negative for a fall.
+        value: f64,
+        /// Over this time.
+        within: TimeDelta,
+    },
+    /// So many readings that break a number.
+    Count {
+        /// Of what.
+        vital: Vital,
+        /// How.
+        op: Op,
+        /// Against this.
+        value: f64,
+        /// How many.
+        n: u32,
+        /// Out of what.
+        of: Of,
+    },
+    /// No reading for a time: of a vital, or of a device that had sent before.
+    Missing {
+        /// Of what; any of the device's when left out.
+        vital: Option<Vital>,
+        /// For how long.
+        after: TimeDelta,
+    },
+    /// NEWS2.
+    Score {
+        /// At least so many points.
+        at_least: Option<u32>,
+        /// Or three points in a single parameter.
+        any_three: bool,
+    },
+    /// A reading that no living patient shows.
+    Suspect {
+        /// Of what; anything when left out.
+        vital: Option<Vital>,
     },
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Written {
-    id: String,
-    event: String,
-    priority: Priority,
-    mode: Mode,
-    when: When,
-    clear: Option<Clear>,
-    #[serde(default, deserialize_with = "duration")]
-    lateness: Option<Duration>,
+/// Out of what a count counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// The last so many readings.
+    Last(u32),
+    /// The readings of this time.
+    Within(TimeDelta),
 }
 
-#[derive(Deserialize, PartialEq)]
-#[serde(rename_all = "snake_case")]
-enum Mode {
-    Active,
+/// Whom a rule is for. Who is not known to fit does not.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scope {
+    /// Wards; all when empty.
+    pub wards: Vec<String>,
+    /// Years of age, at least.
+    pub age_min: Option<u32>,
+    /// Years of age, at most.
+    pub age_max: Option<u32>,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct When {
-    vital: Vital,
-    op: Op,
-    value: f64,
+/// Hours of a day, in a fixed offset from UTC.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hours {
+    /// Days, Monday first; the day on which the hours begin.
+    pub days: [bool; 7],
+    /// Minutes after midnight, from here on.
+    pub from_minute: u32,
+    /// Until here, not included; before `from` means the day after.
+    pub to_minute: u32,
+    /// Where midnight is.
+    pub offset: FixedOffset,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Clear {
-    value: f64,
+impl Hours {
+    /// Whether a moment lies in them.
+    pub fn hold(&self, at: DateTime<Utc>) -> bool {
+        use chrono::Datelike;
+        let local = at.with_timezone(&self.offset);
+        let minute = local.hour() * 60 + local.minute();
+        let today = local.weekday().num_days_from_monday() as usize;
+        let day = |n: usize| self.days.get(n % 7).copied().unwrap_or(false);
+        if self.from_minute < self.to_minute {
+            return day(today) && (self.from_minute..self.to_minute).contains(&minute);
+        }
+        (day(today) && minute >= self.from_minute) || (day(today + 6) && minute < self.to_minute)
+    }
 }
 
-fn duration<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-    let text = String::deserialize(from)?;
-    humantime::parse_duration(&text).map(Some).map_err(serde::de::Error::custom)
+/// What follows when nobody answers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Escalation {
+    /// So long after the alert was raised.
+    pub after: TimeDelta,
+    /// Also when it was acknowledged.
+    pub even_acked: bool,
+    /// Under this name.
+    pub event: String,
+}
+
+/// How far a patient's own limit may go.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub struct Bounds {
+    pub low: f64,
+    pub high: f64,
+}
+
+impl Leaf {
+    /// Of what; `None` for every vital.
+    pub fn vital(&self) -> Option<Vital> {
+        match self {
+            Leaf::Threshold { vital, .. }
+            | Leaf::Delta { vital, .. }
+            | Leaf::Count { vital, .. } => Some(*vital),
+            Leaf::Missing { vital, .. } | Leaf::Suspect { vital } => *vital,
+            Leaf::Score { .. } => None,
+        }
+    }
 }
 
 impl Rule {
-    /// Reads a rule's TOML. `version` is the registry's, not the author's.
-    pub fn parse(text: &str, version: u32) -> Result<Rule, RuleError> {
-        let written: Written = toml::from_str(text)?;
-        // The only mode there is yet; another is refused while reading.
-        let Mode::Active = written.mode;
-        let id = written.id;
-        let unfit = |what: &str| RuleError::Unfit { id: id.clone(), what: what.to_owned() };
-        if !is_fhir_id(&id) {
-            return Err(unfit("the id must match [A-Za-z0-9\\-.]{1,64}"));
+    /// The rule's one comparison, if it is nothing but that: then nothing has to be
+    /// remembered of a patient who is well.
+    pub fn threshold(&self) -> Option<(Vital, Op, f64, f64)> {
+        match (&self.when.tree, &*self.when.leaves) {
+            (Node::Leaf(_), [Leaf::Threshold { vital, op, value, clear }]) => {
+                Some((*vital, *op, *value, *clear))
+            }
+            _ => None,
         }
-        let upper = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
-        if !written.event.starts_with(|c: char| c.is_ascii_uppercase())
-            || !written.event.chars().all(upper)
-        {
-            return Err(unfit("the event must be in upper case, as HIGH_HEART_RATE"));
-        }
-        let When { vital, op, value } = written.when;
-        let clear = written.clear.map_or(value, |c| c.value);
-        // A clearing number on the breaking side would clear while the rule holds.
-        let wrong_side = match op {
-            Op::Above | Op::AtLeast => clear > value,
-            Op::Below | Op::AtMost => clear < value,
-        };
-        if !value.is_finite() || !clear.is_finite() || wrong_side {
-            return Err(unfit("clear.value must lie on the safe side of when.value"));
-        }
-        Ok(Rule {
-            version,
-            event: written.event,
-            priority: written.priority,
-            vital,
-            op,
-            value,
-            clear,
-            lateness: written.lateness.unwrap_or(LATENESS_DEFAULT),
-            id,
+    }
+
+    /// Whether it looks at what is no sign of the patient but of the device.
+    pub fn looks_at_devices(&self) -> bool {
+        self.when
+            .leaves
+            .iter()
+            .any(|leaf| matches!(leaf, Leaf::Missing { .. } | Leaf::Suspect { .. }))
+    }
+
+    /// Whether it looks at silences.
+    pub fn has_missing(&self) -> bool {
+        self.when.leaves.iter().any(|leaf| matches!(leaf, Leaf::Missing { .. }))
+    }
+
+    /// Whether it looks at readings that no living patient shows.
+    pub fn has_suspect(&self) -> bool {
+        self.when.leaves.iter().any(|leaf| matches!(leaf, Leaf::Suspect { .. }))
+    }
+
+    /// Whether time alone can move it.
+    pub fn has_timers(&self) -> bool {
+        self.re_alarm.is_some() || !self.escalate.is_empty() || self.has_missing()
+    }
+
+    /// Whether a reading of this vital could change anything.
+    pub fn concerns(&self, vital: Vital) -> bool {
+        self.when.leaves.iter().any(|leaf| match leaf {
+            Leaf::Score { .. } => super::news2::PARAMETERS.contains(&vital),
+            leaf => leaf.vital().is_none_or(|of| of == vital),
         })
     }
-}
 
-/// The rules of a fresh tenant.
-pub fn default_rules() -> Result<Vec<Rule>, RuleError> {
-    Ok(vec![Rule::parse(HIGH_HEART_RATE, 1)?])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_default_rule_is_the_contracts() {
-        let rules = default_rules().unwrap();
-        let [rule] = &*rules else { panic!("one rule, not {}", rules.len()) };
-        assert_eq!((rule.id.as_str(), rule.event.as_str()), ("high-heart-rate", "HIGH_HEART_RATE"));
-        assert_eq!(
-            (rule.vital, rule.op, rule.value, rule.clear),
-            (Vital::HeartRate, Op::Above, 120.0, 120.0)
-        );
-        assert_eq!(rule.lateness, Duration::from_secs(120));
-    }
-
-    #[track_caller]
-    fn check_refused(change: (&str, &str), expect: &str) {
-        let text = HIGH_HEART_RATE.replace(change.0, change.1);
-        assert_ne!(text, HIGH_HEART_RATE);
-        let message = Rule::parse(&text, 1).unwrap_err().to_string();
-        assert!(message.contains(expect), "{message}");
-    }
-
-    #[test]
-    fn what_is_not_evaluated_is_refused_and_not_ignored() {
-        check_refused(("lateness = \"2m\"", "on_delay = \"60s\""), "on_delay");
-        check_refused(("lateness = \"2m\"", "clear = { value = 130 }"), "safe side");
-        check_refused(("high-heart-rate", "high heart rate"), "id must match");
-        check_refused(("HIGH_HEART_RATE", "high"), "upper case");
-        check_refused(("\">\"", "\"~\""), "variant");
+    /// The loosest number that could raise for anybody, personal limits included.
+    pub fn loosest(&self) -> Option<(Vital, Op, f64)> {
+        let (vital, op, value, _) = self.threshold()?;
+        let number = match self.bounds {
+            None => value,
+            Some(bounds) if op.is_upward() => bounds.low.min(value),
+            Some(bounds) => bounds.high.max(value),
+        };
+        Some((vital, op, number))
     }
 }

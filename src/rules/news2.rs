@@ -84,7 +84,7 @@ const RED_POINTS: u32 = 3;
 pub const STALE_AFTER_SECONDS: f64 = 12.0 * 3600.0;
 
 /// The parameters, in the order of the RCP's chart.
-const PARAMETERS: [Vital; 7] = [
+pub(super) const PARAMETERS: [Vital; 7] = [
     Vital::RespiratoryRate,
     Vital::Spo2,
     Vital::OxygenFlow,

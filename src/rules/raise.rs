@@ -2,129 +2,152 @@
 //!
 //! Guarantees that state, alert events and checkpoint change in one transaction,
 //! so every alert is in the log exactly once, in its patient's own shard. Does not
-//! judge: that is [`super::step`], which knows nothing of databases.
+//! judge: that is [`super::evaluate`], which knows nothing of databases.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use serde::de::Error as _;
 use sqlx::PgConnection;
 
+use super::evaluate::{EvaluateError, Evaluator, RuleChanged, SILENCE_SET};
 use super::model::Rule;
-use super::step::{Reading, State, Transition, step};
+use super::registry::{Book, Interest, Silence};
 use crate::consumer::{Consumer, ConsumerError, Follows, RULES};
-use crate::event::{ALERT_MISSED, AlertState, Event, READING, Recorded};
+use crate::event::{AlertState, Event, NO_PATIENT, RULE_CHANGED, Recorded};
 use crate::log::{Log, Window, append, decode_events};
 
 /// The most positions of one step: a page that waits behind a flood waits for this
 /// many readings at most before its own step begins. Below what one append takes,
-/// because each reading can raise one event a rule.
+/// because each reading can raise events of several rules.
 const WINDOW_POSITIONS_MAX: i64 = 5_000;
 
 /// Readings that break no limit can wait this long, so that a flood of them costs few
 /// steps. One that breaks a limit is looked at at once.
 const PACE_MS: u64 = 50;
 
+/// The name under which a patient's facts lie among the states. No rule's id.
+const FACTS: &str = "_facts";
+
 /// The rules at work.
 pub struct Raise {
-    log: Log,
-    rules: Vec<Rule>,
-    /// The rules' vitals, comparisons and limits, as `relevant.sql` takes them.
-    vitals: Vec<&'static str>,
-    ops: Vec<String>,
-    limits: Vec<f64>,
-    standing: Standing,
+    pub(super) log: Log,
+    fresh: Book,
+    /// What each shard's rules were at a position, so that they are not read again.
+    books: Mutex<HashMap<i16, (i64, Arc<Book>)>>,
+    urgency: Urgency,
 }
 
-/// Patients of whom this process has raised an alert that stands. A hint, and only
-/// that: it makes the clearing reading as urgent as the raising one.
-#[derive(Clone, Default)]
-struct Standing(Arc<RwLock<HashMap<Arc<str>, HashSet<String>>>>);
+/// What makes a reading urgent. A hint, and only that.
+#[derive(Clone)]
+struct Urgency {
+    book: Arc<RwLock<Arc<Book>>>,
+    /// Patients of whom this process has raised an alert that stands: it makes the
+    /// clearing reading as urgent as the raising one.
+    standing: Arc<RwLock<HashMap<Arc<str>, HashSet<String>>>>,
+}
 
-impl Standing {
+impl Urgency {
+    /// Whether somebody waits for this reading: it may raise, or clear.
     fn has(&self, event: &Event) -> bool {
-        let standing = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let (Some(vital), Some(value)) = (event.vital, event.value) else { return false };
+        let book = self.book.read().unwrap_or_else(PoisonError::into_inner);
+        if book.is_urgent(&event.tenant, vital, value) {
+            return true;
+        }
+        let standing = self.standing.read().unwrap_or_else(PoisonError::into_inner);
         standing.get(&event.tenant).is_some_and(|patients| patients.contains(&event.patient_id))
+            && book.looks_at(&event.tenant, vital)
     }
 
     fn learn(&self, alert_event: &Event) {
         let Ok(Some(alert)) = alert_event.alert() else { return };
-        let mut standing = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut standing = self.standing.write().unwrap_or_else(PoisonError::into_inner);
         let patients = standing.entry(alert_event.tenant.clone()).or_default();
         match alert.state {
-            AlertState::Raised => drop(patients.insert(alert_event.patient_id.clone())),
-            AlertState::Cleared => drop(patients.remove(&alert_event.patient_id)),
-            AlertState::Missed => {}
+            AlertState::Raised => {
+                patients.insert(alert_event.patient_id.clone());
+            }
+            AlertState::Cleared | AlertState::Retracted => {
+                patients.remove(&alert_event.patient_id);
+            }
+            AlertState::Missed | AlertState::Escalated | AlertState::ReAlarmed => {}
         }
     }
 }
 
-/// Whether somebody waits for this reading: it may raise, or clear.
-fn is_urgent(rules: &[Rule], standing: &Standing, event: &Event) -> bool {
-    let (Some(vital), Some(value)) = (event.vital, event.value) else { return false };
-    let mut of_vital = rules.iter().filter(|rule| rule.vital == vital).peekable();
-    of_vital.peek().is_some()
-        && (of_vital.any(|rule| rule.op.breaks(value, rule.value)) || standing.has(event))
-}
-
-/// Who a state belongs to.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Key {
-    tenant: Arc<str>,
-    patient_id: String,
-    rule: usize,
+/// What a step leaves behind.
+pub struct Raised {
+    /// The alert events that were appended.
+    pub events: Vec<Event>,
+    book: Arc<Book>,
 }
 
 impl Raise {
-    /// The worker for these rules.
-    pub fn new(log: Log, rules: Vec<Rule>) -> Raise {
-        let standing = Standing::default();
+    /// The worker for these rules, and what tenants make of them.
+    pub fn new(log: Log, fresh: Book) -> Raise {
+        let urgency = Urgency {
+            book: Arc::new(RwLock::new(Arc::new(fresh.clone()))),
+            standing: Arc::default(),
+        };
         log.wake().hurry_for({
-            let (rules, standing) = (rules.clone(), standing.clone());
-            move |event| is_urgent(&rules, &standing, event)
+            let urgency = urgency.clone();
+            move |event| urgency.has(event)
         });
-        let vitals = rules.iter().map(|r| r.vital.name()).collect();
-        let ops = rules.iter().map(|r| r.op.to_string()).collect();
-        let limits = rules.iter().map(|r| r.value).collect();
-        Raise { log, rules, vitals, ops, limits, standing }
+        Raise { log, fresh, books: Mutex::default(), urgency }
     }
 
-    /// Judges the readings of a window, in order.
-    fn judge(
+    /// The rules as they stand at a position of a shard, which is the checkpoint's.
+    async fn book(
         &self,
-        readings: &[Recorded],
-        states: &mut HashMap<Key, State>,
-    ) -> (Vec<Event>, Vec<Key>) {
-        let (mut events, mut changed) = (Vec::new(), Vec::new());
-        for recorded in readings {
-            let Some(reading) = as_reading(recorded) else { continue };
-            for (index, rule) in self.rules.iter().enumerate() {
-                let event = &recorded.event;
-                let key = Key {
-                    tenant: event.tenant.clone(),
-                    patient_id: event.patient_id.clone(),
-                    rule: index,
-                };
-                let state = states.entry(key.clone()).or_default();
-                let before = state.clone();
-                let transition = step(rule, state, &reading);
-                if *state != before {
-                    changed.push(key);
-                }
-                events.extend(transition.and_then(|t| alert_event(event, &t)));
+        tx: &mut PgConnection,
+        shard: i16,
+        position: i64,
+    ) -> Result<Arc<Book>, ConsumerError> {
+        {
+            let books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((at, book)) = books.get(&shard)
+                && *at == position
+            {
+                return Ok(book.clone());
             }
         }
-        (events, changed)
+        let rows: Vec<(String, String, String, i64)> = sqlx::query_as(
+            "select tenant, kind, data::text, position from rule_book where shard = $1 order by position",
+        )
+        .bind(shard)
+        .fetch_all(tx)
+        .await?;
+        let mut book = self.fresh.clone();
+        for (tenant, kind, data, position) in rows {
+            let taken = match kind.as_str() {
+                "rule" => put_rule(&mut book, &tenant, &data),
+                _ => serde_json::from_str::<Silence>(&data)
+                    .map(|silence| book.silence(&tenant, silence))
+                    .map_err(EvaluateError::from),
+            };
+            taken.map_err(|error| misunderstood(shard, position, error))?;
+        }
+        Ok(Arc::new(book))
     }
 
+    /// Loads what is remembered of the patients of these events and of those whose time
+    /// has come.
     async fn load(
         &self,
         tx: &mut PgConnection,
         shard: i16,
-        readings: &[Recorded],
-    ) -> Result<HashMap<Key, State>, ConsumerError> {
-        let mut patients: Vec<(&str, &str)> =
-            readings.iter().map(|r| (&*r.event.tenant, &*r.event.patient_id)).collect();
+        events: &[Recorded],
+        due_by: Option<DateTime<Utc>>,
+    ) -> Result<Evaluator, ConsumerError> {
+        let of = |r: &Recorded| r.event.patient_id != NO_PATIENT;
+        let mut patients: Vec<(&str, &str)> = events
+            .iter()
+            .filter(|r| of(r))
+            .map(|r| (&*r.event.tenant, &*r.event.patient_id))
+            .collect();
         patients.sort_unstable();
         patients.dedup();
         let (tenants, ids): (Vec<&str>, Vec<&str>) = patients.into_iter().unzip();
@@ -133,94 +156,129 @@ impl Raise {
                 .bind(shard)
                 .bind(tenants)
                 .bind(ids)
+                .bind(due_by)
                 .fetch_all(tx)
                 .await?;
-        let mut states = HashMap::with_capacity(rows.len());
+        let mut evaluator = Evaluator::default();
         for (tenant, patient_id, rule, state) in rows {
-            // The state of a rule that is gone is left where it is.
-            let Some(rule) = self.rules.iter().position(|r| r.id == rule) else { continue };
-            let state = serde_json::from_str(&state).map_err(|source| ConsumerError::State {
-                patient: format!("{tenant}/{patient_id}"),
-                source,
-            })?;
-            states.insert(Key { tenant: tenant.into(), patient_id, rule }, state);
+            let misread =
+                |source| ConsumerError::State { patient: format!("{tenant}/{patient_id}"), source };
+            let patient = evaluator.patient(&tenant.as_str().into(), &patient_id);
+            if rule == FACTS {
+                patient.facts = serde_json::from_str(&state).map_err(misread)?;
+            } else {
+                patient.load(&rule, serde_json::from_str(&state).map_err(misread)?);
+            }
         }
-        Ok(states)
+        Ok(evaluator)
     }
 
     async fn save(
         &self,
         tx: &mut PgConnection,
         shard: i16,
-        states: &HashMap<Key, State>,
-        mut changed: Vec<Key>,
+        evaluator: &Evaluator,
+        book: &Book,
     ) -> Result<(), ConsumerError> {
-        changed.sort_unstable_by(|a, b| {
-            (&a.tenant, &a.patient_id, a.rule).cmp(&(&b.tenant, &b.patient_id, b.rule))
-        });
-        changed.dedup();
-        let mut texts = Vec::with_capacity(changed.len());
-        for key in &changed {
-            let state = states.get(key).filter(|s| **s != State::default());
-            let text = state.map(serde_json::to_string).transpose().map_err(|source| {
-                ConsumerError::State { patient: key.patient_id.clone(), source }
-            })?;
-            texts.push(text);
+        let changed = evaluator
+            .changed(book)
+            .map_err(|source| ConsumerError::State { patient: "a patient".to_owned(), source })?;
+        if changed.is_empty() {
+            return Ok(());
         }
-        let rule = |key: &Key| self.rules.get(key.rule).map(|r| r.id.as_str());
         sqlx::query(include_str!("save_states.sql"))
             .bind(shard)
-            .bind(changed.iter().map(|k| &*k.tenant).collect::<Vec<_>>())
-            .bind(changed.iter().map(|k| &*k.patient_id).collect::<Vec<_>>())
-            .bind(changed.iter().map(rule).collect::<Vec<_>>())
-            .bind(texts)
+            .bind(changed.iter().map(|c| c.tenant).collect::<Vec<_>>())
+            .bind(changed.iter().map(|c| c.patient_id).collect::<Vec<_>>())
+            .bind(changed.iter().map(|c| c.rule.unwrap_or(FACTS)).collect::<Vec<_>>())
+            .bind(changed.iter().map(|c| c.json.as_deref()).collect::<Vec<_>>())
+            .bind(changed.iter().map(|c| c.due_at).collect::<Vec<_>>())
             .execute(tx)
             .await?;
         Ok(())
     }
+
+    async fn append(
+        &self,
+        tx: &mut PgConnection,
+        shard: i16,
+        said: &[Event],
+    ) -> Result<(), ConsumerError> {
+        if !said.is_empty() {
+            // What is derived may be derived again; what the log says must be on disk.
+            sqlx::query("set local synchronous_commit = on").execute(&mut *tx).await?;
+            append(tx, shard, said).await?;
+        }
+        Ok(())
+    }
+
+    /// What time alone moves on a shard whose events have all been read, up to `upto`.
+    /// The caller holds the shard's checkpoint and head.
+    pub(super) async fn tick(
+        &self,
+        tx: &mut PgConnection,
+        shard: i16,
+        position: i64,
+        upto: DateTime<Utc>,
+    ) -> Result<Vec<Event>, ConsumerError> {
+        let book = self.book(tx, shard, position).await?;
+        let mut evaluator = self.load(tx, shard, &[], Some(upto)).await?;
+        let mut said = Vec::new();
+        evaluator.ticks(&book, shard, upto, &mut said);
+        self.save(tx, shard, &evaluator, &book).await?;
+        self.append(tx, shard, &said).await?;
+        Ok(said)
+    }
+
+    /// Told after a commit.
+    pub(super) fn said(&self, shard: i16, said: &[Event]) {
+        if !said.is_empty() {
+            metrics::counter!("vitals_alert_events_total").increment(said.len() as u64);
+            said.iter().for_each(|event| self.urgency.learn(event));
+            self.log.wake().appended(shard, said);
+        }
+    }
 }
 
-fn as_reading(recorded: &Recorded) -> Option<Reading<'_>> {
-    let event = &recorded.event;
-    debug_assert_eq!(event.kind, READING);
-    Some(Reading {
-        tenant: &event.tenant,
-        patient_id: &event.patient_id,
-        device_id: &event.source_id,
-        shard: recorded.shard,
-        position: recorded.position,
-        vital: event.vital?,
-        value: event.value?,
-        suspect: event.suspect,
-        occurred_at: event.occurred_at,
-        recorded_at: recorded.recorded_at,
-    })
+fn put_rule(book: &mut Book, tenant: &str, data: &str) -> Result<(), EvaluateError> {
+    let changed: RuleChanged = serde_json::from_str(data)?;
+    Ok(book.put(tenant, Rule::read(&changed.rule, changed.version)?)?)
 }
 
-/// The event of a transition: in the reading's own time, said by the rule.
-fn alert_event(reading: &Event, transition: &Transition) -> Option<Event> {
-    let kind = match transition.state {
-        AlertState::Missed => ALERT_MISSED.to_owned(),
-        AlertState::Raised | AlertState::Cleared => transition.event.clone(),
+fn misunderstood(shard: i16, position: i64, error: EvaluateError) -> ConsumerError {
+    let source = match error {
+        EvaluateError::Json(source) => source,
+        other => serde_json::Error::custom(other),
     };
-    Some(Event {
-        tenant: reading.tenant.clone(),
-        patient_id: reading.patient_id.clone(),
-        kind,
-        vital: None,
-        value: None,
-        quality: None,
-        suspect: false,
-        occurred_at: transition.measured_at,
-        source_id: transition.rule.clone(),
-        // Serialising a struct of plain fields does not fail.
-        data: serde_json::to_string(transition).ok(),
-    })
+    ConsumerError::Event { shard, position, source }
+}
+
+/// Keeps what a tenant's stream said in this window, for those who read it later.
+async fn keep_book(
+    tx: &mut PgConnection,
+    shard: i16,
+    events: &[Recorded],
+) -> Result<(), ConsumerError> {
+    for recorded in events {
+        let kind = match recorded.event.kind.as_str() {
+            RULE_CHANGED => "rule",
+            SILENCE_SET => "silence",
+            _ => continue,
+        };
+        sqlx::query(include_str!("keep_book.sql"))
+            .bind(shard)
+            .bind(&*recorded.event.tenant)
+            .bind(kind)
+            .bind(&recorded.event.data)
+            .bind(recorded.position)
+            .execute(&mut *tx)
+            .await?;
+    }
+    Ok(())
 }
 
 impl Consumer for Raise {
-    /// The alert events that were appended.
-    type Done = Vec<Event>;
+    type Done = Raised;
 
     fn name(&self) -> &str {
         RULES
@@ -242,44 +300,89 @@ impl Consumer for Raise {
         Duration::from_millis(PACE_MS)
     }
 
-    async fn act(
-        &self,
-        tx: &mut PgConnection,
-        window: &Window,
-    ) -> Result<Vec<Event>, ConsumerError> {
-        let rows = sqlx::query(include_str!("relevant.sql"))
-            .bind(window.shard)
-            .bind(window.after)
-            .bind(window.to)
-            .bind(window.since)
-            .bind(window.until)
-            .bind(&self.vitals)
-            .bind(&self.ops)
-            .bind(&self.limits)
-            .fetch_all(&mut *tx)
-            .await?;
-        let readings = decode_events(window.shard, &rows)?;
-        if readings.is_empty() {
-            return Ok(Vec::new());
+    async fn act(&self, tx: &mut PgConnection, window: &Window) -> Result<Raised, ConsumerError> {
+        let shard = window.shard;
+        let mut book = self.book(tx, shard, window.after).await?;
+        let mut events = relevant(tx, window, &book.interest()).await?;
+        if events.iter().any(|recorded| recorded.event.kind == RULE_CHANGED) {
+            // What a rule that begins in this window would have to see was not asked for.
+            events = relevant(tx, window, &Interest::everything()).await?;
         }
-        let mut states = self.load(tx, window.shard, &readings).await?;
-        let (events, changed) = self.judge(&readings, &mut states);
-        if !changed.is_empty() {
-            self.save(tx, window.shard, &states, changed).await?;
+        let upto = if book.has_timers() { time_of(tx, shard, window.to).await? } else { None };
+        if events.is_empty() && upto.is_none() {
+            return Ok(Raised { events: Vec::new(), book });
         }
-        if !events.is_empty() {
-            // What is derived may be derived again; what the log says must be on disk.
-            sqlx::query("set local synchronous_commit = on").execute(&mut *tx).await?;
-            append(tx, window.shard, &events).await?;
+        let mut evaluator = self.load(tx, shard, &events, upto).await?;
+        let mut said = Vec::new();
+        for recorded in &events {
+            evaluator
+                .event(&mut book, recorded, &mut said)
+                .map_err(|error| misunderstood(shard, recorded.position, error))?;
         }
-        Ok(events)
+        if let Some(upto) = upto {
+            evaluator.ticks(&book, shard, upto, &mut said);
+        }
+        keep_book(tx, shard, &events).await?;
+        self.save(tx, shard, &evaluator, &book).await?;
+        self.append(tx, shard, &said).await?;
+        Ok(Raised { events: said, book })
     }
 
-    fn committed(&self, window: &Window, raised: Vec<Event>) {
-        if !raised.is_empty() {
-            metrics::counter!("vitals_alert_events_total").increment(raised.len() as u64);
-            raised.iter().for_each(|event| self.standing.learn(event));
-            self.log.wake().appended(window.shard, &raised);
+    fn committed(&self, window: &Window, raised: Raised) {
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        books.insert(window.shard, (window.to, raised.book.clone()));
+        drop(books);
+        let mut hint = self.urgency.book.write().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&hint, &raised.book) {
+            *hint = raised.book;
         }
+        drop(hint);
+        self.said(window.shard, &raised.events);
     }
+}
+
+/// The events of a window that can change anything, in order.
+async fn relevant(
+    tx: &mut PgConnection,
+    window: &Window,
+    interest: &Interest,
+) -> Result<Vec<Recorded>, sqlx::Error> {
+    let limits = interest.limits.iter().map(|(vital, op, limit)| (vital.name(), op.sign(), *limit));
+    let whole = interest.whole.iter().map(|vital| (vital.name(), "any", 0.0));
+    let (mut vitals, mut ops, mut numbers) = (Vec::new(), Vec::new(), Vec::new());
+    for (vital, op, number) in limits.chain(whole) {
+        vitals.push(vital);
+        ops.push(op);
+        numbers.push(number);
+    }
+    let rows = sqlx::query(include_str!("relevant.sql"))
+        .bind(window.shard)
+        .bind(window.after)
+        .bind(window.to)
+        .bind(window.since)
+        .bind(window.until)
+        .bind(vitals)
+        .bind(ops)
+        .bind(numbers)
+        .bind(interest.suspect)
+        .bind(interest.vitals.iter().map(|vital| vital.name()).collect::<Vec<_>>())
+        .fetch_all(tx)
+        .await?;
+    decode_events(window.shard, &rows)
+}
+
+/// The log's time at a position: all that is due by then comes before what follows.
+async fn time_of(
+    tx: &mut PgConnection,
+    shard: i16,
+    position: i64,
+) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+    sqlx::query_scalar(
+        "select recorded_at from log_commit where shard = $1 and position_to >= $2 \
+         order by position_to limit 1",
+    )
+    .bind(shard)
+    .bind(position)
+    .fetch_optional(tx)
+    .await
 }

@@ -1,290 +1,426 @@
-//! One step of a rule: state and reading in, state and transition out.
+//! One step of a rule: state and input in, state and transitions out.
 //!
-//! Guarantees that the same readings in the same order give the same transitions:
-//! no clock, no randomness, no input but the arguments. A suspect reading never
-//! changes anything; a late one never pages and never clears.
+//! Guarantees that the same inputs in the same order give the same transitions: no
+//! clock, no randomness, no input but the arguments. A suspect reading never changes
+//! what is said of a patient; a late one never pages and never clears.
+//!
+//! Time has two meanings here. Delays are on the readings' own time. What follows a
+//! silence (escalations, repeats, missing readings) is on the log's time: a tick due
+//! at a moment comes before every event that was recorded at or after it, and after
+//! every one before. So a replay ticks where the living process ticked.
 //!
 //! Does not reorder: readings come in the order in which the log learned them.
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::model::Rule;
-use crate::event::{AlertData, AlertState};
+use super::condition::{holds, moment, numbers, observe, scored};
+use super::input::{Context, Input, Reading, Transition};
+use super::model::{Hours, Leaf, Mode, Rule};
+use super::state::{Active, Ground, Missed, Run, State};
+use crate::event::{ALERT_MISSED, ALERT_RETRACTED, ALERT_SHADOWED, AlertData, AlertState, Because};
 use crate::vital::Vital;
 
 /// The namespace of alert ids.
 const ALERT_NAMESPACE: Uuid = Uuid::from_u128(0x6f1d_5c0a_3b52_4f6e_9a57_0c55_6cc2_1a77);
 
-/// What a rule remembers of a patient. The default is worth no row.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct State {
-    /// The alert that stands.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub active: Option<Active>,
-    /// A run of late readings that would have been an alert.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub missed: Option<Missed>,
-}
-
-/// An alert that stands.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Active {
-    /// Of the alert.
-    pub id: Uuid,
-    /// When the reading that raised it was measured.
-    pub since: DateTime<Utc>,
-    /// When the newest reading that broke the limit was measured. A straggler from
-    /// before it does not clear.
-    pub broken_at: DateTime<Utc>,
-}
-
-/// An episode among late readings that was recorded as missed.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Missed {
-    /// When its first reading was measured. An older one belongs to another episode.
-    pub since: DateTime<Utc>,
-    /// As in [`Active::broken_at`].
-    pub broken_at: DateTime<Utc>,
-}
-
-/// A reading as rules see it.
-#[derive(Clone, Debug)]
-pub struct Reading<'a> {
-    /// Owner.
-    pub tenant: &'a str,
-    /// Whom it is about.
-    pub patient_id: &'a str,
-    /// What measured it.
-    pub device_id: &'a str,
-    /// The patient's shard.
-    pub shard: i16,
-    /// Its position there.
-    pub position: i64,
-    /// What was measured.
-    pub vital: Vital,
-    /// In the canonical unit.
-    pub value: f64,
-    /// Implausible: ignored here.
-    pub suspect: bool,
-    /// When it was measured.
-    pub occurred_at: DateTime<Utc>,
-    /// When it was recorded.
-    pub recorded_at: DateTime<Utc>,
-}
-
-/// Something to append to the log.
-pub type Transition = AlertData;
-
-/// Judges one reading.
-pub fn step(rule: &Rule, state: &mut State, reading: &Reading<'_>) -> Option<Transition> {
-    if reading.suspect || reading.vital != rule.vital {
-        return None;
-    }
-    let lateness = (reading.recorded_at - reading.occurred_at).to_std().unwrap_or_default();
-    if lateness > rule.lateness {
-        return step_late(rule, state, reading);
-    }
-    let at = reading.occurred_at;
-    // Whatever comes in time ends an episode among the late ones.
-    state.missed.take_if(|missed| missed.broken_at <= at);
-    match &mut state.active {
-        None if rule.op.breaks(reading.value, rule.value) => {
-            let id = alert_id(rule, reading);
-            state.active = Some(Active { id, since: at, broken_at: at.min(reading.recorded_at) });
-            Some(transition(rule, reading, AlertState::Raised, id, at))
-        }
-        None => None,
-        Some(active) if rule.op.breaks(reading.value, rule.clear) => {
-            // A clock that runs ahead must not keep the alert standing.
-            active.broken_at = active.broken_at.max(at.min(reading.recorded_at));
-            None
-        }
-        Some(active) if at < active.broken_at => None,
-        Some(active) => {
-            let (id, since) = (active.id, active.since);
-            state.active = None;
-            Some(transition(rule, reading, AlertState::Cleared, id, since))
-        }
-    }
-}
-
-/// A late reading: what it would have raised is said once an episode.
-fn step_late(rule: &Rule, state: &mut State, reading: &Reading<'_>) -> Option<Transition> {
-    let at = reading.occurred_at;
-    // Somebody was paged for this already.
-    if state.active.as_ref().is_some_and(|active| active.since <= at) {
-        return None;
-    }
-    // Files and devices are not read in the order of time.
-    let open = state.missed.as_mut().filter(|missed| missed.since <= at);
-    match open {
-        None if rule.op.breaks(reading.value, rule.value) => {
-            state.missed = Some(Missed { since: at, broken_at: at });
-            let id = alert_id(rule, reading);
-            Some(transition(rule, reading, AlertState::Missed, id, at))
-        }
-        None => None,
-        Some(missed) if rule.op.breaks(reading.value, rule.clear) => {
-            missed.broken_at = missed.broken_at.max(at);
-            None
-        }
-        Some(missed) => {
-            if at >= missed.broken_at {
-                state.missed = None;
-            }
-            None
-        }
-    }
-}
-
-/// The same readings give the same ids, also when they are replayed.
-fn alert_id(rule: &Rule, reading: &Reading<'_>) -> Uuid {
-    let name = format!(
-        "{}/{}/{}/{}/{}/{}",
-        rule.id, rule.version, reading.tenant, reading.patient_id, reading.shard, reading.position
-    );
-    Uuid::new_v5(&ALERT_NAMESPACE, name.as_bytes())
-}
-
-fn transition(
+/// Takes one step.
+pub fn step(
     rule: &Rule,
-    reading: &Reading<'_>,
-    state: AlertState,
-    alert_id: Uuid,
-    since: DateTime<Utc>,
-) -> Transition {
-    AlertData {
-        v: 1,
-        alert_id,
-        state,
-        rule: rule.id.clone(),
-        rule_version: rule.version,
-        event: rule.event.clone(),
-        priority: rule.priority,
-        vital: reading.vital,
-        value: reading.value,
-        unit: reading.vital.unit().to_owned(),
-        measured_at: reading.occurred_at,
-        device_id: reading.device_id.to_owned(),
-        reading_position: reading.position,
-        since,
+    state: &mut State,
+    input: &Input<'_>,
+    context: &Context<'_>,
+    said: &mut Vec<Transition>,
+) {
+    let mut step = Step { rule, context, said };
+    step.keep_to_version(state);
+    match input {
+        Input::Reading(reading) => step.reading(state, reading),
+        Input::Tick(at) => step.tick(state, *at),
+        Input::Acknowledged(id) => {
+            if let Some(active) = state.active.as_mut().filter(|active| active.id == *id) {
+                active.acked = true;
+            }
+        }
+        Input::Cleared { id, by, at } => step.clear_by(state, *id, by, *at),
+        Input::Retracted { vital, device_id, measured_at, at } => {
+            step.retract(state, (*vital, device_id, *measured_at), *at);
+        }
+    }
+    if state.pending.is_none() && state.late.is_none() && state.memory.is_empty() {
+        state.version = 0;
+    } else {
+        state.version = rule.version;
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::rules::default_rules;
-    use chrono::TimeDelta;
-
-    /// (seconds measured, seconds recorded, value, suspect)
-    type Row = (i64, i64, f64, bool);
-
-    fn live(rows: &[(i64, f64)]) -> Vec<Row> {
-        rows.iter().map(|&(t, v)| (t, t, v, false)).collect()
+/// When time alone will move the rule next, on the log's time.
+pub fn due(rule: &Rule, state: &State) -> Option<DateTime<Utc>> {
+    if !rule.has_timers() {
+        return None;
     }
-
-    #[track_caller]
-    fn check(rule: &Rule, rows: &[Row], expect: &[(usize, AlertState)]) {
-        let mut state = State::default();
-        let at = |s| DateTime::UNIX_EPOCH + TimeDelta::seconds(s);
-        let mut got = Vec::new();
-        for (i, &(occurred, recorded, value, suspect)) in rows.iter().enumerate() {
-            let reading = Reading {
-                tenant: "t",
-                patient_id: "p",
-                device_id: "d",
-                shard: 0,
-                position: i as i64 + 1,
-                vital: Vital::HeartRate,
-                value,
-                suspect,
-                occurred_at: at(occurred),
-                recorded_at: at(recorded),
-            };
-            // Saved and loaded at every step, as between batches.
-            let text = serde_json::to_string(&state).unwrap();
-            state = serde_json::from_str(&text).unwrap();
-            got.extend(step(rule, &mut state, &reading).map(|t| (i, t.state)));
+    let mut first: Option<DateTime<Utc>> = None;
+    let mut at = |time: DateTime<Utc>| first = Some(first.map_or(time, |first| first.min(time)));
+    if let Some(active) = &state.active {
+        if let (Some(raised_at), Some((_, next))) =
+            (active.raised_at, next_escalation(rule, active))
+        {
+            at(raised_at + next.after);
         }
-        assert_eq!(got, expect);
+        if let (Some(said_at), Some(again)) = (active.said_at, rule.re_alarm)
+            && !active.acked
+        {
+            at(said_at + again);
+        }
+    }
+    if rule.mode == Mode::Active || rule.mode == Mode::Shadow {
+        for (leaf, memory) in rule.when.leaves.iter().zip(&state.memory) {
+            if let Leaf::Missing { after, .. } = leaf {
+                let quiet = memory.devices.iter().filter(|device| !device.bad);
+                quiet.for_each(|device| at(device.newest.at + *after));
+            }
+        }
+        if let (true, Some(run), None) = (rule.has_missing(), &state.pending, &state.active) {
+            at(run.since + rule.on_delay);
+        }
+    }
+    first
+}
+
+fn next_escalation<'r>(
+    rule: &'r Rule,
+    active: &Active,
+) -> Option<(usize, &'r super::model::Escalation)> {
+    rule.escalate
+        .iter()
+        .enumerate()
+        .skip(active.escalated as usize)
+        .find(|(_, step)| step.even_acked || !active.acked)
+}
+
+struct Step<'s> {
+    rule: &'s Rule,
+    context: &'s Context<'s>,
+    said: &'s mut Vec<Transition>,
+}
+
+impl Step<'_> {
+    /// What was remembered for another version's condition is not this one's. The alert
+    /// that stands goes on, unless it was only tried.
+    fn keep_to_version(&self, state: &mut State) {
+        if state.version != self.rule.version && state.version != 0 {
+            (state.pending, state.late) = (None, None);
+            state.memory.clear();
+        }
+        let tried = state.active.as_ref().is_some_and(|active| active.shadow);
+        if tried && self.rule.mode != Mode::Shadow {
+            state.active = None;
+        }
     }
 
-    #[test]
-    fn the_first_above_raises_and_the_first_at_or_below_clears() {
-        use AlertState::{Cleared, Raised};
-        let rule = &default_rules().unwrap()[0];
-        let rows = [(1, 120.0), (2, 121.0), (3, 140.0), (4, 120.0), (5, 90.0), (6, 130.0)];
-        check(rule, &live(&rows), &[(1, Raised), (3, Cleared), (5, Raised)]);
+    fn may_raise(&self, at: DateTime<Utc>) -> bool {
+        matches!(self.rule.mode, Mode::Active | Mode::Shadow)
+            && !self.context.inhibited
+            && !self.context.held
+            && self.context.facts.fit(&self.rule.scope, at)
+            && (self.rule.schedule.is_empty()
+                || self.rule.schedule.iter().any(|h: &Hours| h.hold(at)))
     }
 
-    #[test]
-    fn hysteresis_keeps_the_alert_until_the_clearing_number() {
-        use AlertState::{Cleared, Raised};
-        let mut rule = default_rules().unwrap().remove(0);
-        rule.clear = 110.0;
-        let rows = [(1, 121.0), (2, 115.0), (3, 121.0), (4, 110.0), (5, 115.0)];
-        check(&rule, &live(&rows), &[(0, Raised), (3, Cleared)]);
+    fn reading(&mut self, state: &mut State, reading: &Reading<'_>) {
+        let rule = self.rule;
+        let distrusted =
+            rule.quality_min.is_some_and(|min| reading.quality.is_some_and(|q| q < min));
+        if !rule.concerns(reading.vital) || distrusted {
+            return;
+        }
+        if reading.suspect && !rule.looks_at_devices() {
+            return;
+        }
+        if reading.recorded_at - reading.occurred_at > rule.lateness {
+            if rule.threshold().is_some() {
+                self.late(state, reading);
+            }
+            return;
+        }
+        let at = reading.occurred_at;
+        // Whatever comes in time ends an episode among the late ones.
+        state.missed.take_if(|missed| missed.broken_at <= at);
+        let Some(holds) = observe(rule, state, self.context.facts, reading) else { return };
+        // A good reading says nothing about the device that sends bad ones.
+        if holds && rule.has_suspect() && !reading.suspect {
+            return;
+        }
+        let at = moment(rule, reading);
+        self.settle(state, holds, at, reading.recorded_at, &reading.ground());
     }
 
-    #[test]
-    fn suspect_readings_neither_raise_nor_clear() {
-        let rule = &default_rules().unwrap()[0];
-        let rows = [(1, 1, 350.0, true), (2, 2, 130.0, false), (3, 3, 0.0, true)];
-        check(rule, &rows, &[(1, AlertState::Raised)]);
+    /// Draws the conclusion from a condition's answer.
+    fn settle(
+        &mut self,
+        state: &mut State,
+        holds: bool,
+        at: DateTime<Utc>,
+        recorded_at: DateTime<Utc>,
+        ground: &Ground,
+    ) {
+        let rule = self.rule;
+        let Some(active) = &mut state.active else {
+            if !holds {
+                Run::contradict(&mut state.pending, at);
+            } else if !self.may_raise(at) {
+                state.pending = None;
+            } else {
+                let run = Run::extend(&mut state.pending, at, rule.max_gap);
+                if run.length() >= rule.on_delay && run.samples >= rule.samples_min {
+                    let run = run.clone();
+                    state.pending = None;
+                    self.raise(state, &run, at, recorded_at, ground);
+                }
+            }
+            return;
+        };
+        if holds {
+            // A clock that runs ahead must not keep the alert standing.
+            active.broken_at = active.broken_at.max(at.min(recorded_at));
+            Run::contradict(&mut active.recovering, at);
+            return;
+        }
+        if at < active.broken_at || self.context.held || rule.latch {
+            return;
+        }
+        if !rule.off_delay.is_zero() {
+            let run = Run::extend(&mut active.recovering, at, rule.max_gap);
+            if run.length() < rule.off_delay {
+                return;
+            }
+        }
+        self.clear(state, ground, at, None);
     }
 
-    #[test]
-    fn late_readings_are_missed_once_an_episode_and_never_page() {
-        use AlertState::Missed;
-        let rule = &default_rules().unwrap()[0];
-        let late = |t, v| (t, 1_000, v, false);
-        let rows = [late(1, 130.0), late(2, 140.0), late(3, 100.0), late(4, 130.0)];
-        check(rule, &rows, &[(0, Missed), (3, Missed)]);
-        // Exactly as late as allowed is not late.
-        check(rule, &[(0, 120, 130.0, false)], &[(0, AlertState::Raised)]);
-        check(rule, &[(0, 121, 130.0, false)], &[(0, Missed)]);
+    fn raise(
+        &mut self,
+        state: &mut State,
+        run: &Run,
+        at: DateTime<Utc>,
+        recorded_at: DateTime<Utc>,
+        ground: &Ground,
+    ) {
+        let id = self.alert_id(ground);
+        let because = self.because(state, run, at);
+        state.active = Some(Active {
+            id,
+            since: at,
+            broken_at: at.min(recorded_at),
+            raised_at: Some(recorded_at),
+            said_at: Some(recorded_at),
+            ground: Some(ground.clone()),
+            recovering: None,
+            acked: false,
+            escalated: 0,
+            said_again: 0,
+            shadow: self.rule.mode == Mode::Shadow,
+        });
+        let data =
+            AlertData { because: Some(because), ..self.data(AlertState::Raised, id, ground, at) };
+        self.say(self.rule.event.clone(), at, data, self.rule.mode == Mode::Shadow);
     }
 
-    #[test]
-    fn a_reading_in_time_ends_an_episode_of_late_ones() {
-        use AlertState::Missed;
-        let rule = &default_rules().unwrap()[0];
-        let rows =
-            [(0, 1_000, 130.0, false), (1_001, 1_001, 80.0, false), (1_002, 2_000, 130.0, false)];
-        check(rule, &rows, &[(0, Missed), (2, Missed)]);
+    fn clear(&mut self, state: &mut State, ground: &Ground, at: DateTime<Utc>, by: Option<&str>) {
+        let Some(active) = state.active.take() else { return };
+        let mut data = self.data(AlertState::Cleared, active.id, ground, active.since);
+        data.by = by.map(str::to_owned);
+        self.say(self.rule.event.clone(), at, data, active.shadow);
     }
 
-    #[test]
-    fn an_older_file_after_a_newer_one_has_episodes_of_its_own() {
-        use AlertState::Missed;
-        let rule = &default_rules().unwrap()[0];
-        let late = |t, v| (t, 100_000, v, false);
-        let rows = [late(5_000, 130.0), late(10, 130.0), late(11, 140.0), late(12, 80.0)];
-        check(rule, &rows, &[(0, Missed), (1, Missed)]);
+    fn clear_by(&mut self, state: &mut State, id: Uuid, by: &str, at: DateTime<Utc>) {
+        if state.active.as_ref().is_none_or(|active| active.id != id) {
+            return;
+        }
+        let ground = state.active.as_ref().and_then(|active| active.ground.clone());
+        let ground = ground.unwrap_or_else(|| self.no_ground(at));
+        self.clear(state, &ground, at, Some(by));
+        // A person says: this is over. What was silent is not waited for any more.
+        state.pending = None;
+        for memory in &mut state.memory {
+            memory.devices.retain(|device| !device.bad);
+            memory.holds = memory.holds.filter(|holds| !holds);
+        }
     }
 
-    #[test]
-    fn a_clock_that_runs_ahead_does_not_keep_the_alert_standing() {
-        use AlertState::{Cleared, Raised};
-        let rule = &default_rules().unwrap()[0];
-        let rows = [(200, 100, 130.0, false), (101, 101, 80.0, false)];
-        check(rule, &rows, &[(0, Raised), (1, Cleared)]);
+    /// Of an alert that was raised before grounds were remembered.
+    fn no_ground(&self, at: DateTime<Utc>) -> Ground {
+        let (vital, value) = match self.rule.threshold() {
+            Some((vital, _, value, _)) => (vital, value),
+            None => (Vital::HeartRate, 0.0),
+        };
+        Ground { vital, value, device: String::new(), position: 0, at }
     }
 
-    #[test]
-    fn a_straggler_from_before_the_breach_does_not_clear() {
-        use AlertState::{Cleared, Raised};
-        let rule = &default_rules().unwrap()[0];
-        check(rule, &live(&[(10, 130.0), (5, 90.0), (10, 90.0)]), &[(0, Raised), (2, Cleared)]);
+    fn retract(
+        &mut self,
+        state: &mut State,
+        (vital, device, measured_at): (Vital, &str, DateTime<Utc>),
+        at: DateTime<Utc>,
+    ) {
+        let stands_on = |active: &Active| {
+            active.ground.as_ref().is_some_and(|ground| {
+                ground.vital == vital && ground.device == device && ground.at == measured_at
+            })
+        };
+        let Some(active) = state.active.take_if(|active| stands_on(active)) else { return };
+        let ground = active.ground.clone().unwrap_or_else(|| self.no_ground(at));
+        let data = self.data(AlertState::Retracted, active.id, &ground, active.since);
+        self.say(ALERT_RETRACTED.to_owned(), at, data, active.shadow);
     }
 
-    #[test]
-    fn a_late_reading_under_a_standing_alert_was_paged_for_already() {
-        let rule = &default_rules().unwrap()[0];
-        let rows = [(10, 10, 130.0, false), (20, 1_000, 140.0, false), (5, 1_000, 140.0, false)];
-        check(rule, &rows, &[(0, AlertState::Raised), (2, AlertState::Missed)]);
+    fn tick(&mut self, state: &mut State, at: DateTime<Utc>) {
+        self.follow_up(state, at);
+        let mut silent: Option<Ground> = None;
+        for (leaf, memory) in self.rule.when.leaves.iter().zip(&mut state.memory) {
+            let Leaf::Missing { after, .. } = leaf else { continue };
+            for device in &mut memory.devices {
+                if !device.bad && device.newest.at + *after <= at {
+                    device.bad = true;
+                    memory.holds = Some(true);
+                }
+                if device.bad {
+                    silent.get_or_insert_with(|| device.newest.clone());
+                }
+            }
+        }
+        if let (Some(ground), Some(holds)) = (silent, holds(self.rule, state, at)) {
+            self.settle(state, holds, at, at, &ground);
+            // Time has come and it does not raise: it is not asked again before news.
+            if state.active.is_none() && due(self.rule, state).is_some_and(|next| next <= at) {
+                state.pending = None;
+            }
+        }
+    }
+
+    /// What follows when nobody answers.
+    fn follow_up(&mut self, state: &mut State, at: DateTime<Utc>) {
+        let rule = self.rule;
+        let Some(active) = &mut state.active else { return };
+        let ground = active.ground.clone();
+        let mut say = Vec::new();
+        while let (Some(raised_at), Some((n, next))) =
+            (active.raised_at, next_escalation(rule, active))
+        {
+            if raised_at + next.after > at {
+                break;
+            }
+            active.escalated = n as u32 + 1;
+            say.push((AlertState::Escalated, next.event.clone(), active.escalated));
+        }
+        if let (Some(said_at), Some(again)) = (active.said_at, rule.re_alarm)
+            && !active.acked
+            && said_at + again <= at
+        {
+            active.said_at = Some(at);
+            active.said_again += 1;
+            say.push((AlertState::ReAlarmed, rule.event.clone(), active.said_again));
+        }
+        let (id, since, shadow) = (active.id, active.since, active.shadow);
+        let ground = ground.unwrap_or_else(|| self.no_ground(since));
+        for (what, kind, nth) in say {
+            let data = AlertData { nth: Some(nth), ..self.data(what, id, &ground, since) };
+            self.say(kind, at, data, shadow);
+        }
+    }
+
+    /// A late reading: what it would have raised is said once an episode.
+    fn late(&mut self, state: &mut State, reading: &Reading<'_>) {
+        let (rule, at) = (self.rule, reading.occurred_at);
+        // Somebody was paged for this already.
+        if state.active.as_ref().is_some_and(|active| active.since <= at) {
+            return;
+        }
+        let Some((op, limit, clear)) = numbers(rule, self.context.facts, at) else { return };
+        // Files and devices are not read in the order of time.
+        match state.missed.as_mut().filter(|missed| missed.since <= at) {
+            None if op.breaks(reading.value, limit) && self.may_raise(at) => {
+                let run = Run::extend(&mut state.late, at, rule.max_gap).clone();
+                if run.length() < rule.on_delay || run.samples < rule.samples_min {
+                    return;
+                }
+                state.late = None;
+                state.missed = Some(Missed { since: at, broken_at: at });
+                let ground = reading.ground();
+                let because = Some(self.because(state, &run, at));
+                let id = self.alert_id(&ground);
+                let data = AlertData { because, ..self.data(AlertState::Missed, id, &ground, at) };
+                self.say(ALERT_MISSED.to_owned(), at, data, rule.mode == Mode::Shadow);
+            }
+            None => Run::contradict(&mut state.late, at),
+            Some(missed) if op.breaks(reading.value, clear) => {
+                missed.broken_at = missed.broken_at.max(at);
+            }
+            Some(missed) => {
+                if at >= missed.broken_at {
+                    state.missed = None;
+                }
+            }
+        }
+    }
+
+    fn because(&self, state: &State, run: &Run, at: DateTime<Utc>) -> Because {
+        let facts = self.context.facts;
+        let numbers = numbers(self.rule, facts, at);
+        let scored = self.rule.when.leaves.iter().zip(&state.memory).find_map(|(leaf, memory)| {
+            matches!(leaf, Leaf::Score { .. }).then(|| scored(memory, facts, at).score)
+        });
+        Because {
+            op: numbers.map(|(op, ..)| op.sign().to_owned()),
+            limit: numbers.map(|(_, limit, _)| limit),
+            own_limit: numbers.map(|(_, limit, _)| limit)
+                != self.rule.threshold().map(|(_, _, limit, _)| limit),
+            held_since: run.since,
+            samples: run.samples,
+            news2: scored,
+        }
+    }
+
+    /// The same readings give the same ids, also when they are replayed.
+    fn alert_id(&self, ground: &Ground) -> Uuid {
+        let Context { tenant, patient_id, shard, .. } = self.context;
+        let Rule { id, version, .. } = self.rule;
+        let position = ground.position;
+        let name = format!("{id}/{version}/{tenant}/{patient_id}/{shard}/{position}");
+        Uuid::new_v5(&ALERT_NAMESPACE, name.as_bytes())
+    }
+
+    fn data(
+        &self,
+        state: AlertState,
+        id: Uuid,
+        ground: &Ground,
+        since: DateTime<Utc>,
+    ) -> AlertData {
+        AlertData {
+            v: 2,
+            alert_id: id,
+            state,
+            rule: self.rule.id.clone(),
+            rule_version: self.rule.version,
+            event: self.rule.event.clone(),
+            priority: self.rule.priority,
+            vital: ground.vital,
+            value: ground.value,
+            unit: ground.vital.unit().to_owned(),
+            measured_at: ground.at,
+            device_id: ground.device.clone(),
+            reading_position: ground.position,
+            since,
+            nth: None,
+            by: None,
+            silenced_by: None,
+            because: None,
+        }
+    }
+
+    fn say(&mut self, kind: String, at: DateTime<Utc>, data: AlertData, shadow: bool) {
+        let kind = if shadow { ALERT_SHADOWED.to_owned() } else { kind };
+        self.said.push(Transition { kind, at, data });
     }
 }

@@ -1,0 +1,76 @@
+//! The rules' clock: what time alone moves, on a shard where nothing else happens.
+//!
+//! Guarantees the same as a step of the rules: state and alert events change in one
+//! transaction, exactly once, with any number of instances. A tick due at a moment is
+//! taken only when every event before it was read and none can come before it any
+//! more, which the shard's locked head says. While events come, [`super::raise`] takes
+//! the ticks at their place among them.
+//!
+//! Does not guarantee when: it looks every [`LOOK_MS`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+
+use super::raise::Raise;
+use crate::consumer::{ConsumerError, RULES};
+use crate::log::answered;
+
+/// How often it looks whether something is due.
+pub const LOOK_MS: u64 = 500;
+
+/// Ticks on one shard until told to stop.
+pub async fn run(rules: Arc<Raise>, pool: PgPool, shard: i16, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        if let Err(error) = answered(tick(&rules, &pool, shard)).await {
+            metrics::counter!("vitals_consumer_errors_total", "consumer" => "rules-clock")
+                .increment(1);
+            tracing::error!(shard, %error, "what is due was not done; trying again");
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(Duration::from_millis(LOOK_MS)) => {}
+        }
+    }
+}
+
+/// Takes what is due, if this shard has been read to its end.
+pub async fn tick(rules: &Raise, pool: &PgPool, shard: i16) -> Result<(), ConsumerError> {
+    let is_due: bool = sqlx::query_scalar(
+        "select exists (select from rule_state where shard = $1 and due_at <= clock_timestamp())",
+    )
+    .bind(shard)
+    .fetch_one(pool)
+    .await?;
+    if !is_due {
+        return Ok(());
+    }
+    let mut tx = pool.begin().await?;
+    // In the order in which a step locks them: the checkpoint, then the head.
+    let read: Option<i64> = sqlx::query_scalar(
+        "select position from checkpoint where consumer = $1 and shard = $2 for update skip locked",
+    )
+    .bind(RULES)
+    .bind(shard)
+    .fetch_optional(&mut *tx)
+    .await?;
+    let (head, now): (i64, DateTime<Utc>) = sqlx::query_as(
+        "select position, greatest(recorded_at, clock_timestamp()) from shard_head \
+         where shard = $1 for update",
+    )
+    .bind(shard)
+    .fetch_one(&mut *tx)
+    .await?;
+    if read != Some(head) {
+        // There are events to be read, and with them comes the tick.
+        tx.rollback().await?;
+        return Ok(());
+    }
+    let said = rules.tick(&mut tx, shard, head, now).await?;
+    tx.commit().await?;
+    rules.said(shard, &said);
+    Ok(())
+}
