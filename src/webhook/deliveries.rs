@@ -27,6 +27,10 @@ pub struct Delivery {
     pub finished_at: Option<DateTime<Utc>>,
     /// When the next attempt is due, or the lease of the one under way ends.
     pub due_at: DateTime<Utc>,
+    /// Its number at its endpoint.
+    pub sequence: Option<i64>,
+    /// Why it is dead.
+    pub reason: Option<String>,
     /// The shard that its attempts lie in.
     pub shard: i16,
     /// What is sent, to the letter.

@@ -1,20 +1,24 @@
-//! Endpoints: where a tenant wants its alerts.
+//! Endpoints: where a tenant wants its alerts, and how.
 //!
-//! Guarantees that a stored endpoint has a readable secret and known states, and
-//! that a disabled one is said in the log. Does not check URLs: the guard does, at
-//! the edge and again before each send.
+//! Guarantees that a stored endpoint has a readable key and known states, that what is
+//! secret of it is sealed, and that a disabled one is said in the log. Does not check
+//! URLs: the guard does, at the edge and again before each send.
 
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
+use super::breaker::fail_over;
+use super::key::Key;
+use super::line::{Certificate, Headers};
+use super::seal::Seal;
 use crate::event::{ENDPOINT_DISABLED, Event, NO_PATIENT};
 use crate::log::{AppendError, Log, append};
 
 /// The most endpoints of one tenant: each one multiplies every alert.
 pub const ENDPOINTS_PER_TENANT_MAX: i64 = 100;
 
-/// A place to deliver to.
+/// A place to deliver to, as its row holds it.
 #[derive(Clone, Debug, FromRow)]
 pub struct Endpoint {
     /// Who owns it.
@@ -25,16 +29,93 @@ pub struct Endpoint {
     pub url: String,
     /// Event names, or `*`.
     pub events: Vec<String>,
-    /// `whsec_…`
+    /// The newest key, sealed.
     pub secret: String,
+    /// Older keys that sign still, sealed; the newest first.
+    pub secrets_before: Vec<String>,
+    /// Until when each of them does.
+    pub secrets_before_until: Vec<DateTime<Utc>>,
+    /// See [`super::key::Scheme`].
+    pub signature: String,
+    /// `whpk_…`, of ed25519.
+    pub public_key: Option<String>,
+    /// Headers of its own: a JSON object, sealed.
+    pub headers: Option<String>,
+    /// Their names.
+    pub header_names: Vec<String>,
+    /// PEM.
+    pub client_certificate: Option<String>,
+    /// PEM, sealed.
+    pub client_key: Option<String>,
+    /// See [`Payload`].
+    pub payload: String,
+    /// How often it is told that the way is alive.
+    pub heartbeat_seconds: Option<i32>,
     /// For people.
     pub description: Option<String>,
     /// `active`, `paused` (rows wait) or `disabled` (no rows).
     pub state: String,
     /// Why it was disabled.
     pub reason: Option<String>,
+    /// Gets the high alarms that another endpoint of the tenant cannot take.
+    pub fallback: bool,
+    /// Whether deliveries about one alert go out one after the other.
+    pub ordered: bool,
     /// Events recorded before this are not delivered.
     pub created_at: DateTime<Utc>,
+    /// Counts the changes of what a request is made of.
+    pub version: i32,
+}
+
+/// How much a delivery tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// Everything about the alert.
+    Full,
+    /// That there is one, and links: no patient, no device, no value.
+    Thin,
+}
+
+impl Payload {
+    /// As on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Payload::Full => "full",
+            Payload::Thin => "thin",
+        }
+    }
+
+    /// Reads what [`Payload::name`] writes.
+    pub fn of(name: &str) -> Option<Payload> {
+        [Payload::Full, Payload::Thin].into_iter().find(|payload| payload.name() == name)
+    }
+}
+
+/// An endpoint that is to be made.
+#[derive(Debug)]
+pub struct New {
+    /// See [`Endpoint`].
+    pub tenant: String,
+    /// See [`Endpoint`].
+    pub url: String,
+    /// See [`Endpoint`].
+    pub events: Vec<String>,
+    /// What signs its deliveries.
+    pub key: Key,
+    /// See [`Endpoint`].
+    pub description: Option<String>,
+    /// See [`Endpoint`].
+    pub headers: Headers,
+    /// See [`Endpoint`].
+    pub certificate: Option<Certificate>,
+    /// See [`Endpoint`].
+    pub payload: Payload,
+    /// See [`Endpoint`].
+    pub heartbeat_seconds: Option<i32>,
+    /// See [`Endpoint`].
+    pub fallback: bool,
+    /// See [`Endpoint`].
+    pub ordered: bool,
 }
 
 /// Why an endpoint could not be made or changed.
@@ -51,6 +132,16 @@ pub enum EndpointError {
     TooMany,
 }
 
+/// Where a secret of an endpoint lies: it opens nowhere else.
+pub fn place(id: Uuid, field: &str) -> String {
+    format!("{id}/{field}")
+}
+
+/// Seals a field of an endpoint.
+pub(super) fn sealed(seal: &Seal, id: Uuid, field: &str, text: &str) -> String {
+    seal.seal(&place(id, field), text, rand::random())
+}
+
 /// What may be changed; `None` leaves it.
 #[derive(Debug, Default)]
 pub struct Change {
@@ -62,27 +153,47 @@ pub struct Change {
     pub description: Option<String>,
     /// `active` or `paused`.
     pub state: Option<String>,
+    /// See [`Endpoint`]; all of them.
+    pub headers: Option<Headers>,
+    /// See [`Endpoint`]; `Some(None)` takes it away.
+    pub certificate: Option<Option<Certificate>>,
+    /// See [`Endpoint`].
+    pub payload: Option<Payload>,
+    /// See [`Endpoint`]; `Some(None)` takes it away.
+    pub heartbeat_seconds: Option<Option<i32>>,
+    /// See [`Endpoint`].
+    pub fallback: Option<bool>,
+    /// See [`Endpoint`]; holds for what is made from now on.
+    pub ordered: Option<bool>,
 }
 
 /// Stores a new endpoint. Its `created_at` is the database's, the clock that
 /// `recorded_at` comes from as well.
-pub async fn create(pool: &PgPool, new: Endpoint) -> Result<Endpoint, EndpointError> {
-    sqlx::query_as(
-        "insert into endpoint (tenant, id, url, events, secret, description, state, created_at) \
-         select $1, $2, $3, $4, $5, $6, $7, clock_timestamp() \
-         where (select count(*) from endpoint where tenant = $1) < $8 returning *",
-    )
-    .bind(&new.tenant)
-    .bind(new.id)
-    .bind(&new.url)
-    .bind(&new.events)
-    .bind(&new.secret)
-    .bind(&new.description)
-    .bind(&new.state)
-    .bind(ENDPOINTS_PER_TENANT_MAX)
-    .fetch_optional(pool)
-    .await?
-    .ok_or(EndpointError::TooMany)
+pub async fn create(pool: &PgPool, seal: &Seal, new: &New) -> Result<Endpoint, EndpointError> {
+    let id = Uuid::now_v7();
+    let sealed = |field: &str, text: &str| sealed(seal, id, field, text);
+    let certificate = new.certificate.as_ref();
+    sqlx::query_as(include_str!("create_endpoint.sql"))
+        .bind(&new.tenant)
+        .bind(id)
+        .bind(&new.url)
+        .bind(&new.events)
+        .bind(sealed("secret", &new.key.to_text()))
+        .bind(new.key.scheme().name())
+        .bind(new.key.public())
+        .bind(&new.description)
+        .bind(new.headers.to_json().map(|json| sealed("headers", &json)))
+        .bind(new.headers.names())
+        .bind(certificate.map(|c| &*c.certificate))
+        .bind(certificate.map(|c| sealed("client_key", &c.key)))
+        .bind(new.payload.name())
+        .bind(new.heartbeat_seconds)
+        .bind(ENDPOINTS_PER_TENANT_MAX)
+        .bind(new.fallback)
+        .bind(new.ordered)
+        .fetch_optional(pool)
+        .await?
+        .ok_or(EndpointError::TooMany)
 }
 
 /// All endpoints of a tenant, oldest first; there are few.
@@ -102,27 +213,43 @@ pub async fn get(pool: &PgPool, tenant: &str, id: Uuid) -> Result<Option<Endpoin
         .await
 }
 
-/// Changes an endpoint; making it active clears the reason.
+/// One endpoint, whoever owns it: for those who deliver.
+pub(super) async fn find(pool: &PgPool, id: Uuid) -> Result<Option<Endpoint>, sqlx::Error> {
+    sqlx::query_as("select * from endpoint where id = $1").bind(id).fetch_optional(pool).await
+}
+
+/// Changes an endpoint; making it active clears the reason. A new URL or state is a new
+/// chance: its breaker is closed.
 pub async fn change(
     pool: &PgPool,
+    seal: &Seal,
     tenant: &str,
     id: Uuid,
-    change: Change,
+    change: &Change,
 ) -> Result<Option<Endpoint>, sqlx::Error> {
-    sqlx::query_as(
-        "update endpoint set url = coalesce($3, url), events = coalesce($4, events), \
-            description = coalesce($5, description), state = coalesce($6, state), \
-            reason = case when $6 is null then reason end \
-         where tenant = $1 and id = $2 returning *",
-    )
-    .bind(tenant)
-    .bind(id)
-    .bind(change.url)
-    .bind(change.events)
-    .bind(change.description)
-    .bind(change.state)
-    .fetch_optional(pool)
-    .await
+    let sealed = |field: &str, text: &str| sealed(seal, id, field, text);
+    let (headers, certificate) = (change.headers.as_ref(), change.certificate.as_ref());
+    let pair = certificate.and_then(Option::as_ref);
+    sqlx::query_as(include_str!("change_endpoint.sql"))
+        .bind(tenant)
+        .bind(id)
+        .bind(&change.url)
+        .bind(&change.events)
+        .bind(&change.description)
+        .bind(&change.state)
+        .bind(headers.is_some())
+        .bind(headers.and_then(Headers::to_json).map(|json| sealed("headers", &json)))
+        .bind(headers.map(Headers::names))
+        .bind(certificate.is_some())
+        .bind(pair.map(|c| &*c.certificate))
+        .bind(pair.map(|c| sealed("client_key", &c.key)))
+        .bind(change.payload.map(Payload::name))
+        .bind(change.heartbeat_seconds.is_some())
+        .bind(change.heartbeat_seconds.flatten())
+        .bind(change.fallback)
+        .bind(change.ordered)
+        .fetch_optional(pool)
+        .await
 }
 
 /// Forgets an endpoint; what was still to be delivered to it is dead.
@@ -134,14 +261,19 @@ pub async fn delete(pool: &PgPool, tenant: &str, id: Uuid) -> Result<bool, sqlx:
         .execute(&mut *tx)
         .await?;
     if deleted.rows_affected() > 0 {
-        bury_pending(&mut tx, id).await?;
+        bury_pending(&mut tx, id, "the endpoint was deleted").await?;
+        sqlx::query("delete from breaker where endpoint_id = $1")
+            .bind(id)
+            .execute(&mut *tx)
+            .await?;
     }
     tx.commit().await?;
     Ok(deleted.rows_affected() > 0)
 }
 
-/// Disables an endpoint because it said so or because it is beyond hope, and puts
-/// that into the log. Once: whoever comes second changes nothing.
+/// Disables an endpoint because it said so, and puts that into the log; what it was still
+/// to be told of high alarms goes to the tenant's fallbacks. Once: whoever comes second
+/// changes nothing.
 pub async fn disable(
     log: &Log,
     pool: &PgPool,
@@ -163,7 +295,9 @@ pub async fn disable(
         tx.rollback().await?;
         return Ok(());
     };
-    bury_pending(&mut tx, id).await?;
+    fail_over(&mut tx, id).await?;
+    bury_pending(&mut tx, id, reason).await?;
+    sqlx::query("delete from breaker where endpoint_id = $1").bind(id).execute(&mut *tx).await?;
     let shard = log.shard_of(&tenant, NO_PATIENT);
     let data = serde_json::json!({ "v": 1, "endpointId": id, "reason": reason });
     let event = Event {
@@ -186,12 +320,17 @@ pub async fn disable(
     Ok(())
 }
 
-async fn bury_pending(tx: &mut PgConnection, endpoint: Uuid) -> Result<(), sqlx::Error> {
+async fn bury_pending(
+    tx: &mut PgConnection,
+    endpoint: Uuid,
+    reason: &str,
+) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "update delivery set state = 'dead', finished_at = clock_timestamp() \
+        "update delivery set state = 'dead', finished_at = clock_timestamp(), reason = $2 \
          where endpoint_id = $1 and state = 'pending'",
     )
     .bind(endpoint)
+    .bind(reason)
     .execute(tx)
     .await?;
     Ok(())

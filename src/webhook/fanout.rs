@@ -2,8 +2,9 @@
 //! endpoint that wants it.
 //!
 //! Guarantees one row per event and endpoint, made in the transaction that moves
-//! the checkpoint. Does not send: the deliverer does, when it hears the bell or by
-//! its own timer.
+//! the checkpoint. What the process has room for is claimed by being made, and put on
+//! the desk after the commit: an alert waits for no second question. Does not send: the
+//! deliverer does. What is lost between commit and desk comes back when its lease ends.
 
 use std::time::Duration;
 
@@ -12,13 +13,18 @@ use serde::Serialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::Bell;
+use super::ack::AckLinks;
+use super::claim::{Claimed, LEASE_SECONDS};
+use super::desk::Desk;
+use super::notice::notice;
+use super::schedule::Schedule;
 use crate::consumer::{Consumer, ConsumerError, Follows};
 use crate::event::{AlertData, AlertState, Priority, Recorded, as_people_write};
 use crate::log::{Window, read_happenings};
 
-/// Alert events have an index of their own, so a window may be large.
-const WINDOW_POSITIONS_MAX: i64 = 50_000;
+/// Alert events have an index of their own, so a window may be large; the first of its
+/// alerts waits for the last.
+const WINDOW_POSITIONS_MAX: i64 = 10_000;
 
 /// The body of a webhook. Wire format, version 1.
 #[derive(Serialize)]
@@ -47,26 +53,119 @@ struct Body<'a> {
 #[derive(Serialize)]
 struct Links {
     alert: String,
+    /// Needs no token: see [`super::ack`].
     ack: String,
-    patient: String,
+    /// Not in a thin body: it names the patient.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    patient: Option<String>,
+}
+
+/// The body for receivers outside the hospital: that there is an alert, how urgent, and
+/// where to look. No patient, no device, no value, no time of a measurement.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Thin<'a> {
+    r#type: &'a str,
+    timestamp: DateTime<Utc>,
+    event: &'a str,
+    alert_id: Uuid,
+    state: AlertState,
+    priority: Priority,
+    #[serde(rename = "_links")]
+    links: Links,
 }
 
 /// The worker.
 pub struct Fanout {
-    bell: Bell,
+    desk: Desk,
+    links: AckLinks,
     public_url: String,
+}
+
+/// Something to be told, as `insert_deliveries.sql` takes it.
+struct Happened<'a> {
+    recorded: &'a Recorded,
+    webhook_id: String,
+    full: String,
+    thin: String,
+    /// Whether `*` means it.
+    pages: bool,
+    schedule: Schedule,
+    alert: Option<AlertData>,
+    /// The endpoint that it is about.
+    about: Option<Uuid>,
+}
+
+impl Happened<'_> {
+    fn priority(&self) -> Option<&'static str> {
+        self.alert.as_ref().map(|alert| alert.priority.name())
+    }
+
+    fn clears(&self) -> bool {
+        self.alert
+            .as_ref()
+            .is_some_and(|alert| matches!(alert.state, AlertState::Cleared | AlertState::Retracted))
+    }
 }
 
 impl Fanout {
     /// `public_url` is put before the links in a body; empty leaves them relative.
-    pub fn new(bell: Bell, public_url: &str) -> Fanout {
-        Fanout { bell, public_url: public_url.trim_end_matches('/').to_owned() }
+    pub fn new(desk: Desk, links: AckLinks, public_url: &str) -> Fanout {
+        Fanout { desk, links, public_url: public_url.trim_end_matches('/').to_owned() }
     }
 
-    fn body(&self, recorded: &Recorded, alert: &AlertData) -> Result<String, serde_json::Error> {
+    /// What an event means to endpoints, if anything.
+    fn happened<'a>(
+        &self,
+        recorded: &'a Recorded,
+    ) -> Result<Option<Happened<'a>>, serde_json::Error> {
+        if let Some(alert) = recorded.event.alert()? {
+            // What a silence holds back is on the record and goes to nobody.
+            if alert.silenced_by.is_some() {
+                return Ok(None);
+            }
+            let pages = pages(&alert);
+            let (full, thin) = self.bodies(recorded, &alert)?;
+            return Ok(Some(Happened {
+                recorded,
+                webhook_id: webhook_id(&alert),
+                full,
+                thin,
+                pages,
+                schedule: if pages { Schedule::Alarm } else { Schedule::Record },
+                alert: Some(alert),
+                about: None,
+            }));
+        }
+        let notice = notice(recorded, &format!("{}/api/v1", self.public_url))?;
+        Ok(notice.map(|notice| Happened {
+            recorded,
+            webhook_id: notice.webhook_id,
+            // Nothing in it is about a patient.
+            thin: notice.body.clone(),
+            full: notice.body,
+            pages: false,
+            schedule: notice.schedule,
+            alert: None,
+            about: Some(notice.about),
+        }))
+    }
+
+    /// The body, full and thin. Nothing in it depends on when it is rendered.
+    fn bodies(
+        &self,
+        recorded: &Recorded,
+        alert: &AlertData,
+    ) -> Result<(String, String), serde_json::Error> {
         let event = &recorded.event;
         let api = format!("{}/api/v1", self.public_url);
-        serde_json::to_string(&Body {
+        let link = self.links.query(&event.tenant, alert.alert_id, recorded.recorded_at);
+        let links = |patient| Links {
+            alert: format!("{api}/alerts/{}", alert.alert_id),
+            ack: format!("{api}/alerts/{}/ack?{link}", alert.alert_id),
+            patient,
+        };
+        let full = serde_json::to_string(&Body {
             r#type: &event.kind,
             timestamp: recorded.recorded_at,
             patient_id: &event.patient_id,
@@ -82,24 +181,41 @@ impl Fanout {
             since: alert.since,
             measured_at: alert.measured_at,
             device_id: &alert.device_id,
-            links: Links {
-                alert: format!("{api}/alerts/{}", alert.alert_id),
-                ack: format!("{api}/alerts/{}/ack", alert.alert_id),
-                patient: format!("{api}/patients/{}", event.patient_id),
-            },
-        })
+            links: links(Some(format!("{api}/patients/{}", event.patient_id))),
+        })?;
+        let thin = serde_json::to_string(&Thin {
+            r#type: &event.kind,
+            timestamp: recorded.recorded_at,
+            event: &alert.event,
+            alert_id: alert.alert_id,
+            state: alert.state,
+            priority: alert.priority,
+            links: links(None),
+        })?;
+        Ok((full, thin))
     }
 }
 
-/// The same for an alert's state whatever the endpoint, the attempt or the replay.
+/// The same for what is said of an alert whatever the endpoint, the attempt or the replay.
 fn webhook_id(alert: &AlertData) -> String {
-    let id = Uuid::new_v5(&alert.alert_id, alert.state.name().as_bytes());
+    let mut said = alert.state.name().to_owned();
+    if let Some(nth) = alert.nth {
+        // Said again, it is another message.
+        said.push_str(&nth.to_string());
+    }
+    let id = Uuid::new_v5(&alert.alert_id, said.as_bytes());
     format!("msg_{}", id.simple())
 }
 
+/// Whether it is for those who take every page. What was missed, and what a correction
+/// took back, goes only where it is named.
+fn pages(alert: &AlertData) -> bool {
+    !matches!(alert.state, AlertState::Missed | AlertState::Retracted)
+}
+
 impl Consumer for Fanout {
-    /// How many rows were made.
-    type Done = u64;
+    /// The rows that were made.
+    type Done = Vec<Claimed>;
 
     fn name(&self) -> &str {
         "webhook-fanout"
@@ -117,40 +233,58 @@ impl Consumer for Fanout {
         Duration::ZERO
     }
 
-    async fn act(&self, tx: &mut PgConnection, window: &Window) -> Result<u64, ConsumerError> {
+    async fn act(
+        &self,
+        tx: &mut PgConnection,
+        window: &Window,
+    ) -> Result<Vec<Claimed>, ConsumerError> {
+        fn column<'a, T: 'a>(
+            of: &'a [Happened<'_>],
+            f: impl Fn(&'a Happened<'_>) -> T + 'a,
+        ) -> Vec<T> {
+            of.iter().map(f).collect()
+        }
         let happenings = read_happenings(tx, window).await?;
-        let mut alerts = Vec::new();
+        let mut all = Vec::new();
         for recorded in &happenings {
             let unreadable = |source| ConsumerError::Event {
                 shard: recorded.shard,
                 position: recorded.position,
                 source,
             };
-            if let Some(alert) = recorded.event.alert().map_err(unreadable)? {
-                let body = self.body(recorded, &alert).map_err(unreadable)?;
-                alerts.push((recorded, alert, body));
-            }
+            all.extend(self.happened(recorded).map_err(unreadable)?);
         }
-        if alerts.is_empty() {
-            return Ok(0);
+        if all.is_empty() {
+            return Ok(Vec::new());
         }
-        let inserted = sqlx::query(include_str!("insert_deliveries.sql"))
+        let room = self.desk.room_for_new();
+        let made = sqlx::query_as(include_str!("insert_deliveries.sql"))
             .bind(window.shard)
-            .bind(alerts.iter().map(|(r, _, _)| r.position).collect::<Vec<_>>())
-            .bind(alerts.iter().map(|(r, _, _)| &*r.event.tenant).collect::<Vec<_>>())
-            .bind(alerts.iter().map(|(_, a, _)| webhook_id(a)).collect::<Vec<_>>())
-            .bind(alerts.iter().map(|(r, _, _)| &*r.event.kind).collect::<Vec<_>>())
-            .bind(alerts.iter().map(|(_, _, body)| &**body).collect::<Vec<_>>())
-            .bind(alerts.iter().map(|(r, _, _)| r.recorded_at).collect::<Vec<_>>())
-            .bind(alerts.iter().map(|(_, a, _)| a.state != AlertState::Missed).collect::<Vec<_>>())
-            .execute(tx)
+            .bind(column(&all, |h| h.recorded.position))
+            .bind(column(&all, |h| &*h.recorded.event.tenant))
+            .bind(column(&all, |h| &*h.webhook_id))
+            .bind(column(&all, |h| &*h.recorded.event.kind))
+            .bind(column(&all, |h| &*h.full))
+            .bind(column(&all, |h| h.recorded.recorded_at))
+            .bind(column(&all, |h| h.pages))
+            .bind(column(&all, |h| h.alert.as_ref().map(|alert| alert.alert_id)))
+            .bind(column(&all, |h| h.priority()))
+            .bind(column(&all, |h| h.schedule.name()))
+            .bind(column(&all, |h| h.clears()))
+            .bind(column(&all, |h| h.about))
+            .bind(room.endpoints)
+            .bind(room.each)
+            .bind(room.others)
+            .bind(LEASE_SECONDS)
+            .bind(column(&all, |h| &*h.thin))
+            .fetch_all(tx)
             .await?;
-        Ok(inserted.rows_affected())
+        Ok(made)
     }
 
-    fn committed(&self, _window: &Window, made: u64) {
-        if made > 0 {
-            self.bell.ring();
+    fn committed(&self, _window: &Window, made: Vec<Claimed>) {
+        if !made.is_empty() {
+            self.desk.made(made);
         }
     }
 }

@@ -11,14 +11,18 @@
 //! resolver about one. So [`Guard::check_url`] has to run before every send. Does
 //! not know about a proxy or a router that leads public addresses inwards.
 
+mod names;
 mod net;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
+pub use names::Names;
+use names::SystemNames;
 pub use net::{Net, NetError};
 use net::{embedded_v4, special};
 
@@ -91,15 +95,27 @@ impl Refused {
 }
 
 /// What webhooks may reach.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Guard {
     allowed: Vec<Net>,
+    names: Arc<dyn Names>,
+}
+
+impl Default for Guard {
+    fn default() -> Guard {
+        Guard::new(&[])
+    }
 }
 
 impl Guard {
     /// The public internet, and the operator's `allow`.
     pub fn new(allow: &[Net]) -> Guard {
-        Guard { allowed: allow.to_vec() }
+        Guard { allowed: allow.to_vec(), names: Arc::new(SystemNames) }
+    }
+
+    /// The same by another resolver.
+    pub fn with_names(self, names: Arc<dyn Names>) -> Guard {
+        Guard { names, ..self }
     }
 
     /// Whether an address may be connected to.
@@ -139,7 +155,7 @@ impl Guard {
     /// For when an endpoint is made; what counts is the same test at connect time.
     pub async fn check_resolved(&self, url: &reqwest::Url) -> Result<(), Refused> {
         let Some(host) = self.name_to_resolve(url)? else { return Ok(()) };
-        self.all_permitted(host, &resolve(host).await?)
+        self.all_permitted(host, &self.resolve(host).await?)
     }
 
     /// A client that resolves through the guard, follows no redirect (which nobody
@@ -174,6 +190,21 @@ impl Guard {
         }
     }
 
+    /// The addresses of a name, at least one, in time. Their port is 0, for which the
+    /// client puts in the URL's.
+    async fn resolve(&self, host: &str) -> Result<Vec<SocketAddr>, Refused> {
+        let limit = Duration::from_millis(RESOLVE_MS_MAX);
+        let found = tokio::time::timeout(limit, self.names.addresses(host));
+        let unresolved = |source| Refused::Unresolved { host: host.to_owned(), source };
+        let found = found.await.map_err(|late| unresolved(io::Error::other(late)))?;
+        let mut addresses = found.map_err(unresolved)?;
+        addresses.iter_mut().for_each(|address| address.set_port(0));
+        if addresses.is_empty() {
+            return Err(unresolved(io::ErrorKind::NotFound.into()));
+        }
+        Ok(addresses)
+    }
+
     fn all_permitted(&self, host: &str, addresses: &[SocketAddr]) -> Result<(), Refused> {
         match addresses.iter().find_map(|address| self.refusal(address.ip())) {
             Some(kind) => Err(Refused::Special { host: host.to_owned(), kind }),
@@ -199,20 +230,6 @@ fn is_localhost(host: &str) -> bool {
     host == "localhost" || host.ends_with(".localhost")
 }
 
-/// The addresses of a name, at least one, in time. Their port is 0, for which the
-/// client puts in the URL's.
-async fn resolve(host: &str) -> Result<Vec<SocketAddr>, Refused> {
-    let limit = Duration::from_millis(RESOLVE_MS_MAX);
-    let found = tokio::time::timeout(limit, tokio::net::lookup_host((host, 0)));
-    let unresolved = |source| Refused::Unresolved { host: host.to_owned(), source };
-    let found = found.await.map_err(|late| unresolved(io::Error::other(late)))?;
-    let addresses: Vec<_> = found.map_err(unresolved)?.collect();
-    if addresses.is_empty() {
-        return Err(unresolved(io::ErrorKind::NotFound.into()));
-    }
-    Ok(addresses)
-}
-
 /// Resolves names for the client and hands it only permitted addresses.
 #[derive(Clone, Debug)]
 pub struct GuardedResolver(pub Guard);
@@ -221,7 +238,7 @@ impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let guard = self.0.clone();
         Box::pin(async move {
-            let found = resolve(name.as_str()).await?;
+            let found = guard.resolve(name.as_str()).await?;
             let addresses: Addrs =
                 Box::new(guard.keep_permitted(name.as_str(), found)?.into_iter());
             Ok(addresses)
@@ -235,7 +252,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     fn guard(allow: &[&str]) -> Guard {
-        Guard { allowed: allow.iter().map(|net| net.parse().unwrap()).collect() }
+        Guard::new(&allow.iter().map(|net| net.parse().unwrap()).collect::<Vec<Net>>())
     }
 
     #[track_caller]

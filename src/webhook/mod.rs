@@ -6,28 +6,29 @@
 //! that an endpoint sees it once: an answer can be lost. The `webhook-id` is the
 //! same at every attempt, so that the receiver can drop repeats.
 
+pub mod ack;
+pub mod breaker;
+pub mod claim;
 pub mod deliver;
 pub mod deliveries;
+pub mod desk;
 pub mod endpoint;
+pub mod events;
 mod fanout;
+pub mod gauges;
 pub mod guard;
+pub mod heartbeat;
+pub mod key;
+pub mod line;
+mod notice;
+mod outcome;
+pub mod ping;
+pub mod replay;
 pub mod schedule;
+pub mod seal;
+pub mod secrets;
+pub mod send;
 pub mod sign;
 
+pub use desk::Desk;
 pub use fanout::Fanout;
-
-/// Tells the deliverer that there may be something to deliver. A hint, as every
-/// wake-up.
-#[derive(Clone, Debug, Default)]
-pub struct Bell(std::sync::Arc<tokio::sync::Notify>);
-
-impl Bell {
-    /// Something may be due.
-    pub fn ring(&self) {
-        self.0.notify_one();
-    }
-
-    async fn heard(&self) {
-        self.0.notified().await;
-    }
-}

@@ -28,7 +28,9 @@ pub const RECORD_S: [u64; 10] =
 /// longest pause.
 pub const RECORD_RETRY_AFTER_S_MAX: u64 = 24 * 3600;
 
-/// The part of a delay that jitter takes off or adds at most.
+/// The shortest pause between two attempts of an alarm.
+pub const ALARM_MS_MIN: u64 = 100;
+/// The part of a record's delay that jitter takes off or adds at most.
 pub const JITTER_PART: f64 = 0.2;
 
 /// How long, and how often, a delivery is tried.
@@ -41,15 +43,25 @@ pub enum Schedule {
 }
 
 impl Schedule {
+    /// As stored, and as metrics say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Schedule::Alarm => "alarm",
+            Schedule::Record => "record",
+        }
+    }
+
     /// How long to wait before the next attempt; `None` means that the delivery is dead.
     ///
     /// `attempts_made` counts those that failed, `age` is the time since the delivery
     /// was made, `retry_after` what the last answer asked for, `jitter` is uniform in
     /// 0..1.
     ///
-    /// The scheduled delay is stretched to between 80 % and 120 % of itself, never
-    /// less. Retry-After is a minimum and is only ever stretched upwards (to 120 %),
-    /// so that deliveries which were held off together do not come back together.
+    /// An alarm has full jitter: it is tried at any moment up to what the schedule says,
+    /// but [`ALARM_MS_MIN`] later at least. A record's pauses are long enough to be spread
+    /// by a fifth either way, so that the three days stay three days. Retry-After is a
+    /// minimum and is only ever stretched upwards (to 120 %), so that deliveries which were
+    /// held off together do not come back together.
     /// Two caps stand above that. A record waits [`RECORD_RETRY_AFTER_S_MAX`] for a
     /// Retry-After, stretched like any. An alarm waits until [`ALARM_S_MAX`] of age
     /// at most: then its last attempt is made, even if the receiver asked for longer.
@@ -67,7 +79,10 @@ impl Schedule {
         }
         let jitter = if jitter.is_nan() { 0.5 } else { jitter.clamp(0.0, 1.0) };
         let scheduled = self.delay(attempts_made, age)?;
-        let spread = scheduled.mul_f64(1.0 - JITTER_PART + 2.0 * JITTER_PART * jitter);
+        let spread = match self {
+            Schedule::Alarm => scheduled.mul_f64(jitter).max(Duration::from_millis(ALARM_MS_MIN)),
+            Schedule::Record => scheduled.mul_f64(1.0 - JITTER_PART + 2.0 * JITTER_PART * jitter),
+        };
         let cap = self.retry_after_max(age);
         let asked = retry_after.unwrap_or_default().min(cap).mul_f64(1.0 + JITTER_PART * jitter);
         let delay = spread.max(asked);
@@ -119,8 +134,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Jitter that changes nothing.
+    /// Jitter that changes nothing of a record's delay.
     const NONE: f64 = 0.5;
+    /// Jitter that leaves an alarm's delay as the schedule has it.
+    const LATEST: f64 = 1.0;
 
     fn s(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -143,7 +160,7 @@ mod tests {
         expect.extend((128..900).step_by(60));
         expect.push(900);
         let expect: Vec<_> = expect.into_iter().map(s).collect();
-        assert_eq!(ages(Schedule::Alarm, None, NONE), expect);
+        assert_eq!(ages(Schedule::Alarm, None, LATEST), expect);
     }
 
     #[test]
@@ -178,7 +195,8 @@ mod tests {
     #[test]
     fn retry_after_is_a_minimum_and_never_undercut_by_jitter() {
         let next = |asked, jitter| Schedule::Alarm.next(1, s(0), Some(s(asked)), jitter);
-        assert_eq!(next(0, 0.0), Some(Duration::from_millis(800)));
+        assert_eq!(next(0, 0.0), Some(Duration::from_millis(ALARM_MS_MIN)));
+        assert_eq!(next(0, 0.5), Some(Duration::from_millis(500)));
         assert_eq!(next(30, 0.0), Some(s(30)));
         assert_eq!(next(30, 1.0), Some(s(36)));
         let next = |asked, jitter| Schedule::Record.next(4, s(0), Some(s(asked)), jitter);
@@ -195,9 +213,10 @@ mod tests {
 
     #[test]
     fn a_jitter_that_is_none_does_no_harm() {
-        assert_eq!(Schedule::Alarm.next(1, s(0), None, f64::NAN), Some(s(1)));
-        assert_eq!(Schedule::Alarm.next(1, s(0), None, f64::INFINITY), Some(s(1).mul_f64(1.2)));
-        assert_eq!(Schedule::Alarm.next(1, s(0), None, -7.0), Some(Duration::from_millis(800)));
+        let next = |jitter| Schedule::Alarm.next(1, s(0), None, jitter);
+        assert_eq!(next(f64::NAN), Some(Duration::from_millis(500)));
+        assert_eq!(next(f64::INFINITY), Some(s(1)));
+        assert_eq!(next(-7.0), Some(Duration::from_millis(ALARM_MS_MIN)));
     }
 
     proptest! {
@@ -210,7 +229,9 @@ mod tests {
             let age = s(age_s);
             if let Some(delay) = Schedule::Alarm.next(attempts, age, None, jitter) {
                 prop_assert!(age + delay <= s(ALARM_S_MAX));
-                prop_assert!(delay <= s(ALARM_STEADY_S).mul_f64(1.2));
+                prop_assert!(delay <= s(ALARM_STEADY_S));
+                let end = s(ALARM_S_MAX).saturating_sub(age);
+                prop_assert!(delay >= Duration::from_millis(ALARM_MS_MIN).min(end));
             } else {
                 prop_assert!(age_s >= ALARM_S_MAX);
             }

@@ -1,0 +1,95 @@
+//! Who gets a slot, and when an endpoint counts as broken.
+
+use super::*;
+
+fn delivery(tenant: &str, endpoint: Uuid, sequence: i64) -> Claimed {
+    Claimed {
+        shard: 0,
+        position: sequence,
+        endpoint_id: endpoint,
+        id: Uuid::nil(),
+        tenant: tenant.into(),
+        webhook_id: String::new(),
+        sequence: Some(sequence),
+        class: "alarm".into(),
+        priority: None,
+        ordered: false,
+        attempts: 1,
+        age_seconds: 0.0,
+        probe: false,
+        body: String::new(),
+        attempts_before: 0,
+        version: 1,
+    }
+}
+
+fn lane(desk: &Desk, tenant: &str, count: i64) -> Uuid {
+    let endpoint = Uuid::new_v4();
+    desk.made((1..=count).map(|n| delivery(tenant, endpoint, n)).collect());
+    endpoint
+}
+
+fn of(slots: &[Slot], endpoint: Uuid) -> usize {
+    slots.iter().filter(|slot| slot.endpoint == endpoint).count()
+}
+
+#[test]
+fn an_endpoint_has_its_slots_and_no_more_and_goes_on_in_them() {
+    let desk = Desk::default();
+    let endpoint = lane(&desk, "t", 20);
+    let mut slots = desk.start();
+    assert_eq!(slots.len(), SLOTS_PER_ENDPOINT_MAX);
+    assert!(desk.start().is_empty());
+    let mut slot = slots.remove(0);
+    for expect in [1, 17, 18, 19, 20] {
+        assert_eq!(slot.next().unwrap().claimed.sequence, Some(expect));
+    }
+    assert!(slot.next().is_none());
+    drop((slot, slots));
+    let book = desk.book();
+    assert!(book.lanes.is_empty(), "nothing is left of {endpoint}");
+    assert_eq!((book.beyond, book.beyond_of.len()), (0, 0));
+}
+
+#[test]
+fn a_tenant_that_hangs_everywhere_leaves_others_their_slots() {
+    let desk = Desk::default();
+    let greedy: Vec<Uuid> = (0..100).map(|_| lane(&desk, "greedy", 128)).collect();
+    let slots = desk.start();
+    assert_eq!(slots.len(), greedy.len() * SLOTS_GUARANTEED + IN_FLIGHT_OF_TENANT_MAX);
+    let fewest = greedy.iter().map(|endpoint| of(&slots, *endpoint)).min();
+    assert_eq!(fewest, Some(SLOTS_GUARANTEED + IN_FLIGHT_OF_TENANT_MAX / greedy.len()));
+    let other = lane(&desk, "other", 128);
+    assert_eq!(of(&desk.start(), other), SLOTS_PER_ENDPOINT_MAX);
+}
+
+#[test]
+fn one_that_fails_has_two_attempts_until_one_is_delivered() {
+    let desk = Desk::default();
+    let endpoint = lane(&desk, "t", 40);
+    let mut slots = desk.start();
+    assert!(!desk.ended(endpoint, false, false, Instant::now()), "one failure");
+    // Slots beyond the two end when their attempt has ended.
+    slots.iter_mut().for_each(|slot| assert!(slot.next().is_some()));
+    assert!(slots[0].next().is_none());
+    slots.truncate(SLOTS_GUARANTEED);
+    assert!(slots[0].next().is_some());
+    assert_eq!(desk.room().each, [0], "and nothing more is claimed for it");
+    desk.ended(endpoint, true, false, Instant::now());
+    assert_eq!(desk.start().len(), SLOTS_PER_ENDPOINT_MAX - SLOTS_GUARANTEED);
+}
+
+#[test]
+fn failures_open_only_if_they_last_and_nothing_was_delivered_between() {
+    let desk = Desk::default();
+    let endpoint = lane(&desk, "t", 1);
+    let (start, long) = (Instant::now(), Duration::from_millis(FAILING_MS_MIN));
+    let fails = |at_once, after| desk.ended(endpoint, false, at_once, start + after);
+    let none = Duration::ZERO;
+    assert!(!fails(false, none) && !fails(false, none) && !fails(false, none), "one together");
+    assert!(fails(false, long));
+    assert!(!fails(false, long) && !fails(false, long), "counted anew");
+    desk.ended(endpoint, true, false, start + long);
+    assert!(!fails(false, long * 2));
+    assert!(fails(true, long * 2), "what needs no second one");
+}

@@ -1,0 +1,74 @@
+//! Notices: what is said about endpoints themselves, so that somebody knows that a page
+//! may not have arrived.
+//!
+//! Guarantees that a notice has the same `webhook-id` wherever it goes, and that it is not
+//! sent to the endpoint that it is about. Goes to the tenant's fallbacks and to whoever
+//! names the event; `*` means alerts that page, and these are none.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::schedule::Schedule;
+use crate::event::{ENDPOINT_DISABLED, ENDPOINT_REACHABLE, ENDPOINT_UNREACHABLE, Recorded};
+
+/// The body of a notice. Wire format, version 1.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'a> {
+    r#type: &'a str,
+    timestamp: DateTime<Utc>,
+    event: &'a str,
+    endpoint_id: Uuid,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    #[serde(rename = "_links")]
+    links: Links,
+}
+
+#[derive(Serialize)]
+struct Links {
+    webhook: String,
+    deliveries: String,
+}
+
+/// What the event holds.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Data {
+    endpoint_id: Uuid,
+    reason: Option<String>,
+}
+
+/// A notice, ready to be sent.
+pub(super) struct Notice {
+    pub about: Uuid,
+    pub webhook_id: String,
+    pub body: String,
+    pub schedule: Schedule,
+}
+
+/// The notice of an event, if it is one about an endpoint. `api` is put before the links.
+pub(super) fn notice(recorded: &Recorded, api: &str) -> Result<Option<Notice>, serde_json::Error> {
+    let event = &recorded.event;
+    let schedule = match event.kind.as_str() {
+        // Somebody has to see to it.
+        ENDPOINT_DISABLED | ENDPOINT_UNREACHABLE => Schedule::Alarm,
+        ENDPOINT_REACHABLE => Schedule::Record,
+        _ => return Ok(None),
+    };
+    let data: Data = serde_json::from_str(event.data.as_deref().unwrap_or_default())?;
+    let webhook = format!("{api}/webhooks/{}", data.endpoint_id);
+    let body = serde_json::to_string(&Body {
+        r#type: &event.kind,
+        timestamp: recorded.recorded_at,
+        event: &event.kind,
+        endpoint_id: data.endpoint_id,
+        reason: data.reason.as_deref(),
+        links: Links { deliveries: format!("{webhook}/deliveries"), webhook },
+    })?;
+    let place = format!("{}/{}/{}", event.kind, recorded.shard, recorded.position);
+    let id = Uuid::new_v5(&data.endpoint_id, place.as_bytes());
+    let webhook_id = format!("msg_{}", id.simple());
+    Ok(Some(Notice { about: data.endpoint_id, webhook_id, body, schedule }))
+}

@@ -1,0 +1,68 @@
+//! A ping: one signed test event, now.
+//!
+//! Guarantees that it goes the way of every delivery (guard, signature, headers,
+//! certificate, timeout), whatever the endpoint's state is, so that one can try a paused
+//! one before it is made active. Is no delivery: it has no row, is tried once, and its
+//! `webhook-id` is its own.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::endpoint::Endpoint;
+use super::line::Lines;
+use super::send::{head_of, with_sources};
+use crate::clock::rfc3339;
+
+/// The type of a test event; no rule can have it, for no rule's event is sent to all.
+pub const PING: &str = "PING";
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Pinged {
+    /// Of this ping alone.
+    pub webhook_id: String,
+    /// From the first byte sent to the last one read.
+    pub latency: Duration,
+    /// Of the answer, if one came.
+    pub status: Option<u16>,
+    /// Why none came.
+    pub error: Option<String>,
+    /// The answer's first bytes.
+    pub answer_head: Option<String>,
+}
+
+impl Pinged {
+    /// Whether a delivery would count as delivered.
+    pub fn is_taken(&self) -> bool {
+        self.status.is_some_and(|status| (200..300).contains(&status))
+    }
+}
+
+/// Sends it; whatever happens is an outcome.
+pub async fn ping(lines: &Lines, endpoint: &Endpoint, now: DateTime<Utc>) -> Pinged {
+    let webhook_id = format!("msg_{}", Uuid::new_v4().simple());
+    let body = json!({
+        "type": PING,
+        "timestamp": rfc3339(now),
+        "event": PING,
+        "webhook": endpoint.id,
+        "_links": { "webhook": format!("/api/v1/webhooks/{}", endpoint.id) },
+    });
+    let started = Instant::now();
+    let sent = match lines.line(endpoint.id, endpoint.version).await {
+        Ok(line) => {
+            let request = line.request(&webhook_id, &body.to_string(), now);
+            // Without the URL: it may hold a secret of the receiver's.
+            request.send().await.map_err(|error| with_sources(&error.without_url()))
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    let (status, error, answer_head) = match sent {
+        Ok(answer) => (Some(answer.status().as_u16()), None, head_of(answer).await),
+        Err(error) => (None, Some(error), None),
+    };
+    Pinged { webhook_id, latency: started.elapsed(), status, error, answer_head }
+}
