@@ -5,6 +5,7 @@
 //! directory.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +15,14 @@ use crate::webhook::guard::Net;
 
 /// The file that is read when nobody names another.
 const FILE: &str = "vitals.toml";
+/// The highest limit: one in 60 ns, which is as good as none.
+const PER_MINUTE_MAX: u32 = 1_000_000_000;
+/// Requests a minute of a token with a device.
+const DEVICE_REQUESTS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
+/// Requests a minute of a token without one.
+const GATEWAY_REQUESTS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(100_000).unwrap();
+/// Readings a minute of any token.
+const READINGS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(10_000_000).unwrap();
 
 /// What every command takes.
 #[derive(Args, Clone, Debug)]
@@ -90,9 +99,39 @@ pub struct Serving {
     /// Networks that webhooks may reach although they are not public, as 10.0.0.0/8
     #[arg(long, env = "VITALS_ALLOW_WEBHOOK_NET", value_name = "NET", value_delimiter = ',')]
     pub allow_webhook_net: Vec<Net>,
+    /// Where the public keys are that tokens are signed with elsewhere: a JWKS, a file or
+    /// an http(s) URL. VITALS_JWT_SECRET counts beside it only if it is set
+    #[arg(long, env = "VITALS_JWKS", value_name = "FILE|URL")]
+    pub jwks: Option<String>,
     /// How the outside reaches this server; put before the links in webhooks
     #[arg(long, env = "VITALS_PUBLIC_URL", value_name = "URL", default_value = "")]
     pub public_url: String,
+    /// Requests a minute that a token with a device may make
+    #[arg(long, env = "VITALS_LIMIT_DEVICE_REQUESTS", value_name = "N", value_parser = per_minute, default_value_t = DEVICE_REQUESTS_PER_MINUTE)]
+    pub limit_device_requests: NonZeroU32,
+    /// Requests a minute that a token without a device may make
+    #[arg(long, env = "VITALS_LIMIT_GATEWAY_REQUESTS", value_name = "N", value_parser = per_minute, default_value_t = GATEWAY_REQUESTS_PER_MINUTE)]
+    pub limit_gateway_requests: NonZeroU32,
+    /// Readings a minute that a token may send
+    #[arg(long, env = "VITALS_LIMIT_READINGS", value_name = "N", value_parser = per_minute, default_value_t = READINGS_PER_MINUTE)]
+    pub limit_readings: NonZeroU32,
+    /// Pause of the self-check between some patients and the next
+    #[arg(long, env = "VITALS_SELF_CHECK_PAUSE", value_name = "TIME", value_parser = duration, default_value = SELF_CHECK_PAUSE)]
+    pub self_check_pause: Duration,
+}
+
+/// Between two looks of the self-check.
+const SELF_CHECK_PAUSE: &str = "5s";
+
+/// How archives in a bucket are reached, beside the AWS_* variables.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Buckets {
+    /// A bucket's endpoint, if it is not Amazon's
+    #[arg(long, env = "VITALS_S3_ENDPOINT", value_name = "URL")]
+    pub s3_endpoint: Option<String>,
+    /// Reach the bucket without TLS
+    #[arg(long, env = "VITALS_S3_ALLOW_HTTP")]
+    pub s3_allow_http: bool,
 }
 
 /// A part of the work.
@@ -155,7 +194,9 @@ fn knows(command: &Command, id: &str) -> bool {
 fn set_defaults(command: Command, defaults: &[(String, String)]) -> Command {
     command
         .mut_args(|arg| match defaults.iter().find(|(id, _)| arg.get_id() == id.as_str()) {
-            Some((_, value)) if arg.get_long().is_some() => arg.default_value(value.clone()),
+            Some((_, value)) if arg.get_long().is_some() => {
+                arg.default_value(value.clone()).required(false)
+            }
             _ => arg,
         })
         .mut_subcommands(|sub| set_defaults(sub, defaults))
@@ -172,6 +213,17 @@ fn as_text(value: &toml::Value) -> Option<String> {
         }
         toml::Value::Datetime(_) | toml::Value::Table(_) => None,
     }
+}
+
+/// A limit a minute.
+fn per_minute(text: &str) -> Result<NonZeroU32, String> {
+    if text == "0" {
+        return Err(format!("0 would let nobody in; {PER_MINUTE_MAX} is as good as no limit"));
+    }
+    text.parse()
+        .ok()
+        .filter(|n: &NonZeroU32| n.get() <= PER_MINUTE_MAX)
+        .ok_or_else(|| format!("write it as a whole number from 1 to {PER_MINUTE_MAX}"))
 }
 
 /// A length of time as people write it: 60s, 12h.

@@ -16,12 +16,26 @@ use crate::vital::Vital;
 pub const READING: &str = "reading";
 /// What a reading that came too late to page anybody would have raised.
 pub const ALERT_MISSED: &str = "ALERT_MISSED";
+/// A correction took the ground of an alert away.
+pub const ALERT_RETRACTED: &str = "ALERT_RETRACTED";
+/// What a rule on trial would have raised; it pages nobody.
+pub const ALERT_SHADOWED: &str = "alert_shadowed";
+/// A person wants an alert cleared; the rules do it.
+pub const ALERT_CLEAR_REQUESTED: &str = "alert_clear_requested";
+/// A tenant's rule was made, changed or retired.
+pub const RULE_CHANGED: &str = "rule_changed";
 /// A patient was registered or their record changed.
 pub const PATIENT_REGISTERED: &str = "patient_registered";
 /// A person answered an alert.
 pub const ALERT_ACKNOWLEDGED: &str = "alert_acknowledged";
+/// A reading was entered in error: it stays in the log, and is no longer used.
+pub const READING_RETRACTED: &str = "reading_retracted";
 /// A webhook endpoint was disabled, with the reason.
 pub const ENDPOINT_DISABLED: &str = "ENDPOINT_DISABLED";
+/// A webhook endpoint does not take what it is sent; others are told in its place.
+pub const ENDPOINT_UNREACHABLE: &str = "ENDPOINT_UNREACHABLE";
+/// It does again.
+pub const ENDPOINT_REACHABLE: &str = "ENDPOINT_REACHABLE";
 
 /// The stream of a tenant's events that belong to no patient. Not a FHIR id, so
 /// that no patient can have it.
@@ -74,7 +88,8 @@ pub struct Recorded {
     pub event: Event,
 }
 
-/// What an alert event says. Version 1 of its schema.
+/// What an alert event says. Version 2 of its schema; older ones are read as this one
+/// (`event_data` of `migrations/0009_upcast.sql`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AlertData {
@@ -108,10 +123,68 @@ pub struct AlertData {
     pub reading_position: i64,
     /// When the alert was raised; equal to `measured_at` in the raising event.
     pub since: DateTime<Utc>,
+    /// Of what is said more than once of an alert (escalations, repeats): which one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nth: Option<u32>,
+    /// Who cleared it, if a person did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// The silence that holds it back: nobody is paged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silenced_by: Option<Uuid>,
+    /// What the rule knew when it said so, for the alert to explain itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<Because>,
+}
+
+/// Why an alert was raised.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Because {
+    /// The comparison, if the rule is one: `>`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub op: Option<String>,
+    /// Its number, which may be the patient's own.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "some_as_people_write"
+    )]
+    pub limit: Option<f64>,
+    /// The number is the patient's own and not the rule's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own_limit: bool,
+    /// Since when the condition has held.
+    pub held_since: DateTime<Utc>,
+    /// How many readings have said so.
+    pub samples: u32,
+    /// NEWS2, if it is about that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub news2: Option<u32>,
+}
+
+/// What a [`READING_RETRACTED`] event says. It lies at the reading's own time, so that
+/// whoever reads a stretch of time finds it there, and has no vital of its own: it is
+/// no reading. Who says so is its source. Version 1 of its schema.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetractionData {
+    /// The schema's version.
+    pub v: u8,
+    /// The reading, by its natural key.
+    pub vital: Vital,
+    /// See `vital`.
+    pub device_id: String,
+    /// See `vital`.
+    pub measured_at: DateTime<Utc>,
+    /// The same reading by its position in the patient's shard.
+    pub reading_position: i64,
+    /// Why, in the words of who says so.
+    pub reason: String,
 }
 
 /// The largest whole number below which every whole number is a float of its own.
-const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
+pub const WHOLE_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// A value in JSON as people write it: 130 and not 130.0.
 pub fn number(value: f64) -> serde_json::Value {
@@ -126,6 +199,14 @@ pub fn as_people_write<S: serde::Serializer>(value: &f64, to: S) -> Result<S::Ok
     number(*value).serialize(to)
 }
 
+/// [`as_people_write`] for what may be left out.
+pub fn some_as_people_write<S: serde::Serializer>(
+    value: &Option<f64>,
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    value.map(number).serialize(to)
+}
+
 /// What became of an alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -134,6 +215,9 @@ pub enum AlertState {
     Raised,
     Cleared,
     Missed,
+    Escalated,
+    ReAlarmed,
+    Retracted,
 }
 
 impl AlertState {
@@ -143,6 +227,9 @@ impl AlertState {
             AlertState::Raised => "raised",
             AlertState::Cleared => "cleared",
             AlertState::Missed => "missed",
+            AlertState::Escalated => "escalated",
+            AlertState::ReAlarmed => "re_alarmed",
+            AlertState::Retracted => "retracted",
         }
     }
 }
@@ -156,6 +243,18 @@ pub enum Priority {
     Medium,
     Low,
     Technical,
+}
+
+impl Priority {
+    /// As on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Priority::High => "high",
+            Priority::Medium => "medium",
+            Priority::Low => "low",
+            Priority::Technical => "technical",
+        }
+    }
 }
 
 impl Event {

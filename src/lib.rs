@@ -18,6 +18,8 @@ pub mod log;
 pub mod consumer;
 pub mod projection;
 
+pub mod archive;
+
 pub mod ingest;
 pub mod query;
 pub mod rules;

@@ -42,9 +42,9 @@ pub async fn list(
 ) -> Result<Response, Problem> {
     caller.may("alerts:read")?;
     if let Some(state) = params.state.as_deref()
-        && !["active", "cleared", "missed"].contains(&state)
+        && !["active", "cleared", "missed", "retracted"].contains(&state)
     {
-        let detail = "state is one of active, cleared, missed";
+        let detail = "state is one of active, cleared, missed, retracted";
         return Err(Problem::unreadable("invalid_state", detail));
     }
     if let Some(patient_id) = &params.patient_id {
@@ -108,7 +108,34 @@ pub async fn get(
         "unit": alert.unit,
         "measuredAt": rfc3339(alert.since),
     }]);
+    let history = alerts::said(&questions.log, &caller.tenant, &alert).await?;
+    let body = explained(body, &history);
     Ok(wire::tagged(&headers, &body.clone(), body))
+}
+
+/// What the alert is made of, and everything that was said of it.
+fn explained(mut body: Value, history: &[alerts::Said]) -> Value {
+    let raised = history.iter().find(|said| said.data.get("because").is_some());
+    body["because"] = raised.map(|said| said.data["because"].clone()).unwrap_or_default();
+    body["history"] = history
+        .iter()
+        .map(|said| {
+            let of = |key: &str| said.data.get(key).cloned().unwrap_or_default();
+            json!({
+                "type": said.kind,
+                "state": of("state"),
+                "value": of("value"),
+                "deviceId": of("deviceId"),
+                "rule": of("rule"),
+                "ruleVersion": of("ruleVersion"),
+                "by": said.data.pointer("/acknowledged/by").cloned().unwrap_or_else(|| of("by")),
+                "silencedBy": of("silencedBy"),
+                "at": rfc3339(said.at),
+                "recordedAt": rfc3339(said.recorded_at),
+            })
+        })
+        .collect();
+    body
 }
 
 #[derive(Deserialize)]
@@ -118,8 +145,37 @@ pub struct Ack {
 }
 
 /// `POST /alerts/{id}/ack`. The first acknowledgement counts; another one is
-/// answered with the first.
+/// answered with the first. Who came by a link says who they are, and is shown no more
+/// than that: the link may have left the hospital.
 pub async fn acknowledge(
+    State(questions): State<Questions>,
+    caller: Caller,
+    Id(id): Id,
+    Json(ack): Json<Ack>,
+) -> Result<Response, Problem> {
+    caller.may("alerts:ack")?;
+    let unnamed = if caller.linked { String::new() } else { caller.subject.clone() };
+    let by = ack.by.unwrap_or(unnamed);
+    check_text("/by", &by, 1, BY_CHARS_MAX)?;
+    check_text("/note", ack.note.as_deref().unwrap_or_default(), 0, NOTE_CHARS_MAX)?;
+    let alert = find(&questions, &caller, id).await?;
+    if alert.acknowledged.is_none() {
+        let (log, now): (_, DateTime<Utc>) = (&questions.log, questions.clock.now());
+        let note = ack.note.as_deref();
+        alerts::acknowledge(log, &caller.tenant, &alert, &by, note, now).await?;
+    }
+    let alert = find(&questions, &caller, id).await?;
+    let body = wire::alert(&alert);
+    let body = match caller.linked {
+        true => json!({ "id": id, "state": body["state"], "acknowledged": body["acknowledged"] }),
+        false => body,
+    };
+    Ok(axum::Json(body).into_response())
+}
+
+/// `POST /alerts/{id}/clear`: over, says a person. The rules clear it; one that is over
+/// already stays as it is.
+pub async fn clear(
     State(questions): State<Questions>,
     caller: Caller,
     Id(id): Id,
@@ -130,10 +186,10 @@ pub async fn acknowledge(
     check_text("/by", &by, 1, BY_CHARS_MAX)?;
     check_text("/note", ack.note.as_deref().unwrap_or_default(), 0, NOTE_CHARS_MAX)?;
     let alert = find(&questions, &caller, id).await?;
-    if alert.acknowledged.is_none() {
+    if alert.state == "active" {
         let (log, now): (_, DateTime<Utc>) = (&questions.log, questions.clock.now());
         let note = ack.note.as_deref();
-        alerts::acknowledge(log, &caller.tenant, &alert, &by, note, now).await?;
+        alerts::request_clear(log, &caller.tenant, &alert, &by, note, now).await?;
     }
     let alert = find(&questions, &caller, id).await?;
     Ok(axum::Json(wire::alert(&alert)).into_response())

@@ -2,18 +2,23 @@
 //!
 //! Guarantees that a [`Caller`] comes from a token signed with our key, for us, not
 //! expired, of one tenant. Does not decide what a handler needs: each handler names
-//! its scope.
+//! its scope. One route has a second door beside tokens: [`link`].
+
+pub mod jwks;
+pub mod link;
 
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, Request, State};
-use axum::http::{HeaderValue, StatusCode, header, request::Parts};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use axum::middleware::Next;
 use axum::response::Response;
+use chrono::{DateTime, Utc};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
+use self::jwks::Jwks;
 use super::problem::Problem;
 use crate::clock::Clock;
 use crate::event::is_fhir_id;
@@ -65,13 +70,17 @@ pub struct Claims {
     pub patient: Option<String>,
 }
 
-/// The key that tokens are signed with.
+/// The keys that tokens are signed with, ours or others': cheap to clone.
 #[derive(Clone)]
 pub struct Keys {
+    ours: Option<Arc<Signing>>,
+    others: Option<Arc<Jwks>>,
+    clock: Clock,
+}
+
+struct Signing {
     decoding: DecodingKey,
     encoding: EncodingKey,
-    validation: Arc<Validation>,
-    clock: Clock,
 }
 
 /// Why a secret cannot be used.
@@ -85,31 +94,61 @@ impl Keys {
         if secret.len() < SECRET_BYTES_MIN {
             return Err(WeakSecret(secret.len()));
         }
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.set_audience(&[AUDIENCE]);
-        validation.set_required_spec_claims(&["exp", "aud", "sub"]);
-        // By our clock, below, and to the second.
-        validation.validate_exp = false;
-        Ok(Keys {
+        let signing = Signing {
             decoding: DecodingKey::from_secret(secret),
             encoding: EncodingKey::from_secret(secret),
-            validation: Arc::new(validation),
-            clock,
-        })
+        };
+        Ok(Keys { ours: Some(Arc::new(signing)), others: None, clock })
     }
 
-    /// Signs claims.
+    /// Keys of a set and no secret: tokens are verified, and cannot be made here.
+    pub fn jwks(set: Jwks, clock: Clock) -> Keys {
+        Keys { ours: None, others: Some(Arc::new(set)), clock }
+    }
+
+    /// These keys, and those of a set beside them.
+    pub fn with_jwks(self, set: Jwks) -> Keys {
+        Keys { others: Some(Arc::new(set)), ..self }
+    }
+
+    /// Keeps a set up to date, for ever.
+    pub async fn keep(self) {
+        match &self.others {
+            Some(set) => set.keep().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Signs claims, with our secret.
     pub fn sign(&self, claims: &Claims) -> Result<String, jsonwebtoken::errors::Error> {
-        jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &self.encoding)
+        let ours = self.ours.as_ref().ok_or(ErrorKind::InvalidKeyFormat)?;
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &ours.encoding)
     }
 
-    fn verify(&self, token: &str) -> Result<Caller, Problem> {
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &self.validation)
-            .map_err(|error| unauthorised(reason(error.kind())))?
-            .claims;
+    /// A token's claims, if a key that fits its algorithm signed it. HS256 is only ever
+    /// our secret, and everything else only ever a key of the set.
+    async fn claims(&self, token: &str) -> Result<Claims, Problem> {
+        let refused = |error: jsonwebtoken::errors::Error| unauthorised(reason(error.kind()));
+        let header = jsonwebtoken::decode_header(token).map_err(refused)?;
+        match (header.alg, &self.ours, &self.others) {
+            (Algorithm::HS256, Some(ours), _) => {
+                let validation = validation(Algorithm::HS256);
+                let decoded = jsonwebtoken::decode(token, &ours.decoding, &validation);
+                Ok(decoded.map_err(refused)?.claims)
+            }
+            (Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA, _, Some(set)) => {
+                set.decode(token, &header).await
+            }
+            (_, Some(_), None) => Err(unauthorised("the token is not signed with HS256")),
+            _ => Err(unauthorised("the token is not signed with RS256, ES256 or EdDSA")),
+        }
+    }
+
+    async fn verify(&self, token: &str) -> Result<Caller, Problem> {
+        let claims = self.claims(token).await?;
         let now = self.clock.now().timestamp();
         if claims.exp <= now {
-            return Err(unauthorised("the token has expired: get a new one"));
+            return Err(expired());
         }
         if claims.nbf.is_some_and(|from| from > now) {
             return Err(unauthorised("the token is not good yet"));
@@ -124,8 +163,20 @@ impl Keys {
             scope: claims.scope,
             device: claims.device,
             patient: claims.patient,
+            expires: claims.exp,
+            linked: false,
         })
     }
+}
+
+/// What a token has to hold, whatever signed it.
+fn validation(algorithm: Algorithm) -> Validation {
+    let mut validation = Validation::new(algorithm);
+    validation.set_audience(&[AUDIENCE]);
+    validation.set_required_spec_claims(&["exp", "aud", "sub"]);
+    // By our clock, above, and to the second.
+    validation.validate_exp = false;
+    validation
 }
 
 /// Who calls.
@@ -140,9 +191,19 @@ pub struct Caller {
     pub device: Option<String>,
     /// If set, the one patient that they may write and read.
     pub patient: Option<String>,
+    /// Seconds since 1970.
+    expires: i64,
+    /// Came by a link and not by a token: nobody knows who it is, and they are shown
+    /// nothing but what they did.
+    pub linked: bool,
 }
 
 impl Caller {
+    /// 401 once the token has expired: for what lasts longer than a request.
+    pub fn may_still(&self, now: DateTime<Utc>) -> Result<(), Problem> {
+        if self.expires <= now.timestamp() { Err(expired()) } else { Ok(()) }
+    }
+
     /// 403 unless the token has the scope.
     pub fn may(&self, scope: &'static str) -> Result<(), Problem> {
         if self.scope.split(' ').any(|s| s == scope) {
@@ -189,12 +250,16 @@ fn reason(error: &ErrorKind) -> String {
         ErrorKind::InvalidSignature => "the token was signed with another key".to_owned(),
         ErrorKind::InvalidAudience => format!("the token is not for \"{AUDIENCE}\" (aud)"),
         ErrorKind::InvalidAlgorithm | ErrorKind::InvalidAlgorithmName => {
-            "the token is not signed with HS256".to_owned()
+            "the token is signed by an algorithm that is not taken".to_owned()
         }
         ErrorKind::MissingRequiredClaim(claim) => format!("the token lacks the claim {claim}"),
         ErrorKind::Json(error) => format!("the token's claims cannot be read: {error}"),
         _ => "this is no token: send the whole JWT, as \"vitals token\" prints it".to_owned(),
     }
+}
+
+fn expired() -> Problem {
+    unauthorised("the token has expired: get a new one")
 }
 
 fn unauthorised(detail: impl Into<String>) -> Problem {
@@ -208,18 +273,21 @@ pub async fn authenticate(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let token = request
-        .headers()
+    let caller = keys.verify(bearer(request.headers())?).await?;
+    request.extensions_mut().insert(caller);
+    Ok(next.run(request).await)
+}
+
+/// The token of a request.
+fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+    headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())
         .and_then(|value| {
             let (scheme, token) = value.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
         })
-        .ok_or_else(|| unauthorised("send the token as: Authorization: Bearer TOKEN"))?;
-    let caller = keys.verify(token)?;
-    request.extensions_mut().insert(caller);
-    Ok(next.run(request).await)
+        .ok_or_else(|| unauthorised("send the token as: Authorization: Bearer TOKEN"))
 }
 
 impl<S: Sync> FromRequestParts<S> for Caller {

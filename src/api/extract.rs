@@ -1,78 +1,28 @@
 //! Requests, taken apart: every failure is a problem document with its place.
 //!
-//! Guarantees bounded memory for bodies. Does not look into them.
-
-use std::time::Duration;
+//! Guarantees bounded memory for bodies. Does not look into them, and does not read
+//! them: [`Incoming`] does.
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
-use axum::http::{StatusCode, header, request::Parts};
+use axum::http::request::Parts;
 use chrono::{DateTime, Utc};
-use futures_util::StreamExt;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
-use tokio::time::Instant;
 
+use super::body::Incoming;
 use super::problem::Problem;
 use crate::event::is_fhir_id;
 
-/// The largest body that is kept.
-pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Room made before anything has come: an announcement is not yet a body.
-const PART_BYTES: usize = 64 * 1024;
-/// How long a body that is too large is read and thrown away, so that its sender
-/// gets the answer instead of a broken connection.
-const DISCARD_MS_MAX: u64 = 20_000;
-/// The longest wait for the next part of a body.
-const BODY_STALL_MS_MAX: u64 = 15_000;
-
-/// A whole body within the limit.
+/// A whole body within the limit, whatever it came encoded in.
 pub struct Body(pub Bytes);
 
 impl<S: Sync> FromRequest<S> for Body {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _state: &S) -> Result<Body, Problem> {
-        let announced = request
-            .headers()
-            .get(header::CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-        let waits_for_leave = request.headers().contains_key(header::EXPECT);
-        let mut stream = request.into_body().into_data_stream();
-        if announced.is_some_and(|bytes| bytes > BODY_BYTES_MAX) {
-            if !waits_for_leave {
-                discard(&mut stream).await;
-            }
-            return Err(too_large());
-        }
-        let mut body = Vec::with_capacity(announced.unwrap_or(0).min(PART_BYTES));
-        loop {
-            let stall = Duration::from_millis(BODY_STALL_MS_MAX);
-            let part = tokio::time::timeout(stall, stream.next()).await.map_err(|_| {
-                Problem::new(StatusCode::REQUEST_TIMEOUT, "body_timeout", "the body did not arrive")
-            })?;
-            let Some(part) = part else { break };
-            let part = part.map_err(|_| {
-                Problem::unreadable("body_broken_off", "the body ended before it was complete")
-            })?;
-            if body.len() + part.len() > BODY_BYTES_MAX {
-                discard(&mut stream).await;
-                return Err(too_large());
-            }
-            body.extend_from_slice(&part);
-        }
-        Ok(Body(body.into()))
+    async fn from_request(request: Request, state: &S) -> Result<Body, Problem> {
+        Incoming::from_request(request, state).await?.whole().await.map(Body)
     }
-}
-
-async fn discard(stream: &mut axum::body::BodyDataStream) {
-    let until = Instant::now() + Duration::from_millis(DISCARD_MS_MAX);
-    while let Ok(Some(Ok(_))) = tokio::time::timeout_at(until, stream.next()).await {}
-}
-
-fn too_large() -> Problem {
-    let detail = format!("the body is larger than {BODY_BYTES_MAX} bytes: split it");
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
 }
 
 /// A JSON body.
@@ -83,12 +33,28 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Json<T>, Problem> {
         let Body(body) = Body::from_request(request, state).await?;
-        serde_json::from_slice(&body).map(Json).map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => {
-                Problem::invalid("invalid_body", "", error.to_string())
-            }
-            _ => Problem::unreadable("unreadable_json", error.to_string()),
-        })
+        json(&body).map(Json)
+    }
+}
+
+fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| match error.classify() {
+        serde_json::error::Category::Data => {
+            Problem::invalid("invalid_body", "", error.to_string())
+        }
+        _ => Problem::unreadable("unreadable_json", error.to_string()),
+    })
+}
+
+/// A JSON body that may be left out.
+pub struct Optional<T>(pub T);
+
+impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for Optional<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Optional<T>, Problem> {
+        let Body(body) = Body::from_request(request, state).await?;
+        if body.is_empty() { Ok(Optional(T::default())) } else { json(&body).map(Optional) }
     }
 }
 

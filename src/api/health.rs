@@ -11,10 +11,12 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Map, Value, json};
+use sqlx::PgPool;
 
 use super::problem::Problem;
 use crate::consumer;
 use crate::log::Log;
+use crate::projection;
 
 /// The longest that the database may take to answer and still be called ready.
 const READY_MS_MAX: u64 = 2_000;
@@ -31,16 +33,30 @@ pub async fn live() -> Json<Value> {
     Json(json!({ "status": "live" }))
 }
 
-/// `GET /health/ready`: how far each consumer is behind the log.
+/// `GET /health/ready`: how far each consumer is behind the log, and what somebody should
+/// look at although everything else goes on.
 pub async fn ready(State(probe): State<Probe>) -> Result<Json<Value>, Problem> {
-    let lag =
-        tokio::time::timeout(Duration::from_millis(READY_MS_MAX), consumer::lag(probe.log.pool()))
-            .await
-            .map_err(|_| {
-                Problem::unavailable("database_slow", "the database does not answer in time")
-            })??;
+    let pool = probe.log.pool();
+    let asked = async { Ok::<_, sqlx::Error>((consumer::lag(pool).await?, warnings(pool).await?)) };
+    let (lag, warnings) =
+        tokio::time::timeout(Duration::from_millis(READY_MS_MAX), asked).await.map_err(
+            |_| Problem::unavailable("database_slow", "the database does not answer in time"),
+        )??;
     let lag: Map<String, Value> = lag.into_iter().map(|(who, n)| (who, n.into())).collect();
-    Ok(Json(json!({ "status": "ready", "lag": lag })))
+    Ok(Json(json!({ "status": "ready", "lag": lag, "warnings": warnings })))
+}
+
+async fn warnings(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+    let parked = consumer::counts(pool).await?;
+    let mut warnings: Vec<String> = parked
+        .into_iter()
+        .map(|(who, n)| format!("{who} has parked {n} of its patients: see vitals parked"))
+        .collect();
+    let drifting = projection::drifting(pool).await?;
+    warnings.extend(drifting.into_iter().map(|(name, n)| {
+        format!("projection {name} is not what the log says of {n} patients: vitals rebuild {name}")
+    }));
+    Ok(warnings)
 }
 
 /// `GET /metrics`, for Prometheus.
@@ -52,6 +68,24 @@ pub async fn metrics(State(probe): State<Probe>) -> Response {
         }),
         Err(error) => tracing::debug!(%error, "the consumers' lag is not known"),
     }
+    if let Err(error) = patients(probe.log.pool()).await {
+        tracing::debug!(%error, "who is parked is not known");
+    }
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (kind, probe.metrics.render()).into_response()
+}
+
+/// How many patients are parked, and of how many a projection is wrong. Nobody is told,
+/// too, or the last number would stand for ever.
+async fn patients(pool: &PgPool) -> Result<(), sqlx::Error> {
+    let (parked, drifting) = (consumer::counts(pool).await?, projection::drifting(pool).await?);
+    for (who, _) in consumer::lag(pool).await? {
+        let n = parked.iter().find(|(name, _)| *name == who).map_or(0, |(_, n)| *n);
+        metrics::gauge!("vitals_parked_patients", "consumer" => who).set(n as f64);
+    }
+    for projection in &projection::ALL {
+        let n = drifting.iter().find(|(name, _)| *name == projection.name).map_or(0, |(_, n)| *n);
+        metrics::gauge!("vitals_drifting_patients", "projection" => projection.name).set(n as f64);
+    }
+    Ok(())
 }

@@ -1,12 +1,17 @@
-//! `GET /patients/{patient_id}/readings`: what was measured, or buckets of it.
+//! `GET /patients/{patient_id}/readings`: what was measured, buckets of it, as much of it
+//! as a chart can show, or all of it as one table.
+
+mod format;
+mod table;
 
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
 use chrono::DateTime;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use self::format::Format;
 use super::auth::Caller;
 use super::extract::{Params, PatientId, Time};
 use super::patients::{Questions, limit};
@@ -14,7 +19,9 @@ use super::problem::Problem;
 use super::wire;
 use crate::clock::rfc3339;
 use crate::event::number;
-use crate::query::history::{Place, Range, buckets, page};
+use crate::log::Log;
+use crate::query::chart::thin;
+use crate::query::history::{Place, Question, Range, buckets, page};
 use crate::query::{END_OF_TIME, state as states};
 use crate::vital::Vital;
 
@@ -23,6 +30,8 @@ const LIMIT_DEFAULT: i64 = 500;
 const LIMIT_MAX: i64 = 10_000;
 /// The shortest and the longest bucket.
 const EVERY_SECONDS: std::ops::RangeInclusive<f64> = 1.0..=31_622_400.0;
+/// The fewest and the most points of a chart.
+const POINTS: std::ops::RangeInclusive<usize> = 3..=10_000;
 
 #[derive(Deserialize)]
 pub struct HistoryParams {
@@ -30,6 +39,7 @@ pub struct HistoryParams {
     from: Option<Time>,
     to: Option<Time>,
     every: Option<String>,
+    points: Option<usize>,
     limit: Option<i64>,
     cursor: Option<String>,
 }
@@ -44,39 +54,99 @@ pub async fn readings(
 ) -> Result<Response, Problem> {
     caller.may("vitals:read")?;
     caller.may_see(&patient_id)?;
-    let (log, tenant) = (&questions.log, &caller.tenant);
-    let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
+    let format = Format::wanted(&headers)?;
+    let log = &questions.log;
     let vitals = params.vital.as_deref().map(vitals_of).transpose()?.unwrap_or_default();
-    let range = Range {
-        vitals,
-        from: params.from.map_or(DateTime::UNIX_EPOCH, |t| t.0),
-        to: params.to.map_or(END_OF_TIME, |t| t.0),
+    let question = Question {
+        tenant: caller.tenant.to_string(),
+        patient_id,
+        range: Range {
+            vitals,
+            from: params.from.map_or(DateTime::UNIX_EPOCH, |t| t.0),
+            to: params.to.map_or(END_OF_TIME, |t| t.0),
+        },
+        device: caller.device.clone(),
     };
-    let (items, next) = if let Some(every) = &params.every {
-        in_buckets(&questions, &caller, &patient_id, &range, every, &params, limit).await?
-    } else {
-        let after = params.cursor.as_deref().map(place).transpose()?;
-        let device = caller.device.as_deref();
-        let rows = page(log, tenant, &patient_id, &range, after.as_ref(), device, limit).await?;
-        let next = (rows.len() as i64 == limit).then(|| rows.last()).flatten().map(|last| {
-            let at = last.measured_at.timestamp_micros();
-            wire::cursor(&(at, last.vital, &last.device_id))
-        });
-        (rows.iter().map(|row| wire::reading(&patient_id, row)).collect(), next)
-    };
-    if items.is_empty() && !states::is_known(log, tenant, &patient_id).await? {
-        return Err(Problem::not_found("patient"));
+    if format != Format::Json {
+        return whole(log, question, &params, format).await;
     }
-    let body =
-        wire::list(items, next, &format!("/api/v1/patients/{patient_id}/readings"), &echo(&params));
-    Ok(wire::tagged(&headers, &body.clone(), body))
+    let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
+    let (items, next) = match (&params.every, params.points) {
+        (Some(_), Some(_)) => {
+            let detail = "every makes buckets and points thins: ask for one of them";
+            return Err(Problem::unreadable("every_or_points", detail));
+        }
+        (Some(every), None) => in_buckets(log, &question, every, &params, limit).await?,
+        (None, Some(points)) => (thinned(log, &question, points).await?, None),
+        (None, None) => {
+            let after = params.cursor.as_deref().map(place).transpose()?;
+            let rows = page(log, &question, after.as_ref(), limit).await?;
+            let next = (rows.len() as i64 == limit).then(|| rows.last()).flatten().map(|last| {
+                let at = last.measured_at.timestamp_micros();
+                wire::cursor(&(at, last.vital, &last.device_id))
+            });
+            (rows.iter().map(|row| wire::reading(&question.patient_id, row)).collect(), next)
+        }
+    };
+    if items.is_empty() {
+        must_be_known(log, &question).await?;
+    }
+    let link = format!("/api/v1/patients/{}/readings", question.patient_id);
+    let body = wire::list(items, next, &link, &echo(&params));
+    let mut response = wire::tagged(&headers, &body.clone(), body);
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
+    Ok(response)
+}
+
+async fn must_be_known(log: &Log, question: &Question) -> Result<(), Problem> {
+    match states::is_known(log, &question.tenant, &question.patient_id).await? {
+        true => Ok(()),
+        false => Err(Problem::not_found("patient")),
+    }
+}
+
+/// Everything in one table.
+async fn whole(
+    log: &Log,
+    question: Question,
+    params: &HistoryParams,
+    format: Format,
+) -> Result<Response, Problem> {
+    if params.every.is_some() || params.points.is_some() || params.limit.is_some() {
+        let detail = "a table has every reading of its time: every, points and limit are for JSON";
+        return Err(Problem::unreadable("whole_table", detail));
+    }
+    let after = params.cursor.as_deref().map(place).transpose()?;
+    let first = page(log, &question, after.as_ref(), table::FIRST_PAGE).await?;
+    if first.is_empty() {
+        must_be_known(log, &question).await?;
+    }
+    Ok(table::answer(log.clone(), question, first, format))
+}
+
+/// The one vital that buckets and charts are of.
+fn one_vital(question: &Question) -> Result<Vital, Problem> {
+    match question.range.vitals[..] {
+        [vital] => Ok(vital),
+        _ => {
+            let detail = "buckets and charts are of one vital: name it with vital=";
+            Err(Problem::unreadable("vital_required", detail))
+        }
+    }
+}
+
+async fn thinned(log: &Log, question: &Question, points: usize) -> Result<Vec<Value>, Problem> {
+    if !POINTS.contains(&points) {
+        let detail = format!("points must lie within {} and {}", POINTS.start(), POINTS.end());
+        return Err(Problem::unreadable("invalid_points", detail));
+    }
+    let rows = thin(log, question, one_vital(question)?, points).await?;
+    Ok(rows.iter().map(|row| wire::reading(&question.patient_id, row)).collect())
 }
 
 async fn in_buckets(
-    questions: &Questions,
-    caller: &Caller,
-    patient_id: &str,
-    range: &Range,
+    log: &Log,
+    question: &Question,
     every: &str,
     params: &HistoryParams,
     limit: i64,
@@ -86,27 +156,12 @@ async fn in_buckets(
         let detail = "every is a length of time from 1s to 1y, as 1m or 15m";
         return Err(Problem::unreadable("invalid_every", detail));
     }
-    let [vital] = range.vitals[..] else {
-        let detail = "buckets are of one vital: name it with vital=";
-        return Err(Problem::unreadable("vital_required", detail));
-    };
+    let vital = one_vital(question)?;
     let from = match params.cursor.as_deref().map(wire::place::<i64>).transpose()? {
         Some(micros) => wire::time(micros)?,
-        None => range.from,
+        None => question.range.from,
     };
-    let device = caller.device.as_deref();
-    let span = (from, range.to);
-    let rows = buckets(
-        &questions.log,
-        &caller.tenant,
-        patient_id,
-        vital,
-        span,
-        seconds,
-        device,
-        limit + 1,
-    )
-    .await?;
+    let rows = buckets(log, question, vital, from, seconds, limit + 1).await?;
     let full = rows.len() as i64 > limit;
     let next = full.then(|| rows.last()).flatten();
     let next = next.map(|bucket| wire::cursor(&bucket.start.timestamp_micros()));
@@ -133,7 +188,8 @@ fn vitals_of(text: &str) -> Result<Vec<Vital>, Problem> {
         .collect()
 }
 
-fn place(cursor: &str) -> Result<Place, Problem> {
+/// The place of a cursor.
+pub fn place(cursor: &str) -> Result<Place, Problem> {
     let (micros, vital, device_id): (i64, Vital, String) = wire::place(cursor)?;
     let measured_at = wire::time(micros)?;
     Ok(Place { measured_at, vital, device_id })
@@ -147,6 +203,7 @@ fn echo(params: &HistoryParams) -> String {
         time("from", params.from),
         time("to", params.to),
         params.every.as_deref().map(|every| format!("every={}", wire::encode(every))),
+        params.points.map(|points| format!("points={points}")),
         params.limit.map(|limit| format!("limit={limit}")),
     ]
     .into_iter()

@@ -6,15 +6,28 @@
 
 mod alerts;
 pub mod auth;
+mod body;
+mod corrections;
+mod deliveries;
+mod devices;
+mod diff;
 mod extract;
 mod health;
 mod history;
+mod jobs;
+pub mod limits;
+mod ndjson;
+mod openapi;
 mod page;
 mod patients;
 mod problem;
 mod readings;
+mod replay;
 pub mod router;
+mod rules;
+mod silences;
 mod stream;
+mod webhook_events;
 mod webhooks;
 pub mod wire;
 

@@ -11,12 +11,15 @@ use axum::routing::get;
 const POLICY: &str =
     "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
-const FILES: [(&str, &str, &str); 6] = [
+const FILES: [(&str, &str, &str); 9] = [
     ("/", "text/html; charset=utf-8", include_str!("../../web/index.html")),
     ("/ward.css", "text/css; charset=utf-8", include_str!("../../web/ward.css")),
     ("/ward.js", "text/javascript; charset=utf-8", include_str!("../../web/ward.js")),
     ("/feed.js", "text/javascript; charset=utf-8", include_str!("../../web/feed.js")),
     ("/tile.js", "text/javascript; charset=utf-8", include_str!("../../web/tile.js")),
+    ("/docs", "text/html; charset=utf-8", include_str!("../../web/docs.html")),
+    ("/docs.css", "text/css; charset=utf-8", include_str!("../../web/docs.css")),
+    ("/docs.js", "text/javascript; charset=utf-8", include_str!("../../web/docs.js")),
     ("/favicon.svg", "image/svg+xml", include_str!("../../web/favicon.svg")),
 ];
 

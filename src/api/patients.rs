@@ -16,6 +16,7 @@ use crate::log::Log;
 use crate::query::patients::{Filter, Listed};
 use crate::query::state::Moment;
 use crate::query::{patients, state as states};
+use crate::rules::facts::Limit;
 use crate::vital::Vital;
 
 /// Patients of a page, unless the caller says otherwise, and at most.
@@ -54,7 +55,7 @@ pub async fn state(
     let found = states::state(&questions.log, &caller.tenant, &patient_id, moment, device).await?;
     let state = found.ok_or_else(|| Problem::not_found("patient"))?;
     let now = questions.clock.now();
-    let body = wire::state(&patient_id, &state, moment, now);
+    let body = wire::state(&patient_id, &state, now);
     let unchanging =
         json!([&body["ward"], &body["alerts"], &body["news2"], format!("{:?}", state.vitals)]);
     Ok(wire::mark_freshness(wire::tagged(&headers, &unchanging, body), state.fresh))
@@ -123,7 +124,7 @@ pub async fn list(
     let now = questions.clock.now();
     let unchanging = format!("{listed:?}");
     let item = |Listed { patient_id, ward, state }: Listed| {
-        let mut body = wire::state(&patient_id, &state, Moment::default(), now);
+        let mut body = wire::state(&patient_id, &state, now);
         body["ward"] = json!(ward);
         body
     };
@@ -176,6 +177,16 @@ fn check_record(record: &Map<String, Value>) -> Result<(), Problem> {
     {
         let detail = "spo2Scale is 1, or 2 where a clinician has set it";
         return Err(Problem::invalid("invalid_spo2_scale", "/spo2Scale", detail));
+    }
+    if let Some(limits) = record.get("limits").filter(|limits| !limits.is_null()) {
+        let wrong = |detail| Problem::invalid("invalid_limit_of_patient", "/limits", detail);
+        let limits = limits
+            .as_object()
+            .ok_or_else(|| wrong("limits is an object of limits as heart_rate_high".to_owned()))?;
+        // What is not named as a limit is theirs to keep.
+        for (key, limit) in limits.iter().filter(|(key, _)| Limit::is_name(key)) {
+            Limit::read(key, limit).map_err(wrong)?;
+        }
     }
     // PostgreSQL reads members of the record, and its text knows no NUL.
     if record

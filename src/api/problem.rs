@@ -10,6 +10,8 @@ use serde_json::{Map, Value, json};
 
 use crate::ingest::IngestError;
 use crate::log::AppendError;
+use crate::query::chart::ChartError;
+use crate::query::reach::Unanswered;
 
 /// An answer that is an error.
 #[derive(Debug)]
@@ -64,6 +66,11 @@ impl Problem {
             .header(header::RETRY_AFTER, HeaderValue::from_static("1"))
     }
 
+    /// What it will be answered with.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// Adds a header.
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Problem {
         self.headers.push((name, value));
@@ -101,6 +108,31 @@ impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Problem {
         tracing::error!(%error, "a question was not answered");
         Problem::unavailable("database_unavailable", "the database cannot answer now: ask again")
+    }
+}
+
+impl From<Unanswered> for Problem {
+    fn from(error: Unanswered) -> Problem {
+        match error {
+            Unanswered::Database(error) => error.into(),
+            Unanswered::Archived(span) => {
+                Problem::new(StatusCode::GONE, "month_archived", error.to_string())
+                    .with("month", span.to_string().into())
+            }
+        }
+    }
+}
+
+impl From<ChartError> for Problem {
+    fn from(error: ChartError) -> Problem {
+        match error {
+            ChartError::Unanswered(error) => error.into(),
+            ChartError::TooMany(_) => Problem::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "too_many_readings",
+                error.to_string(),
+            ),
+        }
     }
 }
 

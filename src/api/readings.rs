@@ -3,63 +3,167 @@
 //! Guarantees that 201 and 207 come after the commit. A 503 may have stored some of
 //! the batch: it is sent again as it was, and the log keeps each reading once.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::auth::Caller;
-use super::extract::Body;
+use super::body::Incoming;
+use super::limits::Limits;
+use super::ndjson;
 use super::problem::Problem;
 use crate::clock::Clock;
-use crate::ingest::{Ingest, ParseError, Parsed, Rejected, Stored, parse};
+use crate::event::Event;
+use crate::ingest::{Ingest, ParseError, Parsed, Rejected, Sender, Stored, parse};
+
+/// Streams that a process reads at one time. Two chunks of each may be in memory, some
+/// hundred kilobytes, and of a zstd stream its window (`body::ZSTD_WINDOW_LOG_MAX`).
+const STREAMS_MAX: usize = 256;
 
 /// What the route stands on.
 #[derive(Clone)]
 pub struct Door {
     pub(super) ingest: Ingest,
     pub(super) clock: Clock,
+    pub(super) limits: Limits,
+    /// Room for streams.
+    streams: Arc<Semaphore>,
+    /// Ends streams.
+    pub(super) stop: CancellationToken,
 }
 
 /// Stores readings.
 pub async fn store(
     State(door): State<Door>,
     caller: Caller,
-    headers: HeaderMap,
-    Body(body): Body,
+    mut body: Incoming,
 ) -> Result<Response, Problem> {
-    caller.may("readings:write")?;
-    check_encoding(&headers)?;
+    if let Err(refused) = caller.may("readings:write") {
+        body.discard().await;
+        return Err(refused);
+    }
+    if body.is_ndjson() {
+        let Ok(_room) = door.streams.try_acquire() else {
+            body.discard().await;
+            let detail = format!("{STREAMS_MAX} streams are open: try again, or send arrays");
+            return Err(Problem::unavailable("too_many_streams", detail));
+        };
+        return ndjson::store(&door, &caller, body).await;
+    }
+    let body = body.whole().await?;
+    let (now, archived) = (door.clock.now(), door.ingest.archived());
     let Parsed { events, rejected } =
-        parse(&body, &caller.tenant, caller.narrowing(), door.clock.now()).map_err(refuse)?;
+        parse(&body, &caller.tenant, caller.narrowing(), now, &archived).map_err(refuse)?;
+    door.limits.readings(&caller, events.len() + rejected.len())?;
     let stored =
         if events.is_empty() { Stored::default() } else { door.ingest.store(events).await? };
-    metrics::counter!("vitals_readings_rejected_total").increment(rejected.len() as u64);
-    Ok(answer(stored, rejected))
+    Ok(answer(stored, Rejections::of(rejected)))
 }
 
-fn answer(Stored { stored, duplicates }: Stored, rejected: Vec<Rejected>) -> Response {
-    let Some(first) = rejected.first() else {
-        let body = json!({ "stored": stored, "duplicates": duplicates, "rejected": [] });
-        return (StatusCode::CREATED, Json(body)).into_response();
-    };
-    if stored + duplicates > 0 {
-        let body = json!({ "stored": stored, "duplicates": duplicates, "rejected": rejected });
-        return (StatusCode::MULTI_STATUS, Json(body)).into_response();
+impl Door {
+    /// A door without streams.
+    pub fn new(ingest: Ingest, clock: Clock, limits: Limits, stop: CancellationToken) -> Door {
+        let streams = Arc::new(Semaphore::new(STREAMS_MAX));
+        Door { ingest, clock, limits, streams, stop }
     }
-    if rejected.iter().all(|r| r.code == "outside_token") {
+
+    /// Counts some lines of a stream and stores the readings among them. Its sender can
+    /// be made to wait: for the limit and for the queue, each for a bounded time.
+    pub(super) async fn hand_in(
+        &self,
+        caller: &Caller,
+        lines: usize,
+        events: Vec<Event>,
+    ) -> Result<Stored, Problem> {
+        caller.may_still(self.clock.now())?;
+        self.limits.readings_when_due(caller, lines, &self.stop).await?;
+        if events.is_empty() {
+            return Ok(Stored::default());
+        }
+        Ok(self.ingest.store_when_room(events, &self.stop).await?)
+    }
+
+    /// The caller, as the judge of lines wants to know them.
+    pub(super) fn sender<'a>(&self, caller: &'a Caller) -> Sender<'a> {
+        let now = self.clock.now();
+        let archived = self.ingest.archived();
+        Sender { tenant: &caller.tenant, narrowing: caller.narrowing(), now, archived }
+    }
+}
+
+/// What was not stored, and why. Of many only the first are told.
+#[derive(Default)]
+pub(super) struct Rejections {
+    told: Vec<Rejected>,
+    count: usize,
+    outside_token: usize,
+}
+
+impl Rejections {
+    fn of(rejected: Vec<Rejected>) -> Rejections {
+        let mut rejections = Rejections::default();
+        rejected.into_iter().for_each(|rejected| rejections.add(rejected, usize::MAX));
+        rejections
+    }
+
+    /// Counts it, and keeps it if fewer than `told_max` are kept.
+    pub(super) fn add(&mut self, rejected: Rejected, told_max: usize) {
+        metrics::counter!("vitals_readings_rejected_total").increment(1);
+        self.count += 1;
+        self.outside_token += usize::from(rejected.code == "outside_token");
+        if self.told.len() < told_max {
+            self.told.push(rejected);
+        }
+    }
+
+    /// `rejected`, and their number where not all of them are in it.
+    fn members(&self) -> Vec<(&'static str, Value)> {
+        let mut members = vec![("rejected", json!(self.told))];
+        if self.told.len() < self.count {
+            members.push(("rejectedTotal", json!(self.count)));
+        }
+        members
+    }
+
+    /// Adds them to a problem.
+    pub(super) fn told_in(&self, problem: Problem) -> Problem {
+        self.members().into_iter().fold(problem, |problem, (key, value)| problem.with(key, value))
+    }
+}
+
+/// The answer to a body that was read to its end.
+pub(super) fn answer(stored: Stored, rejections: Rejections) -> Response {
+    let Stored { stored, duplicates } = stored;
+    let status = match rejections.told.first() {
+        Some(first) if stored + duplicates == 0 => return nothing_stored(first, &rejections),
+        Some(_) => StatusCode::MULTI_STATUS,
+        None => StatusCode::CREATED,
+    };
+    let mut body = json!({ "stored": stored, "duplicates": duplicates });
+    for (key, value) in rejections.members() {
+        body[key] = value;
+    }
+    (status, Json(body)).into_response()
+}
+
+fn nothing_stored(first: &Rejected, rejections: &Rejections) -> Response {
+    if rejections.outside_token == rejections.count {
         return Problem::forbidden("outside_token", first.detail.clone()).into_response();
     }
-    let detail = match rejected.len() {
+    let detail = match rejections.count {
         1 => first.detail.clone(),
         n => format!("none of {n} readings can be stored; the first: {}", first.detail),
     };
-    Problem::invalid(first.code, &first.pointer, detail)
+    let problem = Problem::invalid(first.code, &first.pointer, detail)
         .with("stored", json!(0))
-        .with("duplicates", json!(0))
-        .with("rejected", json!(rejected))
-        .into_response()
+        .with("duplicates", json!(0));
+    rejections.told_in(problem).into_response()
 }
 
 fn refuse(error: ParseError) -> Problem {
@@ -73,21 +177,4 @@ fn refuse(error: ParseError) -> Problem {
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "batch_too_large", detail)
         }
     }
-}
-
-/// JSON as it is. An encoding that is not undone would only look like broken JSON.
-fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
-    let unsupported =
-        |code, detail: &str| Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, code, detail);
-    if headers.get(header::CONTENT_ENCODING).is_some_and(|e| e != "identity") {
-        return Err(unsupported(
-            "encoding_not_supported",
-            "send the body without Content-Encoding",
-        ));
-    }
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    if kind.is_some_and(|kind| kind.starts_with("application/x-ndjson")) {
-        return Err(unsupported("ndjson_not_supported", "send an array as application/json"));
-    }
-    Ok(())
 }

@@ -7,19 +7,26 @@ use axum::extract::{OriginalUri, Request};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use super::auth::link::{Doors, authenticate_or_link};
 use super::auth::{Keys, authenticate};
+use super::body::TimeLimit;
+use super::limits::{Limits, limit};
 use super::problem::Problem;
-use super::{alerts, health, history, page, patients, readings, stream, webhooks};
+use super::{
+    alerts, corrections, deliveries, devices, diff, health, history, jobs, openapi, page, patients,
+    readings, replay, rules, silences, stream, webhook_events, webhooks,
+};
 use crate::clock::Clock;
 use crate::ingest::Ingest;
 use crate::log::Log;
 use crate::query::live::Live;
-use crate::webhook::guard::Guard;
+use crate::webhook::ack::AckLinks;
+use crate::webhook::line::Lines;
 
 /// The longest that an answer may take to begin.
 const ANSWER_MS_MAX: u64 = 30_000;
@@ -34,13 +41,17 @@ pub struct Api {
     pub live: Live,
     /// Who may call.
     pub keys: Keys,
+    /// How often.
+    pub limits: Limits,
     /// The time.
     pub clock: Clock,
-    /// Where webhooks may go.
-    pub guard: Guard,
+    /// How webhooks are called.
+    pub lines: Lines,
+    /// Links that acknowledge without a token.
+    pub links: AckLinks,
     /// The numbers.
     pub metrics: PrometheusHandle,
-    /// Ends streams.
+    /// Ends streams, in either direction.
     pub stop: CancellationToken,
 }
 
@@ -48,53 +59,107 @@ pub struct Api {
 pub fn router(api: Api) -> Router {
     let questions = patients::Questions { log: api.log.clone(), clock: api.clock.clone() };
 
-    let devices = Router::new()
-        .route("/readings", post(readings::store))
-        .with_state(readings::Door { ingest: api.ingest, clock: api.clock });
+    let door =
+        readings::Door::new(api.ingest, api.clock.clone(), api.limits.clone(), api.stop.clone());
+    let senders = Router::new().route("/readings", post(readings::store)).with_state(door);
     let dashboards = Router::new()
         .route("/patients", get(patients::list))
         .route("/patients/{patient_id}", get(patients::state).put(patients::register))
         .route("/patients/{patient_id}/readings", get(history::readings))
+        .route("/patients/{patient_id}/diff", get(diff::diff))
+        .route("/patients/{patient_id}/readings/retract", post(corrections::retract))
         .route("/patients/{patient_id}/{vital}", get(patients::vital))
+        .route("/devices", get(devices::list))
+        .route("/devices/{id}", get(devices::get))
         .with_state(questions.clone());
     let streams = Router::new()
         .route("/stream", get(stream::live))
-        .route("/patients/{patient_id}/replay", get(stream::replay))
-        .with_state(stream::Feed { live: api.live, log: api.log.clone(), stop: api.stop });
+        .with_state(stream::Feed { live: api.live });
+    let past = Router::new()
+        .route("/patients/{patient_id}/replay", get(replay::replay))
+        .with_state(replay::Past::new(api.log.clone(), api.stop));
     let nurses = Router::new()
         .route("/alerts", get(alerts::list))
         .route("/alerts/{id}", get(alerts::get))
+        .route("/alerts/{id}/clear", post(alerts::clear))
+        .with_state(questions.clone());
+    // By a token, or by the link that came with the alert. Nothing else is let in so.
+    let answering = Router::new()
         .route("/alerts/{id}/ack", post(alerts::acknowledge))
-        .with_state(questions);
+        .with_state(questions.clone())
+        .method_not_allowed_fallback(method_not_allowed);
+    let doors = Doors { keys: api.keys.clone(), links: api.links, clock: api.clock.clone() };
+    let answering = within(answering, &api.limits)
+        .layer(middleware::from_fn_with_state(doors, authenticate_or_link));
+    let rulebook = rules::Rulebook {
+        log: api.log.clone(),
+        clock: questions.clock,
+        jobs: jobs::Jobs::default(),
+    };
+    let clinicians = Router::new()
+        .route("/rules", get(rules::list))
+        .route("/rules/backtest", post(rules::trial))
+        .route("/rules/{id}", put(rules::put).delete(rules::retire))
+        .route("/rules/{id}/versions", get(rules::history))
+        .route("/silences", get(silences::list).post(silences::create))
+        .route("/silences/{id}", get(silences::get).delete(silences::end))
+        .route("/jobs/{id}", get(jobs::get).delete(jobs::cancel))
+        .with_state(rulebook);
     let hospitals = Router::new()
         .route("/webhooks", get(webhooks::list).post(webhooks::create))
         .route(
             "/webhooks/{id}",
             get(webhooks::get).patch(webhooks::change).delete(webhooks::delete),
         )
-        .route("/webhooks/{id}/deliveries", get(webhooks::deliveries))
-        .route("/deliveries/{id}", get(webhooks::delivery))
-        .with_state(webhooks::Registry { log: api.log.clone(), guard: api.guard });
+        .route("/webhooks/{id}/rotate-secret", post(webhooks::rotate))
+        .route("/webhooks/{id}/ping", post(webhooks::ping))
+        .route("/webhooks/{id}/deliveries", get(deliveries::list))
+        .route("/webhooks/{id}/events", get(webhook_events::list))
+        .route("/webhooks/{id}/replay", post(deliveries::replay_range))
+        .route("/deliveries/{id}", get(deliveries::get))
+        .route("/deliveries/{id}/replay", post(deliveries::replay))
+        .with_state(webhooks::Registry {
+            log: api.log.clone(),
+            lines: api.lines,
+            clock: api.clock,
+        });
 
     let v1 = Router::new()
-        .merge(devices)
+        .merge(senders)
         .merge(dashboards)
         .merge(streams)
+        .merge(past)
         .merge(nurses)
+        .merge(clinicians)
         .merge(hospitals)
         .fallback(no_such_route)
-        .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn_with_state(api.keys, authenticate));
+        .method_not_allowed_fallback(method_not_allowed);
+    let v1 = within(v1, &api.limits)
+        .layer(middleware::from_fn_with_state(api.keys, authenticate))
+        .merge(answering);
+    let others = Router::new()
+        .merge(operators(api.log, api.metrics))
+        .merge(page::routes())
+        .merge(openapi::routes())
+        .layer(middleware::from_fn(limit_time));
 
     Router::new()
         .nest("/api/v1", v1)
-        .merge(operators(api.log, api.metrics))
-        .merge(page::routes())
+        .merge(others)
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn(limit_time))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(common_headers))
+}
+
+/// Time limit, net and rate limits, for whoever has been let in.
+fn within(routes: Router, limits: &Limits) -> Router {
+    // Inside the limits: also an answer that came too late, or a defect, is counted and
+    // told so, and the time by which it is slowed down is not its own.
+    routes
+        .layer(middleware::from_fn(limit_time))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(limits.clone(), limit))
 }
 
 /// What every process answers, whatever its roles.
@@ -119,11 +184,17 @@ async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Pr
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
 }
 
-/// The body of a streaming answer is not limited, its beginning is.
-async fn limit_time(request: Request, next: Next) -> Result<Response, Problem> {
-    tokio::time::timeout(Duration::from_millis(ANSWER_MS_MAX), next.run(request))
-        .await
-        .map_err(|_| Problem::unavailable("timeout", "no answer in time: try again"))
+/// The body of a streaming answer is not limited, its beginning is; unless a handler
+/// lifts the limit, because it reads a body without an end.
+async fn limit_time(mut request: Request, next: Next) -> Result<Response, Problem> {
+    let limit = TimeLimit::default();
+    request.extensions_mut().insert(limit.clone());
+    tokio::select! {
+        answer = next.run(request) => Ok(answer),
+        () = limit.over(Duration::from_millis(ANSWER_MS_MAX)) => {
+            Err(Problem::unavailable("timeout", "no answer in time: try again"))
+        }
+    }
 }
 
 async fn common_headers(request: Request, next: Next) -> Response {

@@ -1,45 +1,36 @@
-//! Server-Sent Events: the log as it grows, and a patient's past as it was.
+//! `GET /stream`: the log as it grows, by Server-Sent Events.
 //!
-//! Guarantees that each event of `/stream` carries the place from which it can be
-//! resumed without loss, and a sign of life at least every few seconds. A client
-//! that does not read is held by its own connection's window; it never holds the
-//! server's memory.
+//! Guarantees that each event carries the place from which it can be resumed without
+//! loss, on any instance, and a sign of life at least every few seconds. An event is
+//! rendered once, however many listen. A client that does not read is held by its own
+//! connection's window; it never holds the server's memory.
 
 use std::convert::Infallible;
 use std::time::Duration;
 
 use async_stream::stream;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt};
 use serde::Deserialize;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::auth::Caller;
-use super::extract::{Params, PatientId, Time};
+use super::extract::Params;
 use super::problem::Problem;
 use super::wire;
 use crate::event::Recorded;
-use crate::log::Log;
-use crate::query::live::{Live, Place, SubscribeError};
-use crate::query::replay::{Range, replay as replayed};
-use crate::query::{END_OF_TIME, state as states};
+use crate::query::live::{Heard, Live, Place, Rendered, SubscribeError};
 
 /// The longest silence of a stream.
 const KEEP_ALIVE_MS: u64 = 5_000;
-/// The slowest replay, and the fastest that is still timed; beyond it, ask for `max`.
-const SPEED: std::ops::RangeInclusive<f64> = 0.001..=1_000_000.0;
 
-/// What these routes stand on.
+/// What this route stands on.
 #[derive(Clone)]
 pub struct Feed {
     pub(super) live: Live,
-    pub(super) log: Log,
-    pub(super) stop: CancellationToken,
 }
 
 #[derive(Deserialize)]
@@ -79,12 +70,12 @@ pub async fn live(
                         None => Event::default().comment("alive"),
                     };
                 }
-                Ok(Some(Ok((place, recorded)))) => {
-                    match shown(&caller, types, &recorded) {
-                        Some((name, body)) => {
+                Ok(Some(Ok((place, heard)))) => {
+                    match shown(&caller, types, &heard) {
+                        Some(shown) => {
                             last = None;
                             silent_until = silence();
-                            yield Event::default().event(name).id(place.to_string()).data(body.to_string());
+                            yield Event::default().event(shown.name).id(place.to_string()).data(&shown.text);
                         }
                         None => last = Some(place),
                     }
@@ -106,11 +97,20 @@ fn refuse(error: SubscribeError) -> Problem {
         SubscribeError::Place(error) => {
             Problem::unreadable("invalid_last_event_id", error.to_string())
         }
+        SubscribeError::Archived(span) => {
+            let detail = format!(
+                "{span} was archived since, and has events after this place: leave Last-Event-ID \
+                 out to start with what comes next"
+            );
+            Problem::new(StatusCode::GONE, "month_archived", detail)
+                .with("month", span.to_string().into())
+        }
         SubscribeError::Full => Problem::unavailable("too_many_streams", error.to_string()),
     }
 }
 
-fn silence() -> Instant {
+/// When a sign of life is due.
+pub fn silence() -> Instant {
     Instant::now() + Duration::from_millis(KEEP_ALIVE_MS)
 }
 
@@ -137,108 +137,26 @@ fn types(text: Option<&str>) -> Result<Types, Problem> {
 }
 
 /// What this caller sees of an event.
-fn shown(
-    caller: &Caller,
-    types: Types,
-    recorded: &Recorded,
-) -> Option<(&'static str, serde_json::Value)> {
-    let event = &recorded.event;
+fn shown<'a>(caller: &Caller, types: Types, heard: &'a Heard) -> Option<&'a Rendered> {
+    let event = &heard.recorded.event;
     if event.tenant != caller.tenant || caller.may_see(&event.patient_id).is_err() {
         return None;
     }
+    let rendered = heard.rendered(render)?;
+    // Whoever follows readings has to hear which of them no longer count.
+    let wanted = if rendered.name == "alert" { types.alerts } else { types.readings };
+    (wanted && caller.sees_device(&rendered.device_id)).then_some(rendered)
+}
+
+/// An event as all who listen are sent it.
+pub fn render(recorded: &Recorded) -> Option<Rendered> {
     let (name, body) = wire::event(recorded)?;
-    let wanted = if name == "reading" { types.readings } else { types.alerts };
     let device = body.get("deviceId").and_then(|id| id.as_str()).unwrap_or_default();
-    (wanted && caller.sees_device(device)).then_some((name, body))
+    Some(Rendered { name, device_id: device.to_owned(), text: body.to_string() })
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ReplayParams {
-    from: Option<Time>,
-    to: Option<Time>,
-    known_at: Option<Time>,
-    speed: Option<String>,
-}
-
-/// `GET /patients/{patient_id}/replay`
-pub async fn replay(
-    State(feed): State<Feed>,
-    caller: Caller,
-    PatientId(patient_id): PatientId,
-    Params(params): Params<ReplayParams>,
-) -> Result<Response, Problem> {
-    caller.may("vitals:read")?;
-    caller.may_see(&patient_id)?;
-    let speed = speed(params.speed.as_deref())?;
-    if !states::is_known(&feed.log, &caller.tenant, &patient_id).await? {
-        return Err(Problem::not_found("patient"));
-    }
-    let range = Range {
-        from: params.from.map_or(DateTime::UNIX_EPOCH, |t| t.0),
-        to: params.to.map_or(END_OF_TIME, |t| t.0),
-        known_at: params.known_at.map(|t| t.0),
-    };
-    let events = replayed(feed.log.clone(), caller.tenant.to_string(), patient_id, range);
-    Ok(sse(stream! {
-        let mut events = std::pin::pin!(events);
-        // When the first event was sent: all others are due by that, so that the time
-        // it takes to send them does not add up.
-        let mut first: Option<(DateTime<Utc>, Instant)> = None;
-        let all = Types { readings: true, alerts: true };
-        while let Some(next) = events.next().await {
-            let recorded = match next {
-                Ok(recorded) => recorded,
-                Err(error) => {
-                    tracing::error!(%error, "a replay ended because the log cannot be read");
-                    return;
-                }
-            };
-            let Some((name, body)) = shown(&caller, all, &recorded) else { continue };
-            let at = recorded.event.occurred_at;
-            let (began, started) = *first.get_or_insert((at, Instant::now()));
-            if let Some(speed) = speed {
-                let due = started + (at - began).to_std().unwrap_or_default().div_f64(speed);
-                while Instant::now() < due {
-                    tokio::select! {
-                        () = feed.stop.cancelled() => return,
-                        () = tokio::time::sleep_until(due.min(silence())) => {}
-                    }
-                    if Instant::now() < due {
-                        yield Event::default().comment("alive");
-                    }
-                }
-            }
-            if feed.stop.is_cancelled() {
-                return;
-            }
-            let id = format!("{}-{}", at.timestamp_micros(), recorded.position);
-            yield Event::default().event(name).id(id).data(body.to_string());
-        }
-        yield Event::default().event("end").data("{}");
-    }))
-}
-
-/// Times real time; `None` is as fast as it goes.
-fn speed(text: Option<&str>) -> Result<Option<f64>, Problem> {
-    match text {
-        None => Ok(Some(1.0)),
-        Some("max") => Ok(None),
-        Some(text) => match text.parse::<f64>() {
-            Ok(speed) if SPEED.contains(&speed) => Ok(Some(speed)),
-            _ => {
-                let detail = format!(
-                    "speed is max, or a number within {} and {}",
-                    SPEED.start(),
-                    SPEED.end()
-                );
-                Err(Problem::unreadable("invalid_speed", detail))
-            }
-        },
-    }
-}
-
-fn sse(events: impl Stream<Item = Event> + Send + 'static) -> Response {
+/// The answer that events are sent by.
+pub fn sse(events: impl Stream<Item = Event> + Send + 'static) -> Response {
     let mut response = Sse::new(events.map(Ok::<_, Infallible>)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -1,50 +1,58 @@
-//! `/webhooks` and `/deliveries`: where alerts go, and whether they arrived.
+//! `/webhooks`: where alerts go, and how.
 //!
-//! Guarantees that a secret is shown once, when it is made, and that a URL which
-//! the guard refuses is not stored.
+//! Guarantees that a secret is shown once, when it is made, that what is secret beside it
+//! is never shown, and that a URL which the guard refuses is not stored.
+
+mod options;
+
+use std::collections::BTreeMap;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use super::auth::Caller;
-use super::extract::{Id, Json, Params};
-use super::patients::limit;
+use super::extract::{Id, Json, Optional};
 use super::problem::Problem;
 use super::wire;
-use crate::clock::rfc3339;
+use crate::clock::{Clock, rfc3339};
 use crate::log::Log;
-use crate::webhook::deliveries::{self, Attempt, Delivery};
+use crate::rules::versions;
 use crate::webhook::endpoint::{self, Change, Endpoint, EndpointError};
-use crate::webhook::guard::{Guard, Refused};
-use crate::webhook::sign::Secret;
+use crate::webhook::line::Lines;
+use crate::webhook::ping;
+use crate::webhook::secrets::{self, RotateError};
 
-const SCOPE: &str = "webhooks:manage";
-/// Event names of one endpoint.
-const EVENTS_MAX: usize = 50;
-const EVENT_CHARS_MAX: usize = 64;
-const DESCRIPTION_CHARS_MAX: usize = 500;
-/// Deliveries of a page, unless the caller says otherwise, and at most.
-const LIMIT_DEFAULT: i64 = 100;
-const LIMIT_MAX: i64 = 1_000;
+pub(super) const SCOPE: &str = "webhooks:manage";
 
 /// What these routes stand on.
 #[derive(Clone)]
 pub struct Registry {
     pub(super) log: Log,
-    pub(super) guard: Guard,
+    pub(super) lines: Lines,
+    pub(super) clock: Clock,
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct New {
     url: String,
     events: Vec<String>,
+    signature: Option<String>,
     secret: Option<String>,
     description: Option<String>,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    client_certificate: Option<String>,
+    client_key: Option<String>,
+    payload: Option<String>,
+    heartbeat: Option<String>,
+    #[serde(default)]
+    fallback: bool,
+    #[serde(default)]
+    ordered: bool,
 }
 
 /// `POST /webhooks`
@@ -54,29 +62,30 @@ pub async fn create(
     Json(new): Json<New>,
 ) -> Result<Response, Problem> {
     caller.may_administer(SCOPE)?;
-    check_url(&registry.guard, &new.url).await?;
-    check_events(&new.events)?;
-    check_description(new.description.as_deref())?;
-    let secret = match &new.secret {
-        Some(text) => Secret::parse(text)
-            .map_err(|error| Problem::invalid("invalid_secret", "/secret", error.to_string()))?,
-        None => Secret::generate(rand::random()),
-    };
-    let endpoint = Endpoint {
+    options::check_url(registry.lines.guard(), &new.url).await?;
+    let own = versions::events(&registry.log, &caller.tenant).await?;
+    options::check_events(&new.events, &own, new.fallback)?;
+    options::check_description(new.description.as_deref())?;
+    let scheme = options::scheme(new.signature.as_deref())?;
+    let certificate = options::certificate(new.client_certificate, new.client_key)?;
+    options::check_tls(&new.url, certificate.is_some())?;
+    let new = endpoint::New {
         tenant: caller.tenant.to_string(),
-        id: Uuid::now_v7(),
+        key: options::key(scheme, new.secret.as_deref())?,
+        headers: options::headers(&new.headers)?,
+        payload: options::payload(new.payload.as_deref().unwrap_or("full"))?,
+        heartbeat_seconds: new.heartbeat.as_deref().map(options::heartbeat).transpose()?,
         url: new.url,
         events: new.events,
-        secret: secret.to_string(),
         description: new.description,
-        state: "active".to_owned(),
-        reason: None,
-        created_at: DateTime::UNIX_EPOCH,
+        certificate,
+        fallback: new.fallback,
+        ordered: new.ordered,
     };
-    let endpoint = endpoint::create(registry.log.pool(), endpoint).await?;
+    let endpoint = endpoint::create(registry.log.pool(), registry.lines.seal(), &new).await?;
     let location = format!("/api/v1/webhooks/{}", endpoint.id);
     let mut body = shown(&endpoint);
-    body["secret"] = endpoint.secret.into();
+    body["secret"] = new.key.to_text().into();
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], axum::Json(body)).into_response())
 }
 
@@ -106,11 +115,22 @@ pub async fn get(
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Patch {
     url: Option<String>,
     events: Option<Vec<String>>,
     description: Option<String>,
     state: Option<String>,
+    headers: Option<BTreeMap<String, String>>,
+    #[serde(default, deserialize_with = "options::given")]
+    client_certificate: Option<Option<String>>,
+    #[serde(default, deserialize_with = "options::given")]
+    client_key: Option<Option<String>>,
+    payload: Option<String>,
+    #[serde(default, deserialize_with = "options::given")]
+    heartbeat: Option<Option<String>>,
+    fallback: Option<bool>,
+    ordered: Option<bool>,
 }
 
 /// `PATCH /webhooks/{id}`
@@ -122,18 +142,41 @@ pub async fn change(
 ) -> Result<Response, Problem> {
     caller.may_administer(SCOPE)?;
     if let Some(url) = &patch.url {
-        check_url(&registry.guard, url).await?;
+        options::check_url(registry.lines.guard(), url).await?;
     }
     if let Some(events) = &patch.events {
-        check_events(events)?;
+        let own = versions::events(&registry.log, &caller.tenant).await?;
+        options::check_events(events, &own, patch.fallback == Some(true))?;
     }
-    check_description(patch.description.as_deref())?;
+    options::check_description(patch.description.as_deref())?;
     if patch.state.as_deref().is_some_and(|state| !["active", "paused"].contains(&state)) {
         return Err(Problem::invalid("invalid_state", "/state", "state is active or paused"));
     }
-    let Patch { url, events, description, state } = patch;
-    let change = Change { url, events, description, state };
-    let endpoint = endpoint::change(registry.log.pool(), &caller.tenant, id, change).await?;
+    let certificate = match (patch.client_certificate, patch.client_key) {
+        (None, None) => None,
+        (certificate, key) => Some(options::certificate(certificate.flatten(), key.flatten())?),
+    };
+    let heartbeat = |text: Option<String>| text.as_deref().map(options::heartbeat).transpose();
+    let change = Change {
+        headers: patch.headers.as_ref().map(options::headers).transpose()?,
+        payload: patch.payload.as_deref().map(options::payload).transpose()?,
+        heartbeat_seconds: patch.heartbeat.map(heartbeat).transpose()?,
+        url: patch.url,
+        events: patch.events,
+        description: patch.description,
+        state: patch.state,
+        certificate,
+        fallback: patch.fallback,
+        ordered: patch.ordered,
+    };
+    let (pool, seal) = (registry.log.pool(), registry.lines.seal());
+    if change.url.is_some() || change.certificate.is_some() {
+        let now = endpoint::get(pool, &caller.tenant, id).await?.ok_or_else(no_endpoint)?;
+        let url = change.url.as_deref().unwrap_or(&now.url);
+        let kept = now.client_certificate.is_some();
+        options::check_tls(url, change.certificate.as_ref().map_or(kept, Option::is_some))?;
+    }
+    let endpoint = endpoint::change(pool, seal, &caller.tenant, id, &change).await?;
     Ok(axum::Json(shown(&endpoint.ok_or_else(no_endpoint)?)).into_response())
 }
 
@@ -150,61 +193,58 @@ pub async fn delete(
     }
 }
 
-#[derive(Deserialize)]
-pub struct DeliveryParams {
-    state: Option<String>,
-    limit: Option<i64>,
-    cursor: Option<String>,
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub struct Rotation {
+    signature: Option<String>,
+    secret: Option<String>,
 }
 
-/// `GET /webhooks/{id}/deliveries`, newest first.
-pub async fn deliveries(
+/// `POST /webhooks/{id}/rotate-secret`. The kind of signature stays as it is, unless the
+/// body says otherwise.
+pub async fn rotate(
     State(registry): State<Registry>,
     caller: Caller,
     Id(id): Id,
-    Params(params): Params<DeliveryParams>,
-    headers: HeaderMap,
+    Optional(rotation): Optional<Rotation>,
 ) -> Result<Response, Problem> {
     caller.may_administer(SCOPE)?;
-    let state = params.state.as_deref();
-    if state.is_some_and(|state| !["pending", "delivered", "dead"].contains(&state)) {
-        let detail = "state is one of pending, delivered, dead";
-        return Err(Problem::unreadable("invalid_state", detail));
-    }
-    let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
-    let before: Option<(i64, Uuid)> = params.cursor.as_deref().map(wire::place).transpose()?;
-    let before = before.map(|(micros, id)| wire::time(micros).map(|at| (at, id))).transpose()?;
-    let pool = registry.log.pool();
-    if endpoint::get(pool, &caller.tenant, id).await?.is_none() {
-        return Err(no_endpoint());
-    }
-    let rows = deliveries::list(pool, &caller.tenant, id, state, before, limit).await?;
-    let next = (rows.len() as i64 == limit).then(|| rows.last()).flatten();
-    let next = next.map(|last| wire::cursor(&(last.created_at.timestamp_micros(), last.id)));
-    let query = state.map(|state| format!("state={state}")).unwrap_or_default();
-    let link = format!("/api/v1/webhooks/{id}/deliveries");
-    let body = wire::list(rows.iter().map(shown_delivery).collect(), next, &link, &query);
-    Ok(wire::tagged(&headers, &body.clone(), body))
+    let (pool, seal) = (registry.log.pool(), registry.lines.seal());
+    let now = endpoint::get(pool, &caller.tenant, id).await?.ok_or_else(no_endpoint)?;
+    let scheme = options::scheme(Some(rotation.signature.as_deref().unwrap_or(&now.signature)))?;
+    let key = options::key(scheme, rotation.secret.as_deref())?;
+    let rotated =
+        secrets::rotate(pool, seal, &caller.tenant, id, &key, registry.clock.now()).await?;
+    let (endpoint, until) = rotated.ok_or_else(no_endpoint)?;
+    let mut body = shown(&endpoint);
+    body["secret"] = key.to_text().into();
+    body["previousUntil"] = rfc3339(until).into();
+    Ok(axum::Json(body).into_response())
 }
 
-/// `GET /deliveries/{id}`, with its body and every attempt.
-pub async fn delivery(
+/// `POST /webhooks/{id}/ping`: 200 with what came of it, whatever the endpoint answered.
+pub async fn ping(
     State(registry): State<Registry>,
     caller: Caller,
     Id(id): Id,
-    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     caller.may_administer(SCOPE)?;
-    let found = deliveries::get(registry.log.pool(), &caller.tenant, id).await?;
-    let (delivery, attempts) = found.ok_or_else(|| Problem::not_found("delivery"))?;
-    let mut body = shown_delivery(&delivery);
-    body["body"] = serde_json::from_str(&delivery.body).unwrap_or_default();
-    // The number of attempts stays under its own key; here they are one by one.
-    body["log"] = attempts.iter().map(shown_attempt).collect();
-    Ok(wire::tagged(&headers, &body.clone(), body))
+    let found = endpoint::get(registry.log.pool(), &caller.tenant, id).await?;
+    let endpoint = found.ok_or_else(no_endpoint)?;
+    let pinged = ping::ping(&registry.lines, &endpoint, registry.clock.now()).await;
+    let body = json!({
+        "delivered": pinged.is_taken(),
+        "webhookId": pinged.webhook_id,
+        "status": pinged.status,
+        "latencyMs": pinged.latency.as_millis() as u64,
+        "error": pinged.error,
+        "answer": pinged.answer_head,
+    });
+    Ok(axum::Json(body).into_response())
 }
 
 fn shown(endpoint: &Endpoint) -> Value {
+    let link = format!("/api/v1/webhooks/{}", endpoint.id);
     json!({
         "id": endpoint.id,
         "url": endpoint.url,
@@ -212,75 +252,25 @@ fn shown(endpoint: &Endpoint) -> Value {
         "description": endpoint.description,
         "state": endpoint.state,
         "reason": endpoint.reason,
+        "signature": endpoint.signature,
+        "publicKey": endpoint.public_key,
+        "headerNames": endpoint.header_names,
+        "clientCertificate": endpoint.client_certificate,
+        "payload": endpoint.payload,
+        "heartbeat": endpoint.heartbeat_seconds.map(|seconds| format!("{seconds}s")),
+        "fallback": endpoint.fallback,
+        "ordered": endpoint.ordered,
         "createdAt": rfc3339(endpoint.created_at),
         "_links": {
-            "self": format!("/api/v1/webhooks/{}", endpoint.id),
-            "deliveries": format!("/api/v1/webhooks/{}/deliveries", endpoint.id),
+            "self": link,
+            "deliveries": format!("{link}/deliveries"),
+            "events": format!("{link}/events"),
         },
     })
 }
 
-fn shown_delivery(delivery: &Delivery) -> Value {
-    let pending_until: Option<DateTime<Utc>> =
-        (delivery.state == "pending").then_some(delivery.due_at);
-    json!({
-        "id": delivery.id,
-        "endpointId": delivery.endpoint_id,
-        "webhookId": delivery.webhook_id,
-        "event": delivery.event,
-        "state": delivery.state,
-        "attempts": delivery.attempts,
-        "createdAt": rfc3339(delivery.created_at),
-        "finishedAt": delivery.finished_at.map(rfc3339),
-        "nextAttemptAt": pending_until.map(rfc3339),
-        "_links": { "self": format!("/api/v1/deliveries/{}", delivery.id) },
-    })
-}
-
-fn shown_attempt(attempt: &Attempt) -> Value {
-    json!({
-        "number": attempt.number,
-        "startedAt": rfc3339(attempt.started_at),
-        "latencyMs": attempt.latency_ms,
-        "status": attempt.status,
-        "error": attempt.error,
-        "answer": attempt.answer_head,
-    })
-}
-
-fn no_endpoint() -> Problem {
+pub(super) fn no_endpoint() -> Problem {
     Problem::not_found("webhook")
-}
-
-async fn check_url(guard: &Guard, url: &str) -> Result<(), Problem> {
-    let refused = |error: Refused| Problem::invalid(error.code(), "/url", error.to_string());
-    let url = guard.check_url(url).map_err(refused)?;
-    guard.check_resolved(&url).await.map_err(refused)
-}
-
-fn check_events(events: &[String]) -> Result<(), Problem> {
-    if events.is_empty() || events.len() > EVENTS_MAX {
-        let detail = format!("events holds 1 to {EVENTS_MAX} event names, or \"*\"");
-        return Err(Problem::invalid("invalid_events", "/events", detail));
-    }
-    let name = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
-    for (i, event) in events.iter().enumerate() {
-        let named = !event.is_empty() && event.len() <= EVENT_CHARS_MAX && event.chars().all(name);
-        if event != "*" && !named {
-            let detail = "an event's name is upper case, as HIGH_HEART_RATE, or \"*\" for all";
-            return Err(Problem::invalid("invalid_events", &format!("/events/{i}"), detail));
-        }
-    }
-    Ok(())
-}
-
-fn check_description(description: Option<&str>) -> Result<(), Problem> {
-    let text = description.unwrap_or_default();
-    if text.chars().count() > DESCRIPTION_CHARS_MAX || text.contains('\0') {
-        let detail = format!("description has {DESCRIPTION_CHARS_MAX} characters at most, no NUL");
-        return Err(Problem::invalid("invalid_description", "/description", detail));
-    }
-    Ok(())
 }
 
 impl From<EndpointError> for Problem {
@@ -290,6 +280,17 @@ impl From<EndpointError> for Problem {
             EndpointError::Append(error) => error.into(),
             EndpointError::TooMany => {
                 Problem::invalid("too_many_webhooks", "", EndpointError::TooMany.to_string())
+            }
+        }
+    }
+}
+
+impl From<RotateError> for Problem {
+    fn from(error: RotateError) -> Problem {
+        match error {
+            RotateError::Database(error) => error.into(),
+            RotateError::TooOften { .. } => {
+                Problem::new(StatusCode::CONFLICT, "rotated_too_often", error.to_string())
             }
         }
     }

@@ -2,6 +2,8 @@
 //!
 //! Guarantees one shape for one thing wherever it appears. Does not ask anything.
 
+pub mod line;
+
 use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -15,9 +17,9 @@ use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
 use crate::clock::rfc3339;
-use crate::event::{ALERT_ACKNOWLEDGED, READING, Recorded, number};
+use crate::event::{ALERT_ACKNOWLEDGED, READING, READING_RETRACTED, Recorded, number};
 use crate::query::alerts::Alert;
-use crate::query::state::{Moment, Newest, State};
+use crate::query::state::{Newest, State};
 use crate::rules::news2;
 
 /// `good` or `suspect`.
@@ -48,15 +50,21 @@ pub fn event(recorded: &Recorded) -> Option<(&'static str, Value)> {
         }
         return Some(("reading", body));
     }
-    if !event.is_alert() && event.kind != ALERT_ACKNOWLEDGED {
-        return None;
-    }
+    let name = match &*event.kind {
+        READING_RETRACTED => "retraction",
+        ALERT_ACKNOWLEDGED => "alert",
+        _ if event.is_alert() => "alert",
+        _ => return None,
+    };
     let mut body: Map<String, Value> = serde_json::from_str(event.data.as_ref()?).ok()?;
+    if name == "retraction" {
+        body.insert("by".into(), event.source_id.clone().into());
+    }
     body.insert("type".into(), event.kind.clone().into());
     body.insert("patientId".into(), event.patient_id.clone().into());
     body.insert("recordedAt".into(), rfc3339(recorded.recorded_at).into());
     body.entry("measuredAt").or_insert_with(|| rfc3339(event.occurred_at).into());
-    Some(("alert", Value::Object(body)))
+    Some((name, Value::Object(body)))
 }
 
 /// An alert as lists and states show it.
@@ -106,7 +114,8 @@ pub fn reading(patient_id: &str, newest: &Newest) -> Value {
 }
 
 /// A patient's state. `now` is what ages are counted to unless a moment is asked for.
-pub fn state(patient_id: &str, state: &State, moment: Moment, now: DateTime<Utc>) -> Value {
+pub fn state(patient_id: &str, state: &State, now: DateTime<Utc>) -> Value {
+    let moment = state.moment;
     let at = moment.as_of.unwrap_or(now);
     let age = |newest: &Newest| (at - newest.measured_at).num_milliseconds().max(0) as f64 / 1e3;
     let vitals: Map<String, Value> = state

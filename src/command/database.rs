@@ -3,8 +3,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection, PgConnection};
 
 use super::Error;
 use crate::config::Common;
@@ -16,13 +16,19 @@ use crate::projection;
 const CONNECT_MS_MAX: u64 = 10_000;
 /// Who waits longer for a connection of a pool is told that there is none.
 const ACQUIRE_MS_MAX: u64 = 10_000;
+/// A connection that was idle for longer is asked whether it still lives.
+const UNTESTED_MS_MAX: u64 = 1_000;
+/// One that does not answer that within this is not used again.
+const PING_MS_MAX: u64 = 2_000;
 /// The longest question.
 const STATEMENT_SECONDS_MAX: u32 = 60;
 
 /// How long the embedded database may take to stop before it is left to itself.
 const STOP_MS_MAX: u64 = 1_800;
-/// The longest pause inside a transaction; ours last milliseconds.
-const IDLE_IN_TRANSACTION: &str = "60s";
+/// The longest pause inside a transaction; ours last milliseconds. Whoever is frozen while
+/// its rules append holds up a shard's readings for so long, and not longer than a
+/// request waits.
+const IDLE_IN_TRANSACTION: &str = "10s";
 
 /// An open database.
 pub struct Database {
@@ -63,13 +69,22 @@ impl Database {
 
     /// Connections for those who ask and append.
     pub fn pool(&self, connections: u32) -> PgPool {
+        connect(self.prompt_options(), connections)
+    }
+
+    /// Connections for those who do nothing but append, and for whom every round trip
+    /// counts. A silent one they do not give back: see `log::SILENCE_MS_MAX`.
+    pub fn writer_pool(&self, connections: u32) -> PgPool {
+        pool_options(connections).connect_lazy_with(self.prompt_options())
+    }
+
+    fn prompt_options(&self) -> PgConnectOptions {
         let limit = format!("{STATEMENT_SECONDS_MAX}s");
-        let options = self.options.clone().options([
+        self.options.clone().options([
             ("statement_timeout", limit.as_str()),
             // Whatever the role's or the database's own setting is: it is our promise.
             ("synchronous_commit", "on"),
-        ]);
-        connect(options, connections)
+        ])
     }
 
     /// Connections for what is derived from the log. A crash may undo its last
@@ -83,11 +98,12 @@ impl Database {
         connect(self.options.clone(), connections)
     }
 
-    /// The log and its projections, migrated and made.
+    /// The log and its projections, migrated and made. Those whose SQL has changed are
+    /// rebuilt by the workers, while the old ones serve.
     pub async fn log(&self, common: &Common, pool: PgPool) -> Result<Log, Error> {
-        // A migration or a rebuild may take longer than a question.
+        // A migration may take longer than a question.
         let log = Log::open(self.patient_pool(2), common.shards).await?;
-        projection::install(&log).await?;
+        projection::create(&log).await?;
         Ok(log.with_pool(pool))
     }
 
@@ -106,9 +122,35 @@ impl Database {
     }
 }
 
+/// A pool that also tests what is given back: whoever asked may have stopped waiting, and
+/// the pool would wait for that connection instead, for ever.
 fn connect(options: PgConnectOptions, connections: u32) -> PgPool {
+    pool_options(connections)
+        .after_release(|connection, _| {
+            Box::pin(async move { lives(connection).await.map(|()| true) })
+        })
+        .connect_lazy_with(options)
+}
+
+fn pool_options(connections: u32) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_millis(ACQUIRE_MS_MAX))
-        .connect_lazy_with(options)
+        // Not at every use, as is the default: it would double the round trips.
+        .test_before_acquire(false)
+        .before_acquire(|connection, used| {
+            Box::pin(async move {
+                if used.idle_for >= Duration::from_millis(UNTESTED_MS_MAX) {
+                    lives(connection).await?;
+                }
+                Ok(true)
+            })
+        })
+}
+
+/// One ping, which a connection whose other side has vanished would never answer.
+async fn lives(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let silent = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
+    let limit = Duration::from_millis(PING_MS_MAX);
+    tokio::time::timeout(limit, connection.ping()).await.unwrap_or_else(|_| Err(silent()))
 }

@@ -5,6 +5,8 @@
 //! others. Does not run the workers: a `vitals serve` on the same database hears of
 //! what was stored.
 
+mod back;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
@@ -22,11 +24,11 @@ use super::Error;
 use super::database::Database;
 use super::progress::Progress;
 use crate::clock::Clock;
-use crate::config::Common;
+use crate::config::{Buckets, Common};
 use crate::event::{Event, is_fhir_id};
 use crate::ingest::file::{FileError, FileReading, Format, Row, open};
 use crate::ingest::{Draft, Ingest, Narrowing, accept};
-use crate::log::Log;
+use crate::log::{Archived, Log};
 use crate::tasks::Tasks;
 
 /// Rows handed over at once.
@@ -50,9 +52,9 @@ pub struct Options {
     /// What to read; gzip is understood
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// icu-csv, csv or ndjson
-    #[arg(long, value_parser = format)]
-    format: Format,
+    /// icu-csv, csv or ndjson; parquet brings an archived month back
+    #[arg(long)]
+    format: Source,
     /// Whose readings these are
     #[arg(long, default_value = "default")]
     tenant: String,
@@ -62,10 +64,25 @@ pub struct Options {
     /// "max" keeps the recorded times; a number plays it as live, so much faster
     #[arg(long, default_value = "max")]
     speed: Speed,
+    #[command(flatten)]
+    buckets: Buckets,
 }
 
-fn format(name: &str) -> Result<Format, FileError> {
-    name.parse()
+/// What the files are.
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Lines(Format),
+    Parquet,
+}
+
+impl FromStr for Source {
+    type Err = FileError;
+    fn from_str(name: &str) -> Result<Source, FileError> {
+        match name {
+            "parquet" => Ok(Source::Parquet),
+            name => name.parse().map(Source::Lines),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -110,9 +127,13 @@ pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
     if !is_fhir_id(&options.tenant) {
         return Err("--tenant must match [A-Za-z0-9\\-.]{1,64}".into());
     }
+    let format = match options.format {
+        Source::Lines(format) => format,
+        Source::Parquet => return back::run(common, &options.files, &options.buckets).await,
+    };
     // Before the database is started for nothing.
     for path in &options.files {
-        open(path, options.format, options.epoch)?;
+        open(path, format, options.epoch)?;
     }
     let database = Database::open(common).await?;
     let imported = async {
@@ -120,8 +141,8 @@ pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
         let tasks = Tasks::default();
         let ingest = Ingest::start(&log, &tasks);
         let counts = match options.speed {
-            Speed::Max => history(&options, ingest).await?,
-            Speed::Times(times) => live(&options, &log, ingest, times).await?,
+            Speed::Max => history(&options, format, ingest).await?,
+            Speed::Times(times) => live(&options, format, &log, ingest, times).await?,
         };
         tasks.ended().await;
         log.wake().notify(log.pool()).await?;
@@ -143,9 +164,12 @@ struct Chunk {
 }
 
 /// Reads the files on a thread of its own, a bounded way ahead.
-fn read(options: &Options) -> (mpsc::Receiver<Chunk>, JoinHandle<Result<(), FileError>>) {
+fn read(
+    options: &Options,
+    format: Format,
+) -> (mpsc::Receiver<Chunk>, JoinHandle<Result<(), FileError>>) {
     let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD_MAX);
-    let (files, format, epoch) = (options.files.clone(), options.format, options.epoch);
+    let (files, epoch) = (options.files.clone(), options.epoch);
     let reader = tokio::task::spawn_blocking(move || {
         let mut before = 0;
         for path in files {
@@ -180,12 +204,12 @@ fn bytes_of(options: &Options) -> u64 {
 }
 
 /// Recorded times are kept: it is history.
-async fn history(options: &Options, ingest: Ingest) -> Result<Counts, Error> {
+async fn history(options: &Options, format: Format, ingest: Ingest) -> Result<Counts, Error> {
     let tenant: Arc<str> = options.tenant.as_str().into();
     let now = Clock::system().now();
     let mut counts = Counts::default();
     let mut progress = Progress::new("bytes", bytes_of(options));
-    let (mut chunks, reader) = read(options);
+    let (mut chunks, reader) = read(options, format);
     let mut waiting = FuturesUnordered::new();
     loop {
         let chunk = tokio::select! {
@@ -197,7 +221,8 @@ async fn history(options: &Options, ingest: Ingest) -> Result<Counts, Error> {
         };
         let Some(chunk) = chunk else { break };
         progress.at(chunk.bytes);
-        let events = judge(chunk, &tenant, now, &mut counts, |reading| reading.measured_at);
+        let times = (now, &ingest.archived());
+        let events = judge(chunk, &tenant, times, &mut counts, |reading| reading.measured_at);
         if !events.is_empty() {
             let ingest = ingest.clone();
             waiting.push(async move { ingest.store(events).await });
@@ -224,7 +249,7 @@ fn count(
 fn judge(
     chunk: Chunk,
     tenant: &Arc<str>,
-    now: DateTime<Utc>,
+    (now, archived): (DateTime<Utc>, &Archived),
     counts: &mut Counts,
     measured_at: impl Fn(&FileReading) -> DateTime<Utc>,
 ) -> Vec<Event> {
@@ -244,7 +269,7 @@ fn judge(
             quality: reading.quality,
             context: reading.context.as_deref(),
         };
-        match accept(draft, tenant, Narrowing::default(), now) {
+        match accept(draft, tenant, Narrowing::default(), now, archived) {
             Ok(event) => events.push(event),
             Err(fault) => counts.reject(reading.line, fault.code, &fault.detail),
         }
@@ -254,11 +279,17 @@ fn judge(
 
 /// Played as live: every patient begins now, gaps are kept but shorter, and a
 /// reading is measured when it is sent.
-async fn live(options: &Options, log: &Log, ingest: Ingest, times: f64) -> Result<Counts, Error> {
+async fn live(
+    options: &Options,
+    format: Format,
+    log: &Log,
+    ingest: Ingest,
+    times: f64,
+) -> Result<Counts, Error> {
     let tenant: Arc<str> = options.tenant.as_str().into();
     let clock = Clock::system();
     let mut counts = Counts::default();
-    let readings = in_order(options, &mut counts).await?;
+    let readings = in_order(options, format, &mut counts).await?;
     let mut progress = Progress::new("readings", readings.len() as u64);
     let mut start = clock.now();
     let mut readings = readings.into_iter().peekable();
@@ -287,7 +318,8 @@ async fn live(options: &Options, log: &Log, ingest: Ingest, times: f64) -> Resul
             continue;
         }
         sent += chunk.readings.len() as u64;
-        let events = judge(chunk, &tenant, now, &mut counts, |reading| reading.measured_at);
+        let times = (now, &log.archived());
+        let events = judge(chunk, &tenant, times, &mut counts, |reading| reading.measured_at);
         // One after the other: a patient's readings stay in order.
         count(&mut counts, ingest.store(events).await)?;
         log.wake().notify(log.pool()).await?;
@@ -300,9 +332,10 @@ async fn live(options: &Options, log: &Log, ingest: Ingest, times: f64) -> Resul
 /// All readings by the time since their patient's first one.
 async fn in_order(
     options: &Options,
+    format: Format,
     counts: &mut Counts,
 ) -> Result<Vec<(TimeDelta, FileReading)>, Error> {
-    let (mut chunks, reader) = read(options);
+    let (mut chunks, reader) = read(options, format);
     let mut readings = Vec::new();
     while let Some(chunk) = chunks.recv().await {
         counts.skipped += chunk.skipped;

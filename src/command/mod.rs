@@ -3,9 +3,12 @@
 //! Guarantees one clear line on stderr and a non-zero exit for whatever goes wrong,
 //! and that stdout holds results only.
 
+mod archive;
+mod backtest;
 mod database;
 mod demo;
 mod import;
+mod parked;
 mod progress;
 mod rebuild;
 mod replay;
@@ -50,8 +53,16 @@ enum Command {
     Replay(replay::Options),
     /// Rebuild a projection from the log beside the live one, compare, swap
     Rebuild(rebuild::Options),
+    /// List the patients that a projection, the rules or the webhooks could not go on with
+    Parked,
+    /// Take a parked patient up again
+    Resume(parked::Options),
     /// Check the hash chain, and every projection against the log
     Verify(verify::Options),
+    /// What a rule would have raised over the recorded history
+    Backtest(backtest::Options),
+    /// Move months that are over into Parquet files
+    Archive(archive::Options),
 }
 
 /// Runs the command of these arguments.
@@ -128,7 +139,11 @@ fn run(cli: Cli) -> Result<ExitCode, Error> {
             Command::Import(options) => import::run(&common, options).await,
             Command::Replay(options) => replay::run(&common, options).await,
             Command::Rebuild(options) => rebuild::run(&common, &options).await,
+            Command::Parked => parked::list(&common).await,
+            Command::Resume(options) => parked::resume(&common, &options).await,
             Command::Verify(options) => verify::run(&common, &options).await,
+            Command::Backtest(options) => backtest::run(&common, options).await,
+            Command::Archive(options) => archive::run(&common, &options).await,
         }
     });
     // A name server that hangs must not hold the end of the process.

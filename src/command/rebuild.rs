@@ -17,6 +17,9 @@ use crate::projection::{self, Projection};
 pub struct Options {
     /// A projection's name, or "all"
     projection: String,
+    /// Only compare what the log says with what is live; exit 1 if it differs
+    #[arg(long)]
+    check_only: bool,
 }
 
 /// Rebuilds.
@@ -30,33 +33,39 @@ pub async fn run(common: &Common, options: &Options) -> Result<ExitCode, Error> 
     };
     let database = Database::open(common).await?;
     let rebuilt = async {
-        let log = Log::open(database.patient_pool(4), common.shards).await?;
-        projection::install(&log).await?;
+        let log = Log::open(database.patient_pool(8), common.shards).await?;
+        projection::create(&log).await?;
+        let mut sound = true;
         for projection in wanted {
-            one(&log, projection).await?;
+            sound &= one(&log, projection, options.check_only).await?;
         }
-        Ok::<(), Error>(())
+        Ok::<bool, Error>(sound)
     }
     .await;
     database.close().await?;
-    rebuilt.map(|()| ExitCode::SUCCESS)
+    Ok(if rebuilt? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn one(log: &Log, projection: &'static Projection) -> Result<(), Error> {
+/// Whether it is now as the log says.
+async fn one(log: &Log, projection: &'static Projection, check_only: bool) -> Result<bool, Error> {
     let started = Instant::now();
     let mut progress = None;
-    let rebuilt = projection::rebuild(log, projection, |done, total| {
+    let tell = |done: i64, total: i64| {
         let progress =
             progress.get_or_insert_with(|| Progress::new("positions", total.unsigned_abs()));
         progress.at(done.unsigned_abs());
-    })
-    .await?;
+    };
+    let rebuilt = match check_only {
+        true => projection::compare(log, projection, tell).await?,
+        false => projection::rebuild(log, projection, tell).await?,
+    };
     if let Some(progress) = progress {
         progress.end();
     }
     let seconds = started.elapsed().as_secs_f64();
     let compared = match rebuilt.differing {
         Some(0) => "equal to the live one".to_owned(),
+        Some(n) if check_only => format!("DIFFERS: {n} rows are not as the log says"),
         Some(n) => format!("{n} rows were not as the log says, and are now"),
         None => "its SQL is new, so there was nothing to compare".to_owned(),
     };
@@ -64,7 +73,7 @@ async fn one(log: &Log, projection: &'static Projection) -> Result<(), Error> {
         "{}: {} positions in {seconds:.1} s ({:.0} a second), {compared}",
         projection.name,
         rebuilt.positions,
-        rebuilt.positions as f64 / seconds.max(0.001),
+        rebuilt.folded as f64 / seconds.max(0.001),
     );
-    Ok(())
+    Ok(!check_only || rebuilt.differing.is_none_or(|n| n == 0))
 }

@@ -5,15 +5,18 @@ use std::process::ExitCode;
 
 use chrono::{DateTime, Utc};
 use clap::Args;
-use futures_util::StreamExt;
 
 use super::Error;
 use super::database::Database;
-use crate::api::wire;
+use crate::api::wire::line::Lines;
 use crate::config::Common;
 use crate::log::Log;
 use crate::query::END_OF_TIME;
-use crate::query::replay::{Range, replay};
+use crate::query::export::{ExportError, export};
+use crate::query::replay::{Range, check};
+
+/// Held before it is written.
+const OUT_BYTES: usize = 256 * 1024;
 
 /// Options of `vitals replay`.
 #[derive(Args)]
@@ -52,19 +55,26 @@ async fn print(log: Log, options: Options) -> Result<(), Error> {
         from: options.from.unwrap_or(DateTime::UNIX_EPOCH),
         to: options.to.unwrap_or(END_OF_TIME),
         known_at: options.known_at,
+        after: None,
     };
-    let mut events = std::pin::pin!(replay(log, options.tenant, options.patient, range));
-    let mut out = BufWriter::new(stdout().lock());
-    let written: std::io::Result<()> = loop {
-        let Some(recorded) = events.next().await else { break out.flush() };
-        let Some((_, body)) = wire::event(&recorded?) else { continue };
-        if let Err(error) = writeln!(out, "{body}") {
-            break Err(error);
-        }
+    let (tenant, patient_id) = (&options.tenant, &options.patient);
+    // What needs an archived month says so before its first line.
+    check(&log, tenant, patient_id, range.clone()).await?;
+    let mut lines = Lines::new(log.shard_of(tenant, patient_id), tenant, patient_id);
+    let mut out = BufWriter::with_capacity(OUT_BYTES, stdout().lock());
+    let exported = export(&log, tenant, patient_id, &range, |row| out.write_all(lines.line(&row)?));
+    let written = match exported.await {
+        Ok(()) => out.flush(),
+        Err(ExportError::Taken(error)) => Err(error),
+        Err(ExportError::Unanswered(error)) => return Err(error.into()),
     };
     match written {
         // Whoever reads has enough, as "head" does.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => {
+            // What is still held would meet the same broken pipe.
+            drop(out.into_parts());
+            Ok(())
+        }
         result => Ok(result?),
     }
 }

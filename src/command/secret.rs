@@ -1,4 +1,5 @@
-//! The secret that tokens are signed with.
+//! The secret that tokens are signed with, and the key that webhooks' secrets are sealed
+//! with.
 //!
 //! Guarantees that a secret which was made here is readable by its owner only, and
 //! that two processes that start at once end up with the same one.
@@ -13,25 +14,68 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use super::Error;
 use crate::api::auth::Keys;
+use crate::api::auth::jwks::Jwks;
 use crate::clock::Clock;
-use crate::config::Common;
+use crate::config::{Common, Serving};
+use crate::webhook::seal::Seal;
 
 const VARIABLE: &str = "VITALS_JWT_SECRET";
 const FILE: &str = "jwt-secret";
+const SEAL_VARIABLE: &str = "VITALS_SECRETS_KEY";
+const SEAL_FILE: &str = "secrets-key";
 
 /// The keys: of the environment, else of the data directory, where they are made
 /// when there are none.
 pub fn keys(common: &Common) -> Result<Keys, Error> {
     let secret = match std::env::var(VARIABLE) {
         Ok(secret) => secret,
-        Err(std::env::VarError::NotPresent) => of_data_dir(&common.data_dir)?,
+        Err(std::env::VarError::NotPresent) => of_data_dir(&common.data_dir, FILE)?,
         Err(error) => return Err(format!("{VARIABLE}: {error}").into()),
     };
     Ok(Keys::hs256(secret.as_bytes(), Clock::system())?)
 }
 
-fn of_data_dir(data_dir: &Path) -> Result<String, Error> {
-    let path = data_dir.join(FILE);
+/// What a server lets in: with a JWKS its keys, and our secret only if it was given; else
+/// our secret.
+pub async fn serving_keys(common: &Common, serving: &Serving) -> Result<Keys, Error> {
+    let Some(source) = &serving.jwks else { return keys(common) };
+    let set = Jwks::open(source).await?;
+    match std::env::var_os(VARIABLE) {
+        Some(_) => Ok(keys(common)?.with_jwks(set)),
+        None => Ok(Keys::jwks(set, Clock::system())),
+    }
+}
+
+/// What webhooks' secrets are sealed with: the keys of the environment, separated by
+/// commas, of which the first seals and all open; else the one of the data directory,
+/// where it is made beside an embedded database. Beside another database it is not: the
+/// next instance would have another one. Then they stay readable, and that is said.
+pub fn seal(common: &Common) -> Result<Seal, Error> {
+    let given = match std::env::var(SEAL_VARIABLE) {
+        Ok(keys) => keys,
+        Err(std::env::VarError::NotPresent) => String::new(),
+        Err(error) => return Err(format!("{SEAL_VARIABLE}: {error}").into()),
+    };
+    let found = common.data_dir.join(SEAL_FILE);
+    let keys = match given.trim() {
+        "" if common.database_url.is_none() || found.exists() => {
+            of_data_dir(&common.data_dir, SEAL_FILE)?
+        }
+        "" => {
+            tracing::warn!(
+                "webhooks' secrets lie readable in the database: set {SEAL_VARIABLE}, the same for every \
+                 instance, and they are sealed"
+            );
+            String::new()
+        }
+        given => given.to_owned(),
+    };
+    let keys = keys.split(',').map(str::trim).filter(|key| !key.is_empty());
+    Seal::new(keys).map_err(|error| format!("{SEAL_VARIABLE}: {error}").into())
+}
+
+fn of_data_dir(data_dir: &Path, file: &str) -> Result<String, Error> {
+    let path = data_dir.join(file);
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     match fs::read_to_string(&path) {
         Ok(secret) => return Ok(secret.trim().to_owned()),
@@ -40,7 +84,7 @@ fn of_data_dir(data_dir: &Path) -> Result<String, Error> {
     }
     fs::create_dir_all(data_dir).map_err(failed)?;
     // Written aside and then linked: whoever comes second finds a whole file.
-    let aside = data_dir.join(format!("{FILE}.{}", std::process::id()));
+    let aside = data_dir.join(format!("{file}.{}", std::process::id()));
     write_new(&aside).map_err(failed)?;
     let linked = fs::hard_link(&aside, &path);
     fs::remove_file(&aside).map_err(failed)?;

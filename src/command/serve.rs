@@ -9,11 +9,13 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::serve::ListenerExt;
 use clap::Args;
 use metrics_exporter_prometheus::PrometheusHandle;
+#[cfg(target_os = "linux")]
+use rustix::net::sockopt::set_tcp_user_timeout;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::database::Database;
 use super::{Error, secret};
 use crate::api::auth::Keys;
+use crate::api::limits::{Limits, Rates};
 use crate::api::{Api, operators, router};
 use crate::clock::Clock;
 use crate::config::{Common, Role, Serving};
@@ -31,12 +34,15 @@ use crate::ingest::Ingest;
 use crate::log::Log;
 use crate::projection;
 use crate::query::live::Live;
-use crate::rules::{Raise, default_rules};
+use crate::rules::{Book, Raise, ticks};
 use crate::tasks::Tasks;
 use crate::telemetry;
+use crate::webhook::ack::AckLinks;
 use crate::webhook::deliver::Deliverer;
 use crate::webhook::guard::Guard;
-use crate::webhook::{Bell, Fanout};
+use crate::webhook::heartbeat::Heartbeats;
+use crate::webhook::line::Lines;
+use crate::webhook::{Desk, Fanout, gauges, secrets};
 
 /// How long the end may take; the contract says 10 s, the database needs the rest.
 const STOP_MS_MAX: u64 = 8_000;
@@ -44,6 +50,17 @@ const STOP_MS_MAX: u64 = 8_000;
 const QUESTION_CONNECTIONS_MAX: u32 = 16;
 /// Connections for workers: more shards than this take turns.
 const WORKER_CONNECTIONS_MAX: u32 = 24;
+/// Connections for rebuilds of projections whose SQL has changed, while there are any.
+const REBUILD_CONNECTIONS_MAX: u32 = 8;
+/// The pause after a rebuild that failed.
+const REBUILD_PAUSE_SECONDS: u64 = 10;
+/// How often the coming months are made sure of.
+const AHEAD_SECONDS: u64 = 3_600;
+/// How long a month that came back is still refused, at most.
+const ARCHIVED_SECONDS: u64 = 10;
+/// How long a client may take nothing of what was sent to it before its connection is cut.
+#[cfg(target_os = "linux")]
+const UNTAKEN_MS_MAX: u32 = 30_000;
 /// How often the metrics forget what nobody scraped.
 const METRICS_UPKEEP_MS: u64 = 5_000;
 
@@ -66,7 +83,7 @@ async fn serve(common: &Common, serving: &Serving, database: &Database) -> Resul
     // First of all: whoever stops it while it migrates gets an orderly end, too.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let keys = secret::keys(common)?;
+    let keys = secret::serving_keys(common, serving).await?;
     let server = tokio::select! {
         started = Server::start(common, serving, database, keys) => started?,
         _ = terminate.recv() => return Ok(()),
@@ -112,22 +129,34 @@ impl Server {
         let log = database.log(common, database.pool(QUESTION_CONNECTIONS_MAX)).await?;
         let (stop, tasks) = (CancellationToken::new(), Tasks::default());
         tasks.spawn_until("the metrics' upkeep", &stop, upkeep(metrics.clone()));
+        let of_worker = log.with_pool(database.worker_pool(1));
+        tasks.spawn_until("the months", &stop, months(of_worker, Clock::system()));
         let relay = log.clone();
         let relay_pool = database.worker_pool(2);
         tasks.spawn_until("the relay", &stop, async move { relay.wake().relay(relay_pool).await });
 
-        let guard = Guard::new(&serving.allow_webhook_net);
+        tasks.spawn_until("the keys' upkeep", &stop, keys.clone().keep());
+        let webhooks = Webhooks::open(common, serving, &log).await?;
         if serving.roles.contains(&Role::Workers) {
             let pool = database.worker_pool(WORKER_CONNECTIONS_MAX);
-            start_workers(&log, &pool, &guard, &serving.public_url, &stop, &tasks).await?;
+            let of_rebuilds = log.with_pool(database.patient_pool(REBUILD_CONNECTIONS_MAX));
+            tasks.spawn_until("the rebuilds", &stop, renew(of_rebuilds));
+            let (of_check, pause) =
+                (log.with_pool(database.worker_pool(1)), serving.self_check_pause);
+            let check = projection::check_always(of_check, pause);
+            tasks.spawn_until("the self-check", &stop, check);
+            start_workers(&log, &pool, &webhooks, &serving.public_url, &stop, &tasks).await?;
         }
         let router = if serving.roles.contains(&Role::Api) {
             // One connection a writer: an append never waits for a question.
             let connections = u32::try_from(log.shards().count())? + 1;
-            let ingest = Ingest::start(&log.with_pool(database.pool(connections)), &tasks);
+            let ingest = Ingest::start(&log.with_pool(database.writer_pool(connections)), &tasks);
             let live = Live::start(&log, &tasks, &stop);
+            let limits = Limits::new(rates(serving));
+            tasks.spawn_until("the limits' upkeep", &stop, limits.clone().forget());
             let (clock, stop) = (Clock::system(), stop.clone());
-            router(Api { log, ingest, live, keys, clock, guard, metrics, stop })
+            let Webhooks { lines, links } = webhooks;
+            router(Api { log, ingest, live, keys, limits, clock, lines, links, metrics, stop })
         } else {
             operators(log, metrics)
         };
@@ -135,6 +164,12 @@ impl Server {
             // An answer is one small packet: it must not wait for a second one.
             if let Err(error) = stream.set_nodelay(true) {
                 tracing::debug!(%error, "TCP_NODELAY was not set");
+            }
+            // Who takes nothing of what was sent is gone, or as good as: its connection
+            // must not keep a stream's place. Elsewhere TCP itself gives up, later.
+            #[cfg(target_os = "linux")]
+            if let Err(error) = set_tcp_user_timeout(&*stream, UNTAKEN_MS_MAX) {
+                tracing::debug!(%error, "TCP_USER_TIMEOUT was not set");
             }
         });
         let until = stop.clone().cancelled_owned();
@@ -163,23 +198,52 @@ impl Server {
     }
 }
 
+/// What the API and the workers know of webhooks.
+struct Webhooks {
+    lines: Lines,
+    links: AckLinks,
+}
+
+impl Webhooks {
+    /// Opens every secret first, so that a missing key is said now.
+    async fn open(common: &Common, serving: &Serving, log: &Log) -> Result<Webhooks, Error> {
+        let (pool, seal) = (log.pool(), secret::seal(common)?);
+        let taken = secrets::take_over(pool, &seal).await?;
+        if taken > 0 {
+            tracing::info!(webhooks = taken, key = seal.key_name(), "sealed their secrets");
+        }
+        let links = AckLinks::new(&secrets::ack_key(pool, &seal).await?);
+        let guard = Guard::new(&serving.allow_webhook_net);
+        Ok(Webhooks { lines: Lines::new(pool.clone(), guard, seal)?, links })
+    }
+}
+
 async fn start_workers(
     log: &Log,
     pool: &PgPool,
-    guard: &Guard,
+    webhooks: &Webhooks,
     public_url: &str,
     stop: &CancellationToken,
     tasks: &Tasks,
 ) -> Result<(), Error> {
-    let bell = Bell::default();
-    let rules = Raise::new(log.clone(), default_rules()?);
-    follow(log, pool, rules, stop, tasks).await?;
-    follow(log, pool, Fanout::new(bell.clone(), public_url), stop, tasks).await?;
-    for projection in &projection::ALL {
-        follow(log, pool, projection::Apply(projection), stop, tasks).await?;
+    let desk = Desk::default();
+    let rules = Arc::new(Raise::new(log.clone(), Book::new()?));
+    follow(log, pool, rules.clone(), stop, tasks).await?;
+    for shard in log.shards() {
+        let (rules, pool, stop) = (rules.clone(), pool.clone(), stop.clone());
+        tasks.spawn("the rules' clock", ticks::run(rules, pool, shard, stop));
     }
-    let deliverer = Deliverer::new(log, pool.clone(), guard.clone(), Clock::system(), bell)?;
+    let fanout = Arc::new(Fanout::new(desk.clone(), webhooks.links.clone(), public_url));
+    follow(log, pool, fanout, stop, tasks).await?;
+    for projection in &projection::ALL {
+        follow(log, pool, Arc::new(projection::Apply(projection)), stop, tasks).await?;
+    }
+    let heartbeats = Heartbeats::new(log, pool.clone(), desk.clone());
+    tasks.spawn("the heartbeats", heartbeats.run(stop.clone()));
+    let lines = webhooks.lines.clone();
+    let deliverer = Deliverer::new(log, pool.clone(), lines, Clock::system(), desk);
     tasks.spawn("the deliverer", deliverer.run(stop.clone()));
+    tasks.spawn_until("the webhooks' gauges", stop, gauges::keep(pool.clone()));
     Ok(())
 }
 
@@ -187,17 +251,53 @@ async fn start_workers(
 async fn follow<C: Consumer>(
     log: &Log,
     pool: &PgPool,
-    consumer: C,
+    consumer: Arc<C>,
     stop: &CancellationToken,
     tasks: &Tasks,
 ) -> Result<(), Error> {
     consumer::register(&mut *pool.acquire().await?, consumer.name(), log.shards()).await?;
-    let consumer = Arc::new(consumer);
     for shard in log.shards() {
         let (log, pool, stop) = (log.clone(), pool.clone(), stop.clone());
         tasks.spawn("a consumer", consumer::run(log, pool, consumer.clone(), shard, stop));
     }
+    tasks.spawn("who resumes", consumer::resume_asked(pool.clone(), consumer, stop.clone()));
     Ok(())
+}
+
+/// Projections whose SQL has changed since their tables were made. Meanwhile the old
+/// tables are read, and folded by the old text.
+async fn renew(log: Log) {
+    while let Err(error) = projection::renew(&log).await {
+        tracing::error!(%error, "a projection still stands by its old SQL; trying again");
+        tokio::time::sleep(Duration::from_secs(REBUILD_PAUSE_SECONDS)).await;
+    }
+}
+
+fn rates(serving: &Serving) -> Rates {
+    Rates {
+        device_requests: serving.limit_device_requests,
+        gateway_requests: serving.limit_gateway_requests,
+        readings: serving.limit_readings,
+    }
+}
+
+/// Months are made before they are needed; on demand stays, for other times. What was
+/// archived, or has come back, by another process is learned.
+async fn months(log: Log, clock: Clock) {
+    let mut made: Option<Instant> = None;
+    loop {
+        let due = made.is_none_or(|at| at.elapsed() >= Duration::from_secs(AHEAD_SECONDS));
+        if due {
+            match log.ensure_partitions_ahead(clock.now()).await {
+                Ok(()) => made = Some(Instant::now()),
+                Err(error) => tracing::error!(%error, "the coming months have no partitions yet"),
+            }
+        }
+        if let Err(error) = log.reload_archived().await {
+            tracing::debug!(%error, "not known which months are archived; they refuse all the same");
+        }
+        tokio::time::sleep(Duration::from_secs(ARCHIVED_SECONDS)).await;
+    }
 }
 
 async fn upkeep(metrics: PrometheusHandle) {

@@ -1,4 +1,5 @@
-//! `vitals verify`: the hash chain, and every projection against the log.
+//! `vitals verify`: the hash chain, through table and archives, and every projection
+//! against the log.
 
 use std::process::ExitCode;
 
@@ -7,21 +8,29 @@ use clap::Args;
 use super::Error;
 use super::database::Database;
 use super::progress::Progress;
-use crate::config::Common;
-use crate::log::{Log, chain};
+use crate::archive::{Access, Shelves};
+use crate::config::{Buckets, Common};
+use crate::log::chain::{self, VerifyError};
+use crate::log::{ArchivedMonth, Log, archived_months, exchange};
 use crate::projection;
 
 /// Options of `vitals verify`.
 #[derive(Args)]
-pub struct Options {}
+pub struct Options {
+    /// Where the archived months are, if they were moved: a directory, or s3://BUCKET/PREFIX
+    #[arg(long, value_name = "PLACE")]
+    archives: Option<String>,
+    #[command(flatten)]
+    buckets: Buckets,
+}
 
 /// Checks everything; says the first position that is wrong.
-pub async fn run(common: &Common, _options: &Options) -> Result<ExitCode, Error> {
+pub async fn run(common: &Common, options: &Options) -> Result<ExitCode, Error> {
     let database = Database::open(common).await?;
     let verified = async {
         let log = Log::open(database.patient_pool(4), common.shards).await?;
         projection::install(&log).await?;
-        verify(&log).await
+        verify(&log, options).await
     }
     .await;
     database.close().await?;
@@ -30,15 +39,39 @@ pub async fn run(common: &Common, _options: &Options) -> Result<ExitCode, Error>
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn verify(log: &Log) -> Result<bool, Error> {
+async fn verify(log: &Log, options: &Options) -> Result<bool, Error> {
     let mut sound = true;
+    // A month that left in the middle would look like a crime.
+    let mut session = log.pool().acquire().await?.detach();
+    if !exchange::none_meanwhile(&mut session).await? {
+        return Err("months are being archived or brought back: verify when that is over".into());
+    }
+    let months = archived_months(log.pool()).await?;
+    let access = Access::from(&options.buckets);
+    let mut shelves = Shelves::open(&months, options.archives.as_deref(), &access).await;
+    for month in &months {
+        sound &= check_archive(log, &shelves, month).await?;
+    }
     for shard in log.shards() {
         let mut progress = Progress::new("events", 0);
-        let walk = chain::verify(log.pool(), shard, |events| progress.at(events)).await?;
+        let walk = chain::verify_with(log.pool(), shard, &mut shelves, |n| progress.at(n)).await;
         progress.end();
+        let walk = match walk {
+            Ok(walk) => walk,
+            Err(VerifyError::Unreadable(unreadable)) => {
+                sound = false;
+                println!("chain of shard {shard}: NOT CHECKED: {unreadable}");
+                continue;
+            }
+            Err(VerifyError::Database(error)) => return Err(error.into()),
+        };
+        let archived = match walk.archived {
+            0 => String::new(),
+            n => format!(" ({n} of them archived)"),
+        };
         match walk.broken {
             None => println!(
-                "chain of shard {shard}: {} events in {} commits, intact",
+                "chain of shard {shard}: {} events{archived} in {} commits, intact",
                 walk.events, walk.commits
             ),
             Some(broken) => {
@@ -76,4 +109,36 @@ async fn verify(log: &Log) -> Result<bool, Error> {
         }
     }
     Ok(sound)
+}
+
+/// Whether a month's file is the one that was archived. Its rows are the chain's matter.
+async fn check_archive(log: &Log, shelves: &Shelves, month: &ArchivedMonth) -> Result<bool, Error> {
+    let file = match shelves.file(month.span) {
+        Ok(file) => file,
+        Err(unreadable) => {
+            println!("{unreadable}");
+            return Ok(false);
+        }
+    };
+    let (span, location) = (month.span, file.location());
+    let (ours, theirs) = (log.installation().await?, file.about.installation);
+    if ours != theirs {
+        println!(
+            "archive of {span}: WRONG: {location} is of the installation {theirs}, and this is {ours}"
+        );
+        return Ok(false);
+    }
+    let hash = match file.hash().await {
+        Ok(hash) => hash,
+        Err(error) => {
+            println!("the archive of {span} cannot be read: {error}");
+            return Ok(false);
+        }
+    };
+    if hash.as_slice() != month.file_hash {
+        println!("archive of {span}: CHANGED: {location} is not the file that was written");
+        return Ok(false);
+    }
+    println!("archive of {span}: {} rows, as they were written: {location}", month.rows);
+    Ok(true)
 }

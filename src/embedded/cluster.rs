@@ -75,6 +75,9 @@ async fn initdb(
         .arg("--pgdata")
         .arg(&unfinished)
         .args(["--username", ROLE, "--encoding", "UTF8", "--locale", locale])
+        // By code point, as C.UTF-8 does, but by comparing bytes: a third of an append is
+        // comparing keys.
+        .args(["--lc-collate", "C"])
         .args(["--auth-local", "trust", "--auth-host", "reject", "--data-checksums"])
         .stdin(Stdio::from(lock.try_clone().map_err(files("lock", &place.server_lock()))?))
         .kill_on_drop(true);

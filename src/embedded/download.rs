@@ -17,14 +17,19 @@ pub(super) const WAIT: Duration = Duration::from_secs(240);
 pub(super) async fn fetch(cache: &Path, major: u32, wait: Duration) -> Result<PathBuf, String> {
     let unpacked = cache.join(format!("unfinished-{}", std::process::id()));
     tracing::info!(major, cache = %cache.display(), "no PostgreSQL here, downloading one");
-    let fetched = timeout(wait, unpack(cache, &unpacked, major)).await;
+    let fetched = unpack(cache, &unpacked, major, wait).await;
     // What is left of a failed try is of no use, nor is an empty cache.
     let _was_not_there = tokio::fs::remove_dir_all(&unpacked).await;
     let _has_others = tokio::fs::remove_dir(cache).await;
-    fetched.unwrap_or_else(|_| Err(format!("no answer within {} s", wait.as_secs())))
+    fetched
 }
 
-async fn unpack(cache: &Path, unpacked: &Path, major: u32) -> Result<PathBuf, String> {
+async fn unpack(
+    cache: &Path,
+    unpacked: &Path,
+    major: u32,
+    wait: Duration,
+) -> Result<PathBuf, String> {
     // `setup` also runs initdb, as whoever we are, unless this file is there. We
     // make the cluster ourselves, as the server's user.
     let no_cluster = unpacked.join("no-cluster");
@@ -41,7 +46,12 @@ async fn unpack(cache: &Path, unpacked: &Path, major: u32) -> Result<PathBuf, St
     settings.password_file = no_cluster.join("postgresql.conf");
     settings.data_dir = no_cluster;
     let mut postgres = PostgreSQL::new(settings);
-    postgres.setup().await.map_err(|e| e.to_string())?;
+    // Only this waits for others. A timeout around the file operations above would leave
+    // one of them running, to make anew what the caller tidies away.
+    timeout(wait, postgres.setup())
+        .await
+        .map_err(|_| format!("no answer within {} s", wait.as_secs()))?
+        .map_err(|e| e.to_string())?;
     let whole = &postgres.settings().installation_dir;
     let name = whole.file_name().ok_or("the archive has no version")?;
     let kept = cache.join(name);

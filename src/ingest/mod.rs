@@ -2,10 +2,12 @@
 //!
 //! Guarantees that what [`Ingest::store`] acknowledged is committed, and that the
 //! queue in front of the log is bounded: when it is full, the caller is told at
-//! once. Does not guarantee that a refused or timed-out batch was not stored: it
-//! may be sent again, the log keeps each reading once.
+//! once, or after a while if it can wait. A full queue stores nothing of a batch. Does
+//! not guarantee that a timed-out batch was not stored: it may be sent again, the log
+//! keeps each reading once.
 
 pub mod file;
+mod lines;
 mod parse;
 mod reading;
 mod writer;
@@ -13,12 +15,16 @@ mod writer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::event::Event;
-use crate::log::Log;
+use crate::log::{Archived, Log};
 use crate::tasks::Tasks;
 
+pub use file::LINE_BYTES_MAX;
+pub use lines::{Lines, Sender};
 pub use parse::{ParseError, Parsed, READINGS_PER_REQUEST_MAX, parse};
 pub use reading::{AHEAD_SECONDS_MAX, CONTEXT_BYTES_MAX, Draft, Narrowing, Rejected, accept};
 
@@ -26,6 +32,10 @@ pub use reading::{AHEAD_SECONDS_MAX, CONTEXT_BYTES_MAX, Draft, Narrowing, Reject
 pub const READINGS_QUEUED_MAX: usize = 100_000;
 /// The longest anybody waits for a commit.
 const COMMIT_MS_MAX: u64 = 10_000;
+/// The longest that who can wait waits for room in the queue.
+const ROOM_MS_MAX: u64 = 20_000;
+/// Between two looks for room.
+const ROOM_PAUSE_MS: u64 = 50;
 
 /// Why nothing was acknowledged.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -47,11 +57,20 @@ pub struct Stored {
     pub duplicates: usize,
 }
 
+impl std::ops::AddAssign for Stored {
+    fn add_assign(&mut self, more: Stored) {
+        self.stored += more.stored;
+        self.duplicates += more.duplicates;
+    }
+}
+
 /// The door: cheap to clone.
 #[derive(Clone)]
-pub struct Ingest {
+pub struct Ingest(Arc<Door>);
+
+struct Door {
     log: Log,
-    writers: Arc<[mpsc::UnboundedSender<writer::Request>]>,
+    writers: Vec<mpsc::UnboundedSender<writer::Request>>,
     room: Arc<Semaphore>,
 }
 
@@ -67,20 +86,68 @@ impl Ingest {
                 sender
             })
             .collect();
-        Ingest { log: log.clone(), writers, room: Arc::new(Semaphore::new(READINGS_QUEUED_MAX)) }
+        let room = Arc::new(Semaphore::new(READINGS_QUEUED_MAX));
+        Ingest(Arc::new(Door { log: log.clone(), writers, room }))
     }
 
-    /// Stores events and returns after the commit.
+    /// The months that take no readings, as this process knows them.
+    pub fn archived(&self) -> Archived {
+        self.0.log.archived()
+    }
+
+    /// Stores events and returns after the commit. A full queue stores none of them.
     pub async fn store(&self, events: Vec<Event>) -> Result<Stored, IngestError> {
+        let room = self.room(&events)?;
+        self.write(room, events).await
+    }
+
+    /// [`Ingest::store`] for who can wait: a full queue is tried again until there is
+    /// room, [`ROOM_MS_MAX`] is over, or `hurry` is cancelled.
+    ///
+    /// It looks again and does not line up: who waits here is a recording, and who does
+    /// not may be a bedside.
+    pub async fn store_when_room(
+        &self,
+        events: Vec<Event>,
+        hurry: &CancellationToken,
+    ) -> Result<Stored, IngestError> {
+        let until = Instant::now() + Duration::from_millis(ROOM_MS_MAX);
+        let room = loop {
+            match self.room(&events) {
+                Ok(room) => break room,
+                Err(full) if hurry.is_cancelled() || Instant::now() >= until => return Err(full),
+                Err(_) => tokio::select! {
+                    () = hurry.cancelled() => {}
+                    () = sleep(Duration::from_millis(ROOM_PAUSE_MS)) => {}
+                },
+            }
+        };
+        self.write(room, events).await
+    }
+
+    /// Room for all or for none.
+    fn room(&self, events: &[Event]) -> Result<OwnedSemaphorePermit, IngestError> {
+        let room = u32::try_from(events.len()).ok().and_then(|size| {
+            let room = self.0.room.clone();
+            room.try_acquire_many_owned(size).ok()
+        });
+        room.ok_or_else(|| {
+            metrics::counter!("vitals_queue_full_total").increment(1);
+            IngestError::QueueFull
+        })
+    }
+
+    /// Everything is handed in before anything is awaited: who goes away while it
+    /// waits leaves nothing half done.
+    async fn write(
+        &self,
+        mut room: OwnedSemaphorePermit,
+        events: Vec<Event>,
+    ) -> Result<Stored, IngestError> {
         let count = events.len();
         let mut replies = Vec::new();
         for (writer, events) in self.by_shard(events) {
-            let size = u32::try_from(events.len()).map_err(|_| IngestError::QueueFull)?;
-            let room = self
-                .room
-                .clone()
-                .try_acquire_many_owned(size)
-                .map_err(|_| IngestError::QueueFull)?;
+            let room = room.split(events.len()).ok_or(IngestError::QueueFull)?;
             let (reply, answer) = oneshot::channel();
             writer
                 .send(writer::Request { events, reply, _room: room })
@@ -101,13 +168,13 @@ impl Ingest {
         &self,
         events: Vec<Event>,
     ) -> impl Iterator<Item = (&mpsc::UnboundedSender<writer::Request>, Vec<Event>)> {
-        let mut shards: Vec<Vec<Event>> = vec![Vec::new(); self.writers.len()];
+        let mut shards: Vec<Vec<Event>> = vec![Vec::new(); self.0.writers.len()];
         for event in events {
-            let shard = self.log.shard_of(&event.tenant, &event.patient_id);
+            let shard = self.0.log.shard_of(&event.tenant, &event.patient_id);
             if let Some(of_shard) = usize::try_from(shard).ok().and_then(|s| shards.get_mut(s)) {
                 of_shard.push(event);
             }
         }
-        self.writers.iter().zip(shards).filter(|(_, events)| !events.is_empty())
+        self.0.writers.iter().zip(shards).filter(|(_, events)| !events.is_empty())
     }
 }

@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 
 use super::reading::{Draft, Fault, Narrowing, Rejected, accept};
 use crate::event::Event;
+use crate::log::Archived;
 
 /// The most readings of one request.
 pub const READINGS_PER_REQUEST_MAX: usize = 10_000;
@@ -93,30 +94,52 @@ pub fn parse(
     tenant: &Arc<str>,
     narrowing: Narrowing<'_>,
     now: DateTime<Utc>,
+    archived: &Archived,
 ) -> Result<Parsed, ParseError> {
     let text =
         std::str::from_utf8(body).map_err(|e| ParseError::NotUtf8 { at: e.valid_up_to() })?;
-    let judge = |item: Item<'_>| {
-        let fault = match item.reading {
-            Ok(reading) => {
-                let draft = reading.draft();
-                match draft.and_then(|draft| accept(draft, tenant, narrowing, now)) {
-                    Ok(event) => return Ok(event),
-                    Err(fault) => fault,
-                }
-            }
-            Err(fault) => fault,
-        };
-        Err(fault.at(item.index, item.in_array))
-    };
     let mut parsed = Parsed::default();
-    for item in items(text)? {
-        match judge(item) {
+    for Item { index, in_array, reading } in items(text)? {
+        match judge(reading, tenant, narrowing, now, archived) {
             Ok(event) => parsed.events.push(event),
-            Err(rejected) => parsed.rejected.push(rejected),
+            Err(fault) => parsed.rejected.push(fault.at(index, in_array)),
         }
     }
     Ok(parsed)
+}
+
+/// Reads a line of its own: what an item of an array is, and what is wrong with it is
+/// said in the same words. Unlike an array it can be unreadable by itself.
+pub(super) fn parse_line(
+    line: &[u8],
+    tenant: &Arc<str>,
+    narrowing: Narrowing<'_>,
+    now: DateTime<Utc>,
+    archived: &Archived,
+) -> Result<Event, Fault> {
+    let text = std::str::from_utf8(line).map_err(|error| {
+        let detail = format!("the line is not UTF-8 from byte {} on", error.valid_up_to());
+        Fault::new("not_utf8", "", detail)
+    })?;
+    let reading = serde_json::from_str::<RawReading<'_>>(text).or_else(|_| {
+        let raw: &RawValue = serde_json::from_str(text).map_err(|error| {
+            let detail = format!("the line is no readable JSON from column {} on", error.column());
+            Fault::new("unreadable_json", "", detail)
+        })?;
+        read_item(raw)
+    });
+    judge(reading, tenant, narrowing, now, archived)
+}
+
+fn judge(
+    reading: Result<RawReading<'_>, Fault>,
+    tenant: &Arc<str>,
+    narrowing: Narrowing<'_>,
+    now: DateTime<Utc>,
+    archived: &Archived,
+) -> Result<Event, Fault> {
+    let reading = reading?;
+    accept(reading.draft()?, tenant, narrowing, now, archived)
 }
 
 struct Item<'a> {
@@ -247,7 +270,8 @@ mod tests {
     }
 
     fn parsed(body: &str) -> Parsed {
-        parse(body.as_bytes(), &"t".into(), Narrowing::default(), now()).unwrap()
+        parse(body.as_bytes(), &"t".into(), Narrowing::default(), now(), &Archived::default())
+            .unwrap()
     }
 
     const GOOD: &str = r#"{"patientId":"101","deviceId":"watch-7","vital":"heart_rate","value":130,"unit":"/min","measuredAt":"2025-10-20T10:20:00Z","more":[1]}"#;
@@ -306,7 +330,9 @@ mod tests {
     #[test]
     fn what_is_no_list_of_readings_is_refused_as_a_whole() {
         let refuse = |body: &[u8]| {
-            parse(body, &"t".into(), Narrowing::default(), now()).unwrap_err().to_string()
+            parse(body, &"t".into(), Narrowing::default(), now(), &Archived::default())
+                .unwrap_err()
+                .to_string()
         };
         assert!(refuse(b"[]").contains("empty"));
         assert!(refuse(b"7").contains("neither"));
@@ -320,7 +346,8 @@ mod tests {
     #[test]
     fn a_narrow_token_writes_only_its_own() {
         let narrow = Narrowing { device: Some("watch-8"), patient: None };
-        let parsed = parse(GOOD.as_bytes(), &"t".into(), narrow, now()).unwrap();
+        let parsed =
+            parse(GOOD.as_bytes(), &"t".into(), narrow, now(), &Archived::default()).unwrap();
         assert_eq!(parsed.rejected[0].code, "outside_token");
     }
 }

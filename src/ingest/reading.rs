@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::clock::truncate_to_micros;
 use crate::event::{Event, READING, is_fhir_id};
+use crate::log::Archived;
 use crate::vital::{MeasureError, Vital};
 
 /// How far the device's clock may be ahead of ours.
@@ -86,6 +87,7 @@ pub fn accept(
     tenant: &Arc<str>,
     narrowing: Narrowing<'_>,
     now: DateTime<Utc>,
+    archived: &Archived,
 ) -> Result<Event, Fault> {
     for (field, id, only) in [
         ("patientId", raw.patient_id, narrowing.patient),
@@ -117,7 +119,7 @@ pub fn accept(
         value: Some(measured.value),
         quality: quality(raw.quality)?,
         suspect: measured.suspect,
-        occurred_at: judge_time(raw.measured_at, now)?,
+        occurred_at: judge_time(raw.measured_at, now, archived)?,
         source_id: raw.device_id.to_owned(),
         data: raw.context.map(context).transpose()?,
     })
@@ -134,7 +136,11 @@ fn quality(quality: Option<f64>) -> Result<Option<f32>, Fault> {
     }
 }
 
-fn judge_time(time: DateTime<Utc>, now: DateTime<Utc>) -> Result<DateTime<Utc>, Fault> {
+fn judge_time(
+    time: DateTime<Utc>,
+    now: DateTime<Utc>,
+    archived: &Archived,
+) -> Result<DateTime<Utc>, Fault> {
     let fault = |code, detail| Err(Fault::new(code, "measuredAt", detail));
     let time = truncate_to_micros(time);
     if time > now + TimeDelta::seconds(AHEAD_SECONDS_MAX) {
@@ -149,6 +155,16 @@ fn judge_time(time: DateTime<Utc>, now: DateTime<Utc>) -> Result<DateTime<Utc>, 
             "measured_too_early",
             "measured before 1970: set the device's clock".to_owned(),
         );
+    }
+    // Whether it was stored before it was archived is not known here, so it is neither
+    // stored nor a duplicate.
+    if let Some(span) = archived.at(time) {
+        let detail = format!(
+            "{span} is archived and takes no readings: have it brought back with vitals import \
+             --format parquet {}.parquet, and send again",
+            span.table()
+        );
+        return fault("month_archived", detail);
     }
     Ok(time)
 }

@@ -9,9 +9,12 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{Part, fresh};
-use crate::event::{ALERT_ACKNOWLEDGED, Event};
+use crate::event::{ALERT_ACKNOWLEDGED, ALERT_CLEAR_REQUESTED, Event};
 use crate::log::{AppendError, Log};
 use crate::vital::Vital;
+
+/// What is told of one alert, at most.
+const SAID_MAX: i64 = 200;
 
 /// An alert and what became of it.
 #[derive(Clone, Debug, PartialEq, FromRow)]
@@ -20,7 +23,7 @@ pub struct Alert {
     pub id: Uuid,
     /// Whose.
     pub patient_id: String,
-    /// `active`, `cleared` or `missed`.
+    /// `active`, `cleared`, `missed` or `retracted`.
     pub state: String,
     /// The rule's event name.
     pub event: String,
@@ -54,7 +57,7 @@ pub struct Alert {
 /// Which alerts are wanted.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// `active`, `cleared`, `missed`; all when left out.
+    /// `active`, `cleared`, `missed`, `retracted`; all when left out.
     pub state: Option<String>,
     /// One patient's.
     pub patient_id: Option<String>,
@@ -108,6 +111,72 @@ pub async fn get(log: &Log, tenant: &str, id: Uuid) -> Result<Option<Alert>, sql
     .bind(id)
     .fetch_optional(log.pool())
     .await
+}
+
+/// Something that was said of an alert.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// The event's type.
+    pub kind: String,
+    /// What it says.
+    pub data: serde_json::Value,
+    /// When it was true.
+    pub at: DateTime<Utc>,
+    /// When the log learned it.
+    pub recorded_at: DateTime<Utc>,
+}
+
+/// Everything that was said of an alert, in order. The log is asked.
+pub async fn said(log: &Log, tenant: &str, alert: &Alert) -> Result<Vec<Said>, sqlx::Error> {
+    let rows: Vec<(String, String, DateTime<Utc>, DateTime<Utc>)> =
+        sqlx::query_as(include_str!("alert_said.sql"))
+            .bind(log.shard_of(tenant, &alert.patient_id))
+            .bind(tenant)
+            .bind(&alert.patient_id)
+            .bind(alert.id.to_string())
+            .bind(SAID_MAX)
+            .fetch_all(log.pool())
+            .await?;
+    let said = |(kind, data, at, recorded_at): (String, String, _, _)| Said {
+        kind,
+        data: serde_json::from_str(&data).unwrap_or_default(),
+        at,
+        recorded_at,
+    };
+    Ok(rows.into_iter().map(said).collect())
+}
+
+/// Asks the rules to clear an alert, in the name of a person.
+pub async fn request_clear(
+    log: &Log,
+    tenant: &str,
+    alert: &Alert,
+    by: &str,
+    note: Option<&str>,
+    now: DateTime<Utc>,
+) -> Result<(), AppendError> {
+    let data = json!({
+        "v": 1,
+        "alertId": alert.id,
+        "state": "clear_requested",
+        "event": alert.event,
+        "by": by,
+        "note": note,
+    });
+    let event = Event {
+        tenant: tenant.into(),
+        patient_id: alert.patient_id.clone(),
+        kind: ALERT_CLEAR_REQUESTED.to_owned(),
+        vital: None,
+        value: None,
+        quality: None,
+        suspect: false,
+        occurred_at: now,
+        source_id: by.to_owned(),
+        data: Some(data.to_string()),
+    };
+    log.append(log.shard_of(tenant, &alert.patient_id), &[event]).await?;
+    Ok(())
 }
 
 /// Puts an acknowledgement into the log. The first one counts; the projection keeps

@@ -1,7 +1,7 @@
 -- The alerts of one patient that stood at $4, by what had been recorded by $5.
 -- Events without a vital are found by the natural key as well.
 with said as (
-    select (data ->> 'alertId')::uuid as id, data ->> 'state' as said, data, occurred_at, recorded_at, position
+    select (data ->> 'alertId')::uuid as id, data ->> 'state' as said, event_data(type, data) as data, occurred_at, recorded_at, position
     from event
     where shard = $1 and tenant = $2 and patient_id = $3 and vital is null
       -- Nothing is recorded more than minutes before it was true: fewer months to look at.
@@ -18,5 +18,5 @@ select r.id, $3 as patient_id, 'active' as state,
         where a.id = r.id and a.said = 'acknowledged' order by a.position limit 1) as acknowledged
 from said r
 where r.said = 'raised'
-  and not exists (select from said c where c.id = r.id and c.said = 'cleared')
+  and not exists (select from said c where c.id = r.id and c.said in ('cleared', 'retracted'))
 order by since, r.id

@@ -7,6 +7,8 @@
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 
+use super::reach::{Reach, Unanswered, What};
+use super::rollup;
 use super::state::Newest;
 use crate::log::Log;
 use crate::vital::Vital;
@@ -33,35 +35,73 @@ pub struct Range {
     pub to: DateTime<Utc>,
 }
 
-/// A page of readings, of one device only if it is named.
+/// Whose readings are wanted, and which.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Whose patient.
+    pub tenant: String,
+    /// Which patient.
+    pub patient_id: String,
+    /// Of which vitals and times.
+    pub range: Range,
+    /// Of one device only, if it is named.
+    pub device: Option<String>,
+}
+
+impl Question {
+    /// The names of the vitals that are wanted.
+    pub(super) fn names(&self) -> Vec<&'static str> {
+        match &*self.range.vitals {
+            [] => Vital::all().map(Vital::name).collect(),
+            some => some.iter().map(|vital| vital.name()).collect(),
+        }
+    }
+
+    /// What an answer from `from` on reaches back to.
+    pub(super) fn reach(&self, from: DateTime<Utc>) -> Reach<'_> {
+        Reach {
+            tenant: &self.tenant,
+            patient_id: &self.patient_id,
+            vitals: &self.range.vitals,
+            device: self.device.as_deref(),
+            what: What::All(from, self.range.to),
+        }
+    }
+}
+
+/// The place of a reading.
+pub fn place_of(reading: &Newest) -> Place {
+    let device_id = reading.device_id.clone();
+    Place { measured_at: reading.measured_at, vital: reading.vital, device_id }
+}
+
+/// A page of readings.
 pub async fn page(
     log: &Log,
-    tenant: &str,
-    patient_id: &str,
-    range: &Range,
+    question: &Question,
     after: Option<&Place>,
-    device: Option<&str>,
     limit: i64,
-) -> Result<Vec<Newest>, sqlx::Error> {
-    let vitals: Vec<&str> = match &*range.vitals {
-        [] => Vital::all().map(Vital::name).collect(),
-        some => some.iter().map(|v| v.name()).collect(),
-    };
+) -> Result<Vec<Newest>, Unanswered> {
+    let range = &question.range;
     let from = after.map_or(range.from, |place| range.from.max(place.measured_at));
-    sqlx::query_as(include_str!("history_page.sql"))
-        .bind(log.shard_of(tenant, patient_id))
-        .bind(tenant)
-        .bind(patient_id)
-        .bind(vitals)
+    let reach = question.reach(from);
+    reach.check(log).await?;
+    let rows = sqlx::query_as(include_str!("history_page.sql"))
+        .bind(log.shard_of(&question.tenant, &question.patient_id))
+        .bind(&question.tenant)
+        .bind(&question.patient_id)
+        .bind(question.names())
         .bind(from)
         .bind(range.to)
         .bind(after.map(|place| place.measured_at))
         .bind(after.map(|place| place.vital.name()))
         .bind(after.map(|place| &*place.device_id))
-        .bind(device)
+        .bind(&question.device)
         .bind(limit)
         .fetch_all(log.pool())
-        .await
+        .await?;
+    reach.check(log).await?;
+    Ok(rows)
 }
 
 /// A stretch of time, summed up.
@@ -79,28 +119,34 @@ pub struct Bucket {
     pub count: i64,
 }
 
-/// Buckets of one vital that have readings, of one device only if it is named.
-#[allow(clippy::too_many_arguments, reason = "a question with this many parts")]
+/// Buckets of the one vital of a question that have readings, from a time on: of whole
+/// minutes and hours from what is folded already, else from the log.
 pub async fn buckets(
     log: &Log,
-    tenant: &str,
-    patient_id: &str,
+    question: &Question,
     vital: Vital,
-    (from, to): (DateTime<Utc>, DateTime<Utc>),
+    from: DateTime<Utc>,
     every_seconds: f64,
-    device: Option<&str>,
     limit: i64,
-) -> Result<Vec<Bucket>, sqlx::Error> {
-    sqlx::query_as(include_str!("history_buckets.sql"))
-        .bind(log.shard_of(tenant, patient_id))
-        .bind(tenant)
-        .bind(patient_id)
+) -> Result<Vec<Bucket>, Unanswered> {
+    let reach = question.reach(from);
+    reach.check(log).await?;
+    if let Some(rows) = rollup::buckets(log, question, vital, from, every_seconds, limit).await? {
+        reach.check(log).await?;
+        return Ok(rows);
+    }
+    let rows = sqlx::query_as(include_str!("history_buckets.sql"))
+        .bind(log.shard_of(&question.tenant, &question.patient_id))
+        .bind(&question.tenant)
+        .bind(&question.patient_id)
         .bind(vital.name())
         .bind(from)
-        .bind(to)
+        .bind(question.range.to)
         .bind(every_seconds)
-        .bind(device)
+        .bind(&question.device)
         .bind(limit)
         .fetch_all(log.pool())
-        .await
+        .await?;
+    reach.check(log).await?;
+    Ok(rows)
 }

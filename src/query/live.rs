@@ -5,7 +5,7 @@
 //! Does not order shards against each other, and does not read anything while
 //! nobody listens.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_stream::try_stream;
@@ -15,7 +15,10 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::CancellationToken;
 
 use crate::event::Recorded;
-use crate::log::{Log, Window, read_window, read_window_of_tenant, signal_or_poll};
+use crate::log::partition::Span;
+use crate::log::{
+    Log, Window, answered, archived_months, read_window, read_window_of_tenant, signal_or_poll,
+};
 use crate::tasks::Tasks;
 
 /// The most positions read at once.
@@ -69,15 +72,52 @@ pub enum SubscribeError {
     /// It begins nowhere in this log.
     #[error("{0}")]
     Place(#[from] BadPlace),
+    /// What came after the place has left the log's table.
+    #[error("{0} was archived since")]
+    Archived(Span),
     /// More would slow everybody down.
     #[error("{SUBSCRIBERS_MAX} streams are open on this server: try again, or close some")]
     Full,
 }
 
+/// An event on its way to those who listen.
+#[derive(Debug)]
+pub struct Heard {
+    /// The event.
+    pub recorded: Recorded,
+    rendered: OnceLock<Option<Rendered>>,
+}
+
+/// An event as it is sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    /// Of what kind.
+    pub name: &'static str,
+    /// Which device it is of, for those who see no other.
+    pub device_id: String,
+    /// JSON.
+    pub text: String,
+}
+
+impl Heard {
+    fn new(recorded: Recorded) -> Arc<Heard> {
+        Arc::new(Heard { recorded, rendered: OnceLock::new() })
+    }
+
+    /// What is sent of it; made by the first who asks, kept for all others. `None` is for
+    /// nobody outside.
+    pub fn rendered(
+        &self,
+        render: impl FnOnce(&Recorded) -> Option<Rendered>,
+    ) -> Option<&Rendered> {
+        self.rendered.get_or_init(|| render(&self.recorded)).as_ref()
+    }
+}
+
 /// A window of the tail.
 struct Tail {
     window: Window,
-    events: Vec<Recorded>,
+    events: Vec<Arc<Heard>>,
 }
 
 impl Tail {
@@ -125,7 +165,7 @@ impl Live {
         tenant: &str,
         from: Option<Place>,
     ) -> Result<
-        (Place, impl Stream<Item = Result<(Place, Arc<Recorded>), sqlx::Error>> + use<>),
+        (Place, impl Stream<Item = Result<(Place, Arc<Heard>), sqlx::Error>> + use<>),
         SubscribeError,
     > {
         let room = self.room.clone().try_acquire_owned().map_err(|_| SubscribeError::Full)?;
@@ -139,6 +179,12 @@ impl Live {
                 |(head, from): (&i64, &i64)| !(0..=RESUME_POSITIONS_MAX).contains(&(head - from));
             if heads.len() != from.0.len() || heads.iter().zip(&from.0).any(behind) {
                 return Err(BadPlace.into());
+            }
+            // Kept rows alone would look like the whole.
+            for month in archived_months(self.log.pool()).await? {
+                if month.positions_to.iter().zip(&from.0).any(|(to, from)| from < to) {
+                    return Err(SubscribeError::Archived(month.span));
+                }
             }
         }
         let start = from.unwrap_or_else(|| Place(heads.clone()));
@@ -154,7 +200,7 @@ impl Live {
                     for await page in pages {
                         for event in page? {
                             place.0[shard] = event.position;
-                            yield (place.clone(), Arc::new(event));
+                            yield (place.clone(), Heard::new(event));
                         }
                     }
                     place.0[shard] = place.0[shard].max(to);
@@ -170,10 +216,11 @@ impl Live {
                     Ok(tail) => {
                         gaps = Vec::new();
                         let shard = tail.shard();
-                        for event in &tail.events {
-                            if event.position > place.0[shard] && event.event.tenant == tenant {
-                                place.0[shard] = event.position;
-                                yield (place.clone(), Arc::new(event.clone()));
+                        for heard in &tail.events {
+                            let recorded = &heard.recorded;
+                            if recorded.position > place.0[shard] && recorded.event.tenant == tenant {
+                                place.0[shard] = recorded.position;
+                                yield (place.clone(), heard.clone());
                             }
                         }
                         place.0[shard] = place.0[shard].max(tail.window.to);
@@ -202,8 +249,11 @@ impl Live {
             while at < to && !stop.is_cancelled() {
                 let next = to.min(at + WINDOW_POSITIONS_MAX);
                 let mut connection = pool.acquire().await?;
-                let window = Window::between(&mut connection, shard as i16, at, next).await?;
-                let page = read_window_of_tenant(&mut connection, &window, &tenant).await?;
+                let page = answered(async {
+                    let window = Window::between(&mut connection, shard as i16, at, next).await?;
+                    read_window_of_tenant(&mut connection, &window, &tenant).await
+                });
+                let page = page.await?;
                 drop(connection);
                 yield page;
                 at = next;
@@ -212,9 +262,8 @@ impl Live {
     }
 
     async fn heads(&self) -> Result<Vec<i64>, sqlx::Error> {
-        sqlx::query_scalar("select position from shard_head order by shard")
-            .fetch_all(self.log.pool())
-            .await
+        let heads = sqlx::query_scalar("select position from shard_head order by shard");
+        answered(heads.fetch_all(self.log.pool())).await
     }
 
     /// One shard's tail.
@@ -232,7 +281,7 @@ impl Live {
                 continue;
             }
             moved.mark_unchanged();
-            match self.advance(shard, at).await {
+            match answered(self.advance(shard, at)).await {
                 Ok(to) if Some(to) == at => {
                     tokio::select! {
                         () = self.stop.cancelled() => {}
@@ -267,6 +316,7 @@ impl Live {
         let window = Window::between(&mut connection, shard, after, to).await?;
         let events =
             if after < to { read_window(&mut connection, &window).await? } else { Vec::new() };
+        let events = events.into_iter().map(Heard::new).collect();
         // Nobody may be listening any more; that is no error.
         if self.tail.send(Arc::new(Tail { window, events })).is_err() {
             tracing::trace!(shard, "nobody listens to the tail");

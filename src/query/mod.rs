@@ -2,13 +2,21 @@
 //!
 //! Guarantees two independent axes of time: `as_of` chooses by when something was
 //! true, `known_at` by when the log had learned it. The present comes from the
-//! projections, everything past from the log itself. Does not write.
+//! projections, everything past from the log itself. Does not write, but for what
+//! people say (registrations, acknowledgements, retractions), which are events.
 
 pub mod alerts;
+pub mod chart;
+pub mod corrections;
+pub mod devices;
+pub mod diff;
+pub mod export;
 pub mod history;
 pub mod live;
 pub mod patients;
+pub mod reach;
 pub mod replay;
+mod rollup;
 pub mod state;
 
 use std::time::Duration;
@@ -17,7 +25,7 @@ use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
 use crate::log::Log;
-use crate::projection::{self, ALERT, CURRENT_VITALS, PATIENT};
+use crate::projection::{self, ALERT, CURRENT_VITALS, DEVICE, PATIENT};
 
 /// How long a read of the present waits for the projections to have folded what
 /// was committed before it was asked.
@@ -42,6 +50,8 @@ pub enum Part {
     Records,
     /// Whether a patient was ever heard of.
     Existence,
+    /// When devices were heard of.
+    Devices,
 }
 
 /// Waits until the projections hold all that was committed in these shards up to
@@ -53,6 +63,7 @@ pub async fn fresh(log: &Log, shards: &[i16], parts: &[Part]) -> Result<bool, sq
     let mut whole = Vec::new();
     whole.extend(has(Part::Vitals).then_some(CURRENT_VITALS.consumer));
     whole.extend(has(Part::Existence).then_some(PATIENT.consumer));
+    whole.extend(has(Part::Devices).then_some(DEVICE.consumer));
     whole.extend(has(Part::Alerts).then_some(crate::consumer::RULES));
     if !caught_up(log, shards, &whole, &[], until).await? {
         return Ok(false);

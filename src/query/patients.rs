@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{FromRow, Row};
 
 use super::alerts::Alert;
-use super::state::{Newest, State};
+use super::state::{Moment, Newest, State};
 use super::{Part, fresh};
 use crate::event::{Event, PATIENT_REGISTERED};
 use crate::log::{AppendError, Log};
@@ -98,7 +98,11 @@ pub async fn list(log: &Log, tenant: &str, filter: &Filter) -> Result<Vec<Listed
     }
     let listed = |(patient_id, ward, record): (String, Option<String>, Option<String>)| {
         let (vitals, alerts) = states.remove(&patient_id).unwrap_or_default();
-        Listed { patient_id, ward, state: State { vitals, alerts, record, fresh } }
+        Listed {
+            patient_id,
+            ward,
+            state: State { vitals, alerts, record, fresh, moment: Moment::default() },
+        }
     };
     Ok(rows.into_iter().map(listed).collect())
 }

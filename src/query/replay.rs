@@ -8,9 +8,9 @@ use chrono::{DateTime, Utc};
 use futures_util::Stream;
 
 use super::END_OF_TIME;
-use super::state::settle;
+use super::reach::{Reach, Unanswered, What};
 use crate::event::Recorded;
-use crate::log::{Log, decode_events};
+use crate::log::{Log, answered, decode_events};
 
 /// Events held in memory at one time.
 const EVENTS_PER_PAGE_MAX: i64 = 5_000;
@@ -24,12 +24,26 @@ pub struct Range {
     pub to: DateTime<Utc>,
     /// Only what had been recorded by then.
     pub known_at: Option<DateTime<Utc>>,
+    /// Only what comes after this place: a time, and a position.
+    pub after: Option<(DateTime<Utc>, i64)>,
 }
 
 impl Default for Range {
     fn default() -> Range {
-        Range { from: DateTime::UNIX_EPOCH, to: END_OF_TIME, known_at: None }
+        Range { from: DateTime::UNIX_EPOCH, to: END_OF_TIME, known_at: None, after: None }
     }
+}
+
+/// Says no when the events are not all in the database: for whoever has to know before
+/// the first one comes.
+pub async fn check(
+    log: &Log,
+    tenant: &str,
+    patient_id: &str,
+    range: Range,
+) -> Result<(), Unanswered> {
+    let what = What::All(range.from, range.to);
+    Reach { tenant, patient_id, vitals: &[], device: None, what }.check(log).await
 }
 
 /// The patient's events.
@@ -37,16 +51,19 @@ pub fn replay(
     log: Log,
     tenant: String,
     patient_id: String,
-    range: Range,
-) -> impl Stream<Item = Result<Recorded, sqlx::Error>> {
+    mut range: Range,
+) -> impl Stream<Item = Result<Recorded, Unanswered>> {
     try_stream! {
         let shard = log.shard_of(&tenant, &patient_id);
         if let Some(known_at) = range.known_at {
-            settle(&log, shard, known_at).await?;
+            range.known_at = Some(log.settle(shard, known_at).await?);
         }
-        let (mut at, mut position) = (range.from, i64::MIN);
+        let (mut at, mut position) = match range.after {
+            Some((at, position)) if at >= range.from => (at, position),
+            _ => (range.from, i64::MIN),
+        };
         loop {
-            let rows = sqlx::query(include_str!("replay_page.sql"))
+            let page = sqlx::query(include_str!("replay_page.sql"))
                 .bind(shard)
                 .bind(&tenant)
                 .bind(&patient_id)
@@ -56,8 +73,10 @@ pub fn replay(
                 .bind(at)
                 .bind(position)
                 .bind(EVENTS_PER_PAGE_MAX)
-                .fetch_all(log.pool())
-                .await?;
+                .fetch_all(log.pool());
+            let rows = answered(page).await?;
+            // A month may leave between two pages.
+            check(&log, &tenant, &patient_id, Range { from: at, ..range.clone() }).await?;
             let page = decode_events(shard, &rows)?;
             let Some(last) = page.last() else { break };
             (at, position) = (last.event.occurred_at, last.position);

@@ -16,7 +16,7 @@ select * from (
     ) e
     union all
     (select position, recorded_at, tenant, patient_id, type, vital::text as vital, value, quality,
-            suspect, occurred_at, source_id, data::text as data
+            suspect, occurred_at, source_id, event_data(type, data)::text as data
      from event
      where shard = $1 and tenant = $2 and patient_id = $3 and vital is null
        and occurred_at >= $4 and occurred_at < least($5, $6 + interval '10 min') and recorded_at <= $6

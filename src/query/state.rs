@@ -1,19 +1,19 @@
 //! The state of a patient, now or at any moment.
 //!
 //! Guarantees that a question with `known_at` has one answer for ever: what was
-//! being written at that moment is waited for. Does not judge: NEWS2 and the age of
-//! values are for the caller, who knows the time.
+//! being written at that moment is waited for, and nothing can be recorded at or before
+//! it afterwards. A `known_at` still to come is answered as of the present, and the
+//! answer says so. Does not judge: NEWS2 and the age of values are for the caller, who
+//! knows the time.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgConnection};
+use sqlx::{FromRow, PgConnection, Row};
 
 use super::alerts::Alert;
+use super::reach::{Reach, Unanswered, What};
 use super::{END_OF_TIME, Part, fresh};
 use crate::log::Log;
 use crate::vital::Vital;
-
-/// No append lives longer: the statement limit and the idle limit are below this.
-const APPEND_SECONDS_MAX: f64 = 180.0;
 
 /// Which moment is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +57,8 @@ pub struct State {
     pub record: Option<String>,
     /// Whether the projections held everything when they were asked.
     pub fresh: bool,
+    /// Of which moment. `known_at` is settled: never later than the present.
+    pub moment: Moment,
 }
 
 /// The state of a patient, or `None` when nobody ever heard of them. If a device is
@@ -67,12 +69,12 @@ pub async fn state(
     patient_id: &str,
     moment: Moment,
     device: Option<&str>,
-) -> Result<Option<State>, sqlx::Error> {
+) -> Result<Option<State>, Unanswered> {
     let shard = log.shard_of(tenant, patient_id);
-    let fresh = fresh(log, &[shard], &[Part::Vitals, Part::Alerts, Part::Records]).await?;
-    if let Some(known_at) = moment.known_at {
-        settle(log, shard, known_at).await?;
-    }
+    let moment = settled(log, shard, moment).await?;
+    // What was known by a settled moment is in the log, whatever is folded later.
+    let fresh = moment.known_at.is_some()
+        || fresh(log, &[shard], &[Part::Vitals, Part::Alerts, Part::Records]).await?;
     let patient: Option<(Option<String>,)> = sqlx::query_as(
         "select record from patient where shard = $1 and tenant = $2 and patient_id = $3",
     )
@@ -86,14 +88,18 @@ pub async fn state(
         return Ok(None);
     }
     let record = patient.and_then(|(record,)| record);
+    let what = What::Newest(moment);
+    let reach = Reach { tenant, patient_id, vitals: &[], device, what };
+    reach.check(log).await?;
     let mut tx = log.pool().begin().await?;
     let state = if moment == Moment::default() && device.is_none() {
         let (vitals, alerts) = current(&mut tx, shard, tenant, patient_id).await?;
-        State { vitals, alerts, record, fresh }
+        State { vitals, alerts, record, fresh, moment }
     } else {
         past(&mut tx, shard, tenant, patient_id, moment, device).await?
     };
     tx.rollback().await?;
+    reach.check(log).await?;
     Ok(Some(state))
 }
 
@@ -169,7 +175,8 @@ async fn current(
     Ok((vitals, alerts))
 }
 
-async fn past(
+/// The state at a moment, from the log.
+pub(super) async fn past(
     tx: &mut PgConnection,
     shard: i16,
     tenant: &str,
@@ -179,15 +186,16 @@ async fn past(
 ) -> Result<State, sqlx::Error> {
     let as_of = moment.as_of.unwrap_or(END_OF_TIME);
     let known_at = moment.known_at.unwrap_or(END_OF_TIME);
-    let vitals = sqlx::query_as(include_str!("state_as_of.sql"))
-        .bind(shard)
-        .bind(tenant)
-        .bind(patient_id)
-        .bind(as_of)
-        .bind(known_at)
-        .bind(device)
-        .fetch_all(&mut *tx)
-        .await?;
+    let ask = |sql: &'static str| {
+        let query = sqlx::query(sql).bind(shard).bind(tenant).bind(patient_id);
+        query.bind(as_of).bind(known_at).bind(device)
+    };
+    let mut rows = ask(include_str!("state_newest.sql")).fetch_all(&mut *tx).await?;
+    let mut retracted = rows.iter().map(|row| row.try_get::<bool, _>("retracted"));
+    if retracted.any(|retracted| retracted.unwrap_or(true)) {
+        rows = ask(include_str!("state_as_of.sql")).fetch_all(&mut *tx).await?;
+    }
+    let vitals = rows.iter().map(Newest::from_row).collect::<Result<_, _>>()?;
     let mut alerts: Vec<Alert> = sqlx::query_as(include_str!("alerts_as_of.sql"))
         .bind(shard)
         .bind(tenant)
@@ -211,35 +219,14 @@ async fn past(
     .fetch_optional(&mut *tx)
     .await?;
     // The log is never behind itself.
-    Ok(State { vitals, alerts, record: record.flatten(), fresh: true })
+    Ok(State { vitals, alerts, record: record.flatten(), fresh: true, moment })
 }
 
-/// Waits until nothing can be committed any more that was recorded by `known_at`. A
-/// moment still to come has no answer yet that could last, and is not waited for.
-///
-/// Appends take their time under the head's lock, so once the committed head is
-/// past the moment nothing can come before it; else whoever holds the lock is
-/// waited for. The lock is given back at once: appends must not wait for readers.
-pub(super) async fn settle(
-    log: &Log,
-    shard: i16,
-    known_at: DateTime<Utc>,
-) -> Result<(), sqlx::Error> {
-    let settled: bool = sqlx::query_scalar(
-        "select recorded_at > $2 or $2 > clock_timestamp() \
-             or $2 < clock_timestamp() - make_interval(secs => $3) \
-         from shard_head where shard = $1",
-    )
-    .bind(shard)
-    .bind(known_at)
-    .bind(APPEND_SECONDS_MAX)
-    .fetch_one(log.pool())
-    .await?;
-    if !settled {
-        sqlx::query("select from shard_head where shard = $1 for share")
-            .bind(shard)
-            .execute(log.pool())
-            .await?;
-    }
-    Ok(())
+/// The moment, such that its answer lasts.
+pub(super) async fn settled(log: &Log, shard: i16, moment: Moment) -> Result<Moment, sqlx::Error> {
+    let known_at = match moment.known_at {
+        Some(known_at) => Some(log.settle(shard, known_at).await?),
+        None => None,
+    };
+    Ok(Moment { known_at, ..moment })
 }

@@ -1,0 +1,112 @@
+//! `POST /patients/{patient_id}/readings/retract`: a reading was entered in error.
+//!
+//! Guarantees one answer however often it is asked: who asks again is told who was
+//! first, and why. Does not take the reading out of the log.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::auth::Caller;
+use super::extract::{Json, PatientId};
+use super::patients::Questions;
+use super::problem::Problem;
+use crate::clock::{rfc3339, truncate_to_micros};
+use crate::event::{is_fhir_id, number};
+use crate::query::corrections::{self, RetractError, Retraction};
+use crate::vital::{UnknownVital, Vital};
+
+/// The longest reason.
+const REASON_CHARS_MAX: usize = 1_000;
+
+/// All optional here, so that each that lacks is told with its place.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Body {
+    vital: Option<String>,
+    device_id: Option<String>,
+    measured_at: Option<String>,
+    reason: Option<String>,
+}
+
+/// Retracts a reading: 201 the first time, 200 after that.
+pub async fn retract(
+    State(questions): State<Questions>,
+    caller: Caller,
+    PatientId(patient_id): PatientId,
+    Json(body): Json<Body>,
+) -> Result<Response, Problem> {
+    caller.may("readings:correct")?;
+    caller.may_see(&patient_id)?;
+    let retraction = read(body, patient_id, &caller.subject)?;
+    if !caller.sees_device(&retraction.device_id) {
+        let detail = "the token is for another device: it corrects its own readings only";
+        return Err(Problem::forbidden("outside_token", detail));
+    }
+    let retracted = corrections::retract(&questions.log, &caller.tenant, &retraction).await?;
+    let status = if retracted.again { StatusCode::OK } else { StatusCode::CREATED };
+    let body = json!({
+        "patientId": retraction.patient_id,
+        "vital": retraction.vital.name(),
+        "deviceId": retraction.device_id,
+        "measuredAt": rfc3339(retraction.measured_at),
+        "value": number(retracted.value),
+        "unit": retraction.vital.unit(),
+        "reason": retracted.reason,
+        "by": retracted.by,
+        "retractedAt": rfc3339(retracted.retracted_at),
+    });
+    Ok((status, axum::Json(body)).into_response())
+}
+
+fn read(body: Body, patient_id: String, by: &str) -> Result<Retraction, Problem> {
+    let vital = required(body.vital, "/vital")?;
+    let vital: Vital = vital.parse().map_err(|error: UnknownVital| {
+        Problem::invalid("unknown_vital", "/vital", error.to_string())
+    })?;
+    let device_id = required(body.device_id, "/deviceId")?;
+    if !is_fhir_id(&device_id) {
+        let detail = "deviceId must match [A-Za-z0-9\\-.]{1,64}";
+        return Err(Problem::invalid("invalid_id", "/deviceId", detail));
+    }
+    let measured_at = required(body.measured_at, "/measuredAt")?;
+    let measured_at: DateTime<Utc> = DateTime::parse_from_rfc3339(&measured_at)
+        .map(|time| truncate_to_micros(time.to_utc()))
+        .map_err(|_| {
+            let detail = format!(
+                "\"{measured_at}\" is no RFC 3339 time with a zone: write it as the reading has it, \
+                 2025-10-20T10:20:00Z"
+            );
+            Problem::invalid("invalid_time", "/measuredAt", detail)
+        })?;
+    let reason = required(body.reason, "/reason")?;
+    let fits = (1..=REASON_CHARS_MAX).contains(&reason.trim().chars().count());
+    if !fits || reason.contains('\0') {
+        let detail = format!("reason is a text of 1 to {REASON_CHARS_MAX} characters, for others");
+        return Err(Problem::invalid("invalid_reason", "/reason", detail));
+    }
+    Ok(Retraction { patient_id, vital, device_id, measured_at, reason, by: by.to_owned() })
+}
+
+fn required(value: Option<String>, pointer: &'static str) -> Result<String, Problem> {
+    value.ok_or_else(|| {
+        let detail = format!("{} is missing", pointer.trim_start_matches('/'));
+        Problem::invalid("missing_field", pointer, detail)
+    })
+}
+
+impl From<RetractError> for Problem {
+    fn from(error: RetractError) -> Problem {
+        match error {
+            RetractError::Unknown => Problem::not_found("reading"),
+            RetractError::Archived(span) => {
+                Problem::new(StatusCode::GONE, "month_archived", error.to_string())
+                    .with("month", span.to_string().into())
+            }
+            RetractError::Append(error) => error.into(),
+        }
+    }
+}

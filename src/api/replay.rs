@@ -1,0 +1,219 @@
+//! `GET /patients/{patient_id}/replay`: a patient's past as it was, by Server-Sent Events.
+//!
+//! Guarantees that each event carries the place from which it can be resumed without loss
+//! or repeat, and constant memory: a page of events, for at most [`REPLAYS_MAX`] replays.
+//! A client that takes nothing for too long is told that it lags and let go. Does not
+//! catch up by hurrying: who lags comes back with `Last-Event-ID`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_stream::stream;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use axum::response::sse::Event;
+use chrono::{DateTime, Utc};
+use futures_util::{Stream, StreamExt};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::auth::Caller;
+use super::extract::{Params, PatientId, Time};
+use super::problem::Problem;
+use super::stream::{render, silence, sse};
+use crate::log::Log;
+use crate::query::replay::{Range, check, replay as replayed};
+use crate::query::{END_OF_TIME, state as states};
+
+/// The slowest replay, and the fastest that is still timed; beyond it, ask for `max`.
+const SPEED: std::ops::RangeInclusive<f64> = 0.001..=1_000_000.0;
+/// Replays of a process.
+const REPLAYS_MAX: usize = 200;
+/// How long a client may take nothing before it is let go.
+const STALL_MS_MAX: u64 = 10_000;
+
+/// What this route stands on.
+#[derive(Clone)]
+pub struct Past {
+    log: Log,
+    stop: CancellationToken,
+    room: Arc<Semaphore>,
+}
+
+impl Past {
+    /// Of this log, until the process stops.
+    pub fn new(log: Log, stop: CancellationToken) -> Past {
+        Past { log, stop, room: Arc::new(Semaphore::new(REPLAYS_MAX)) }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplayParams {
+    from: Option<Time>,
+    to: Option<Time>,
+    known_at: Option<Time>,
+    speed: Option<String>,
+}
+
+/// `GET /patients/{patient_id}/replay`
+pub async fn replay(
+    State(past): State<Past>,
+    caller: Caller,
+    PatientId(patient_id): PatientId,
+    Params(params): Params<ReplayParams>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    caller.may("vitals:read")?;
+    caller.may_see(&patient_id)?;
+    let speed = speed(params.speed.as_deref())?;
+    let range = Range {
+        from: params.from.map_or(DateTime::UNIX_EPOCH, |t| t.0),
+        to: params.to.map_or(END_OF_TIME, |t| t.0),
+        known_at: params.known_at.map(|t| t.0),
+        after: headers.get("last-event-id").map(|id| place(id.to_str().ok())).transpose()?,
+    };
+    if !states::is_known(&past.log, &caller.tenant, &patient_id).await? {
+        return Err(Problem::not_found("patient"));
+    }
+    check(&past.log, &caller.tenant, &patient_id, range.clone()).await?;
+    let room = past.room.clone().try_acquire_owned().map_err(|_| {
+        let detail = format!("{REPLAYS_MAX} replays are open on this server: try again");
+        Problem::unavailable("too_many_streams", detail)
+    })?;
+    let events = replayed(past.log.clone(), caller.tenant.to_string(), patient_id, range);
+    let events = stream! {
+        let _room = room;
+        let mut events = std::pin::pin!(events);
+        let mut pace = Pace::new(speed);
+        while let Some(next) = events.next().await {
+            let recorded = match next {
+                Ok(recorded) => recorded,
+                Err(error) => {
+                    tracing::error!(%error, "a replay ended because the log cannot be read");
+                    return;
+                }
+            };
+            let Some(shown) = render(&recorded) else { continue };
+            if !caller.sees_device(&shown.device_id) {
+                continue;
+            }
+            let due = pace.due(recorded.event.occurred_at);
+            while let Some(due) = due.filter(|due| Instant::now() < *due) {
+                tokio::select! {
+                    () = past.stop.cancelled() => return,
+                    () = tokio::time::sleep_until(due.min(silence())) => {}
+                }
+                if Instant::now() < due {
+                    yield Event::default().comment("alive");
+                }
+            }
+            if past.stop.is_cancelled() {
+                return;
+            }
+            let at = recorded.event.occurred_at.timestamp_micros();
+            let id = format!("{at}-{}", recorded.position);
+            yield Event::default().event(shown.name).id(id).data(shown.text);
+        }
+        yield Event::default().event("end").data("{}");
+    };
+    Ok(sse(until_stalled(events, Duration::from_millis(STALL_MS_MAX))))
+}
+
+/// The same events, until the client takes nothing for too long: only then is a body not
+/// asked for more. The ids that it has tell it where it was.
+fn until_stalled(
+    events: impl Stream<Item = Event>,
+    stall_max: Duration,
+) -> impl Stream<Item = Event> {
+    stream! {
+        let mut events = std::pin::pin!(events);
+        while let Some(event) = events.next().await {
+            let handed = Instant::now();
+            yield event;
+            let took = handed.elapsed();
+            if took >= stall_max {
+                let lag = json!({ "stalledSeconds": took.as_secs() });
+                yield Event::default().event("lagging").data(lag.to_string());
+                return;
+            }
+        }
+    }
+}
+
+/// When events are due.
+struct Pace {
+    /// Times real time; `None` is as fast as it goes.
+    speed: Option<f64>,
+    /// When the first event was sent: all others are due by that, so that the time it
+    /// takes to send them does not add up.
+    first: Option<(DateTime<Utc>, Instant)>,
+}
+
+impl Pace {
+    fn new(speed: Option<f64>) -> Pace {
+        Pace { speed, first: None }
+    }
+
+    fn due(&mut self, at: DateTime<Utc>) -> Option<Instant> {
+        let (began, started) = *self.first.get_or_insert_with(|| (at, Instant::now()));
+        let since = (at - began).to_std().unwrap_or_default();
+        self.speed.map(|speed| started + since.div_f64(speed))
+    }
+}
+
+/// The place after an event: what its id says.
+fn place(id: Option<&str>) -> Result<(DateTime<Utc>, i64), Problem> {
+    let parts = id.and_then(|id| id.split_once('-'));
+    let place = parts.and_then(|(micros, position)| {
+        let at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
+        let known = (DateTime::UNIX_EPOCH..=END_OF_TIME).contains(&at);
+        Some((at, position.parse().ok()?)).filter(|_| known)
+    });
+    place.ok_or_else(|| {
+        let detail = "not a place in a replay: leave Last-Event-ID out to start at its beginning";
+        Problem::unreadable("invalid_last_event_id", detail)
+    })
+}
+
+/// Times real time; `None` is as fast as it goes.
+fn speed(text: Option<&str>) -> Result<Option<f64>, Problem> {
+    match text {
+        None => Ok(Some(1.0)),
+        Some("max") => Ok(None),
+        Some(text) => match text.parse::<f64>() {
+            Ok(speed) if SPEED.contains(&speed) => Ok(Some(speed)),
+            _ => {
+                let (least, most) = (SPEED.start(), SPEED.end());
+                let detail = format!("speed is max, or a number within {least} and {most}");
+                Err(Problem::unreadable("invalid_speed", detail))
+            }
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_for_too_long_is_told_and_let_go() {
+        let stall_max = Duration::from_millis(40);
+        let events = || futures_util::stream::iter((0..5).map(|_| Event::default().data("x")));
+        let mut stalled = std::pin::pin!(until_stalled(events(), stall_max));
+        assert!(stalled.next().await.is_some());
+        assert!(stalled.next().await.is_some());
+        // Time is what this is about: nothing else would ever come.
+        let nothing = tokio::time::timeout(stall_max, std::future::pending::<()>());
+        assert!(nothing.await.is_err());
+        let told = stalled.next().await.unwrap();
+        assert!(format!("{told:?}").contains("lagging"), "{told:?}");
+        assert!(stalled.next().await.is_none());
+        // Who keeps taking gets all.
+        assert_eq!(until_stalled(events(), stall_max).count().await, 5);
+    }
+}

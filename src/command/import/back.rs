@@ -1,0 +1,52 @@
+//! `vitals import --format parquet`: archived months come back.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use crate::archive::{self, Access, Brought, bring_back};
+use crate::command::Error;
+use crate::command::database::Database;
+use crate::command::progress::Progress;
+use crate::config::{Buckets, Common};
+use crate::log::Log;
+
+/// Brings the months of these files back.
+pub(super) async fn run(
+    common: &Common,
+    files: &[PathBuf],
+    buckets: &Buckets,
+) -> Result<ExitCode, Error> {
+    let access = Access::from(buckets);
+    let database = Database::open(common).await?;
+    let back = async {
+        let log = Log::open(database.patient_pool(5), common.shards).await?;
+        for file in files {
+            one(&log, file, &access).await?;
+        }
+        Ok::<(), Error>(())
+    }
+    .await;
+    database.close().await?;
+    back.map(|()| ExitCode::SUCCESS)
+}
+
+async fn one(log: &Log, file: &std::path::Path, access: &Access) -> Result<(), Error> {
+    let location = file.to_str().ok_or("a path that is no text")?;
+    let started = Instant::now();
+    let mut progress = Progress::new("rows", 0);
+    let under_way = |now: archive::Progress| match now {
+        archive::Progress::Wrote(_, rows) | archive::Progress::Compared(_, rows) => {
+            progress.at(rows);
+        }
+    };
+    let brought = bring_back(log, location, access, under_way).await?;
+    progress.end();
+    match brought {
+        Brought::Back(span, rows) => {
+            println!("{span}: {rows} rows are back, in {:.1} s", started.elapsed().as_secs_f64())
+        }
+        Brought::AlreadyHere(span) => println!("{span}: already here"),
+    }
+    Ok(())
+}
