@@ -251,6 +251,7 @@ export class Feed {
       const body = JSON.parse(data);
       if (type === 'reading') this.#heardReading(body);
       else if (type === 'alert') this.#heardAlert(body);
+      else if (type === 'retraction') this.#heardRetraction(body);
     } catch (error) {
       console.error('an event of the stream could not be used', error);
       if (Date.now() - this.list.at > BACKOFF_MS_MAX) this.#reload(); // it names nobody for sure: look at everybody
@@ -284,6 +285,14 @@ export class Feed {
     if (body.vital === 'heart_rate') this.#trace(patient, value);
     if (!(patient.vitals[body.vital]?.at > value.at)) patient.vitals[body.vital] = value;
     if (patient.known) this.told.changed(patient);
+  }
+
+  /** What no longer counts is not shown; what counts instead, the server knows. */
+  #heardRetraction(body) {
+    const patient = this.#hear(body.patientId);
+    if (patient.vitals[body.vital]?.at === Date.parse(body.measuredAt)) delete patient.vitals[body.vital];
+    if (patient.known) this.told.changed(patient);
+    this.refresh(patient.id);
   }
 
   #trace(patient, { value, at, suspect }) {

@@ -1,0 +1,218 @@
+//! How fast readings get in:
+//! `cargo bench --bench ingest -- [--json] [--seconds 10] [--shards 1,2,4,8] [--roles api,workers] [--loads 8x100,256x1]`.
+//!
+//! Everything is on: tokens, limits, deduplication, the hash chain, fsync, and the
+//! workers behind the log. The same run inserts rows of the same shape by psql, in
+//! batches of 2,000, into a table like the log's: what plain SQL does on this machine
+//! at this moment. Prints a table and writes `target/bench/ingest.json`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    missing_docs,
+    reason = "a bench may fail loudly"
+)]
+
+mod support;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use vitals::embedded::Embedded;
+
+use support::{Latencies, Measured, PATIENTS, Readings, Server, load, token};
+
+/// Rows of one plain statement, and how many statements.
+const PLAIN_BATCH: u32 = 2_000;
+const PLAIN_BATCHES: u32 = 400;
+const CONNECTIONS_MAX: usize = 256;
+const FSYNCS: usize = 200;
+
+struct Options {
+    json: bool,
+    seconds: u64,
+    shards: Vec<String>,
+    roles: String,
+    /// Connections and readings a request.
+    loads: Vec<(usize, usize)>,
+}
+
+#[tokio::main]
+async fn main() {
+    let options = options();
+    let mut reports = Vec::new();
+    for shards in &options.shards {
+        reports.push(run(&options, shards).await);
+    }
+    let out = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("bench");
+    std::fs::create_dir_all(&out).unwrap();
+    let text = serde_json::to_string_pretty(reports.last().unwrap()).unwrap();
+    std::fs::write(out.join("ingest.json"), &text).unwrap();
+    if options.json {
+        println!("{text}");
+    }
+}
+
+fn options() -> Options {
+    let given: Vec<String> = std::env::args().collect();
+    let value =
+        |name: &str| given.iter().position(|a| a == name).and_then(|at| given.get(at + 1)).cloned();
+    Options {
+        json: given.iter().any(|a| a == "--json"),
+        seconds: value("--seconds").map_or(10, |s| s.parse().unwrap()),
+        shards: value("--shards")
+            .map_or(vec!["4".to_owned()], |s| s.split(',').map(str::to_owned).collect()),
+        loads: value("--loads")
+            .unwrap_or_else(|| "8x100,8x1000,256x1,1x1".to_owned())
+            .split(',')
+            .map(|load| load.split_once('x').unwrap())
+            .map(|(connections, batch)| (connections.parse().unwrap(), batch.parse().unwrap()))
+            .collect(),
+        roles: value("--roles").unwrap_or_else(|| "api,workers".to_owned()),
+    }
+}
+
+async fn run(options: &Options, shards: &str) -> serde_json::Value {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench-ingest");
+    let server = Server::start(&dir, &["--shards", shards, "--roles", &options.roles]).await;
+    let mut tokens = Vec::new();
+    for n in 0..CONNECTIONS_MAX {
+        tokens.push(token(&dir, &format!("gateway-{n}")).await);
+    }
+    let readings = Arc::new(Readings::default());
+    let lasting = Duration::from_secs(options.seconds);
+    // A share in the server's own database.
+    let embedded = Embedded::start(&dir).await.unwrap();
+    let psql = Psql(embedded.connect_options().get_socket().unwrap().to_owned());
+
+    println!("{shards} shards, roles {}", options.roles);
+    println!(
+        "{:<44} {:>11} {:>8} {:>8} {:>8} {:>6}",
+        "", "readings/s", "of SQL", "p50 ms", "p99 ms", "MB"
+    );
+    let row = |what: &str,
+               per_second: f64,
+               plain: f64,
+               latencies: Option<&Latencies>,
+               mb: Option<f64>| {
+        let ms = |part| latencies.map_or(String::new(), |l| format!("{:.2}", l.ms(part)));
+        let mb = mb.map_or(String::new(), |mb| format!("{mb:.0}"));
+        println!(
+            "{what:<44} {per_second:>11.0} {:>8.2} {:>8} {:>8} {mb:>6}",
+            per_second / plain,
+            ms(0.5),
+            ms(0.99)
+        );
+    };
+    let fsync = fsync(&dir);
+    println!("{:<44} {:>29.2} {:>8.2}", "fdatasync of 8 kB", fsync.ms(0.5), fsync.ms(0.99));
+    let one_index = psql.plain(false);
+    let plain = psql.plain(true);
+    row("plain SQL, 2,000 a statement", plain, plain, None, None);
+    row("  the same with one index only", one_index, plain, None, None);
+    let mut measured = Vec::new();
+    for &(connections, batch) in &options.loads {
+        let found: Measured =
+            load(&server, &readings, &tokens[..connections], batch, lasting).await;
+        let what = format!("{connections} connections, {batch} a request");
+        let mb = server.resident_mb();
+        row(&what, found.per_second, plain, Some(&found), Some(mb));
+        measured.push((connections, batch, found, mb));
+    }
+    server.stop().await;
+    embedded.stop().await.unwrap();
+    let of = |connections, batch| {
+        measured.iter().find(|m| (m.0, m.1) == (connections, batch)).map(|m| &m.2)
+    };
+    let (batch, large, single, one) = (of(8, 100), of(8, 1_000), of(CONNECTIONS_MAX, 1), of(1, 1));
+    let ms = |of: Option<&Measured>, part| of.map(|m| m.ms(part));
+    serde_json::json!({
+        "shards": shards,
+        "roles": options.roles,
+        "fdatasync_p50_ms": fsync.ms(0.5),
+        "plain_per_s": plain,
+        "plain_one_index_per_s": one_index,
+        "batch_per_s": batch.map(|m| m.per_second),
+        "batch_ratio": batch.map(|m| m.per_second / plain),
+        "batch_p99_ms": ms(batch, 0.99),
+        "large_batch_per_s": large.map(|m| m.per_second),
+        "single_per_s": single.map(|m| m.per_second),
+        "single_p50_ms": ms(single, 0.5),
+        "single_p99_ms": ms(single, 0.99),
+        "one_conn_p50_ms": ms(one, 0.5),
+        "one_conn_p99_ms": ms(one, 0.99),
+        "rss_mb": measured.iter().map(|m| m.3).fold(0.0, f64::max),
+    })
+}
+
+/// What the disk allows.
+fn fsync(dir: &Path) -> Latencies {
+    let mut file = std::fs::File::create(dir.join("fsync")).unwrap();
+    let block = [0; 8192];
+    let ms = (0..FSYNCS)
+        .map(|_| {
+            file.write_all(&block).unwrap();
+            let started = Instant::now();
+            file.sync_data().unwrap();
+            started.elapsed().as_secs_f64() * 1e3
+        })
+        .collect();
+    Latencies::new(ms)
+}
+
+/// PostgreSQL's own client on the server's database.
+struct Psql(PathBuf);
+
+impl Psql {
+    /// Readings a second, in batches, into a table like the log's own.
+    fn plain(&self, all_indexes: bool) -> f64 {
+        let rows = PLAIN_BATCH * PLAIN_BATCHES;
+        let indexes = if all_indexes {
+            "create index on plain (shard, position); \
+             create index on plain (shard, position) where type <> 'reading';"
+        } else {
+            ""
+        };
+        self.run(&format!(
+            "set client_min_messages = warning; drop table if exists plain, source; \
+             create table plain (like event including defaults) partition by range (occurred_at); \
+             create table plain_now partition of plain default; \
+             create unique index on plain (shard, tenant, patient_id, vital, occurred_at, source_id); \
+             {indexes} \
+             create unlogged table source as \
+             select n, (n % 4)::smallint as shard, 'p' || n % {PATIENTS} as patient_id, \
+                    now() - interval '2 hours' + n / {PATIENTS} * interval '1 millisecond' as occurred_at \
+             from generate_series(1, {rows}) n; \
+             create index on source (n); analyze source; checkpoint;"
+        ));
+        let mut statements = String::new();
+        for batch in 0..PLAIN_BATCHES {
+            let first = batch * PLAIN_BATCH;
+            statements.push_str(&format!(
+                "insert into plain (shard, position, tenant, patient_id, type, vital, value, suspect, occurred_at, recorded_at, source_id) \
+                 select shard, n, 'bench', patient_id, 'reading', 'heart_rate', 80, false, occurred_at, now(), 'bench' \
+                 from source where n > {first} and n <= {first} + {PLAIN_BATCH} on conflict do nothing;\n"
+            ));
+        }
+        let started = Instant::now();
+        self.run(&statements);
+        let took = started.elapsed();
+        self.run("drop table plain, source; checkpoint;");
+        f64::from(rows) / took.as_secs_f64()
+    }
+
+    fn run(&self, sql: &str) {
+        let mut psql = Command::new("psql")
+            .args(["-q", "-v", "ON_ERROR_STOP=1", "-U", "vitals", "-d", "vitals", "-h"])
+            .arg(&self.0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("psql is installed");
+        psql.stdin.take().unwrap().write_all(sql.as_bytes()).unwrap();
+        assert!(psql.wait().unwrap().success(), "psql failed");
+    }
+}
