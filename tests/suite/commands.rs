@@ -49,7 +49,7 @@ async fn help_and_version_are_results() {
     let output = finish(server::command(&dir, None).arg("--help")).await;
     assert!(output.status.success(), "{output:?}");
     let help = text(&output.stdout);
-    for command in ["serve", "demo", "token", "import", "replay", "rebuild", "verify"] {
+    for command in ["serve", "demo", "token", "import", "replay", "rebuild", "verify", "archive"] {
         assert!(help.lines().any(|line| line.trim().starts_with(command)), "{command}: {help}");
         let output = finish(server::command(&dir, None).args([command, "--help"])).await;
         assert!(output.status.success() && output.stdout.len() > 100, "{command}: {output:?}");
@@ -80,6 +80,8 @@ async fn a_wrong_option_is_named_and_fails() {
         (&["rebuild"], "PROJECTION"),
         (&["token", "--tenant", "t"], "--subject"),
         (&["verify", "--log-format", "xml"], "xml"),
+        (&["archive", "--before", "2026-13", "--to", "x"], "2026-13"),
+        (&["archive", "--before", "2026-01"], "--to"),
     ] {
         let said = failure(server::command(&dir, None).args(arguments)).await;
         assert!(said.contains(named), "{arguments:?}: {said}");

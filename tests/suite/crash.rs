@@ -4,7 +4,7 @@
 //! the program died is sent again, as a device would, and must not be stored twice.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,6 +19,7 @@ use vitals::clock::rfc3339;
 use vitals::embedded::Embedded;
 
 use crate::hospital::{Hospital, heart_rate, now};
+use crate::support::cluster::Cluster;
 use crate::support::eventually;
 use crate::support::postgres::Database;
 use crate::support::server::{Server, command, scratch_dir};
@@ -203,40 +204,6 @@ async fn verify(mut command: tokio::process::Command) {
     assert!(said.lines().any(|line| line == "verified"), "{said}");
 }
 
-/// The embedded server of a data directory; killed when the test fails.
-struct Cluster(PathBuf);
-
-impl Cluster {
-    fn postmaster(&self) -> Option<Pid> {
-        let note = std::fs::read_to_string(self.0.join("postgres.location"));
-        let home = note.map_or_else(|_| self.0.join("postgres"), PathBuf::from);
-        let text = std::fs::read_to_string(home.join("data/postmaster.pid")).ok()?;
-        Pid::from_raw(text.lines().next()?.parse().ok()?)
-    }
-
-    /// The server and every process that it made.
-    fn processes(&self) -> Vec<Pid> {
-        let postmaster = self.postmaster().expect("a running server");
-        let children = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
-            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-            let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
-            (parent.parse() == Ok(postmaster.as_raw_nonzero().get())).then(|| Pid::from_raw(pid))?
-        });
-        let children: Vec<Pid> = children.collect();
-        assert!(children.len() > 4, "PostgreSQL with {} processes", children.len());
-        [vec![postmaster], children].concat()
-    }
-}
-
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        if let Some(pid) = self.postmaster() {
-            let _gone_already = kill_process(pid, Signal::QUIT);
-        }
-    }
-}
-
 async fn serve_embedded(dir: &Path) -> Server {
     Server::start_in(dir, None, &[]).await
 }
@@ -244,7 +211,7 @@ async fn serve_embedded(dir: &Path) -> Server {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn vitals_and_its_database_killed_at_once_lose_nothing_that_was_acknowledged() {
     let dir = scratch_dir();
-    let cluster = Cluster(dir.clone());
+    let cluster = Cluster::of(&dir);
     let mut clients = Clients::new();
     let mut server = serve_embedded(&dir).await;
     let mut hospital = Hospital::new(&server, "ward");

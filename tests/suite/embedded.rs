@@ -64,6 +64,14 @@ fn poll(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
+/// A server that has given its lock back has only its last steps to do.
+async fn is_gone(pid: Pid) {
+    crate::support::eventually("the server to be gone", Duration::from_secs(10), || async {
+        (test_kill_process(pid).is_err() || corpse(pid)).then_some(())
+    })
+    .await;
+}
+
 /// Dead, and waiting for its parent to look.
 fn corpse(pid: Pid) -> bool {
     std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()))
@@ -138,7 +146,7 @@ async fn stop_ends_the_server_and_the_next_start_has_the_data() {
     remember(&embedded.connect_options()).await;
     let pid = dir.postmaster().unwrap();
     embedded.stop().await.unwrap();
-    assert!(test_kill_process(pid).is_err() || corpse(pid));
+    is_gone(pid).await;
     assert_eq!(dir.postmaster(), None);
 
     let again = Embedded::start(&dir.0).await.unwrap();
@@ -186,7 +194,7 @@ async fn a_second_one_joins_and_keeps_the_server_when_the_first_one_leaves() {
     assert_eq!(dir.postmaster(), Some(pid));
     assert_eq!(number(&second.connect_options(), REMEMBERED).await, 42);
     second.stop().await.unwrap();
-    assert!(test_kill_process(pid).is_err() || corpse(pid));
+    is_gone(pid).await;
 }
 
 #[tokio::test]

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio::sync::watch;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::hospital::{Hospital, heart_rate, now};
 use crate::support::eventually;
 use crate::support::postgres::Database;
+use crate::support::proxy::{Proxy, Way};
 use crate::support::server::Server;
 
 const GIGABYTE: u64 = 1 << 30;
@@ -21,7 +21,7 @@ const SOON: Duration = Duration::from_secs(30);
 const MEMORY_KB_MAX: u64 = 64 * 1024;
 
 /// A line of the process's status, in kB.
-fn memory_kb(server: &Server, line: &str) -> u64 {
+pub fn memory_kb(server: &Server, line: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
     let line = status.lines().find_map(|l| l.strip_prefix(line)).expect("the line");
     line.trim_matches(|c: char| !c.is_ascii_digit()).parse().expect("a number")
@@ -123,68 +123,15 @@ async fn a_body_of_millions_of_items_costs_little_more_than_its_bytes() {
     hospital.measure("101", 81.0).await;
 }
 
-/// A way to the database that can be closed: what runs through it breaks, and nothing
-/// new gets through until it is opened again.
-struct Gate {
-    url: String,
-    open: watch::Sender<bool>,
-}
-
-impl Gate {
-    async fn before(database: &Database) -> Gate {
-        let options: sqlx::postgres::PgConnectOptions = database.url.parse().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let mut url = reqwest::Url::parse(&database.url).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        url.set_query(None);
-        url.set_host(Some("127.0.0.1")).unwrap();
-        url.set_port(Some(port)).unwrap();
-        let open = watch::Sender::new(true);
-        let state = open.subscribe();
-        tokio::spawn(async move {
-            loop {
-                let (client, _) = listener.accept().await.unwrap();
-                let (options, mut state) = (options.clone(), state.clone());
-                tokio::spawn(async move {
-                    if !*state.borrow() {
-                        return;
-                    }
-                    tokio::select! {
-                        () = pass(client, &options) => {}
-                        _ = state.wait_for(|open| !open) => {}
-                    }
-                });
-            }
-        });
-        Gate { url: url.into(), open }
-    }
-}
-
-async fn pass(mut client: TcpStream, options: &sqlx::postgres::PgConnectOptions) {
-    // Either side may break off; that is what this test is about.
-    drop(match options.get_socket() {
-        Some(dir) => {
-            let path = dir.join(format!(".s.PGSQL.{}", options.get_port()));
-            let mut server = UnixStream::connect(path).await.unwrap();
-            copy_bidirectional(&mut client, &mut server).await
-        }
-        None => {
-            let address = (options.get_host(), options.get_port());
-            let mut server = TcpStream::connect(address).await.unwrap();
-            copy_bidirectional(&mut client, &mut server).await
-        }
-    });
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_its_database_it_says_come_again_and_does_not_lie() {
     let database = Database::new().await;
-    let gate = Gate::before(&database).await;
+    let gate = Proxy::before(&database).await;
     let dir = crate::support::scratch_dir();
     let server = Server::start_in(&dir, Some(&gate.url), &[]).await;
     let hospital = Hospital::new(&server, "hospital-1");
     hospital.measure("101", 80.0).await;
-    gate.open.send_replace(false);
+    gate.set(Way::Cut);
 
     let lost = heart_rate("101", 90.0, now());
     let store = hospital.request(reqwest::Method::POST, "/readings").json(&lost);
@@ -200,7 +147,7 @@ async fn without_its_database_it_says_come_again_and_does_not_lie() {
     };
     assert_eq!((status_of("/health/live").await, status_of("/health/ready").await), (200, 503));
 
-    gate.open.send_replace(true);
+    gate.set(Way::Open);
     eventually("the server to be ready again", SOON, async || {
         (status_of("/health/ready").await == 200).then_some(())
     })

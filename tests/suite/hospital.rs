@@ -122,6 +122,18 @@ impl Hospital {
         body["id"].as_str().unwrap().to_owned()
     }
 
+    /// The same with options of the endpoint.
+    pub async fn endpoint_with(&self, receiver: &Receiver, options: Value) -> String {
+        let mut body = json!({ "url": receiver.url, "events": ["*"] });
+        for (key, value) in options.as_object().unwrap() {
+            body[key] = value.clone();
+        }
+        let (status, body) = self.post("/webhooks", &body).await;
+        assert_eq!(status, 201, "{body}");
+        receiver.set_secret(body["secret"].as_str().unwrap());
+        body["id"].as_str().unwrap().to_owned()
+    }
+
     /// The deliveries of an endpoint, oldest first.
     pub async fn deliveries(&self, endpoint: &str) -> Vec<Value> {
         let body = self.found(&format!("/webhooks/{endpoint}/deliveries?limit=1000")).await;

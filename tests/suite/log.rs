@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use sqlx::PgPool;
 use tokio::sync::oneshot;
 use vitals::event::{Event, READING};
-use vitals::log::{Appended, Log, Window, append, read_window};
+use vitals::log::{Appended, Log, Window, append, partition, read_window};
 use vitals::vital::Vital;
 
 use crate::support::eventually;
@@ -52,7 +52,7 @@ async fn head(pool: &PgPool, shard: i16) -> i64 {
 }
 
 /// Waits until somebody of this database stands in front of a row lock.
-async fn somebody_waits_for_a_lock(pool: &PgPool) {
+pub async fn somebody_waits_for_a_lock(pool: &PgPool) {
     eventually("a writer to wait for the shard's head", SOON, || async {
         let waiting: i64 = sqlx::query_scalar(
             "select count(*) from pg_stat_activity \
@@ -223,7 +223,7 @@ async fn position_order_is_commit_order_and_a_follower_sees_everything_once() {
 }
 
 #[tokio::test]
-async fn recorded_at_stands_still_when_the_clock_goes_back() {
+async fn recorded_at_hardly_moves_while_the_clock_is_behind_it() {
     let database = Database::new().await;
     let log = database.log().await;
     let shard = log.shard_of("ward", "p");
@@ -236,8 +236,11 @@ async fn recorded_at_stands_still_when_the_clock_goes_back() {
         .execute(log.pool())
         .await
         .unwrap();
-    let after = log.append(shard, &readings("p", 1, 2)).await.unwrap();
-    assert_eq!(after.recorded_at, ahead);
+    // Later all the same: no two appends are of one time.
+    for n in 1..4 {
+        let after = log.append(shard, &readings("p", n, n + 1)).await.unwrap();
+        assert_eq!(after.recorded_at, ahead + TimeDelta::microseconds(n));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -294,21 +297,57 @@ async fn another_device_vital_or_microsecond_is_another_reading() {
     assert_eq!(new, [true, true, true, true, false]);
 }
 
+/// As if it had been initialised in 2026, whenever this runs.
+pub async fn months_from_2025(pool: &PgPool) {
+    sqlx::query("update installation set months_from = 2025").execute(pool).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_clock_that_runs_wild_makes_a_partition_a_year_at_most() {
+    let database = Database::new().await;
+    months_from_2025(&database.pool()).await;
+    let log = database.log().await;
+    let shard = log.shard_of("ward", "p");
+    let before = partition::attached(log.pool()).await.unwrap().len();
+    // Every month from 1970 to the one before the months begin, and some days of each.
+    let start = time("1970-01-01T00:00:00Z");
+    let wild: Vec<Event> = (0..55 * 52)
+        .map(|week| reading("p", start + TimeDelta::weeks(week)))
+        .filter(|event| event.occurred_at < time("2025-01-01T00:00:00Z"))
+        .collect();
+    assert_eq!(log.append(shard, &wild).await.unwrap().stored(), wild.len());
+    let spans = partition::attached(log.pool()).await.unwrap();
+    assert_eq!(spans.len() - before, 25, "the years 2000 to 2024: {spans:?}");
+}
+
+#[tokio::test]
+async fn the_present_month_and_the_next_two_are_made_ahead() {
+    let database = Database::new().await;
+    months_from_2025(&database.pool()).await;
+    let log = database.log().await;
+    log.ensure_partitions_ahead(time("2030-11-30T23:59:59Z")).await.unwrap();
+    let spans = partition::attached(log.pool()).await.unwrap();
+    let made: Vec<String> = spans.iter().map(|span| span.to_string()).collect();
+    assert_eq!(made, ["2030-11", "2030-12", "2031-01"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn months_are_made_when_needed_by_several_at_once_and_hold_their_borders() {
-    const BORDERS: [(&str, &str); 10] = [
+    const BORDERS: [(&str, &str); 11] = [
         ("1969-12-31T23:59:59.999999Z", "event_before_2000"),
         ("1990-01-01T00:00:00Z", "event_before_2000"),
         ("1999-12-31T23:59:59.999999Z", "event_before_2000"),
-        ("2000-01-01T00:00:00Z", "event_2000_01"),
-        ("2024-02-29T23:59:59.999999Z", "event_2024_02"),
-        ("2024-03-01T00:00:00Z", "event_2024_03"),
+        ("2000-01-01T00:00:00Z", "event_2000"),
+        ("2024-02-29T23:59:59.999999Z", "event_2024"),
+        ("2024-12-31T23:59:59.999999Z", "event_2024"),
+        ("2025-01-01T00:00:00Z", "event_2025_01"),
         ("2030-12-31T23:59:59.999999Z", "event_2030_12"),
         ("2031-01-01T00:00:00Z", "event_2031_01"),
         ("2031-01-31T23:59:59.999999Z", "event_2031_01"),
         ("2031-02-01T00:00:00Z", "event_2031_02"),
     ];
     let database = Database::new().await;
+    months_from_2025(&database.pool()).await;
     let mut senders = Vec::new();
     for n in 0..6 {
         // Each knows its own months only, as processes do.

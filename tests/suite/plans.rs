@@ -3,19 +3,34 @@
 //!
 //! Sequential scans are forbidden for the session, as far as PostgreSQL lets them
 //! be: one that is still in the plan stands there because no index fits.
+//!
+//! There are two years of months, and a statement about one of them must look into no
+//! other. Hot is what runs for each commit, for each step of a consumer, or while somebody
+//! waits for an answer; what commands do once is not.
 
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Months, TimeDelta, Utc};
+use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
-use vitals::clock::Clock;
+use vitals::event::{Event, PATIENT_REGISTERED};
+use vitals::projection;
 
+use crate::log::{reading, time};
 use crate::support::postgres::Database;
 
+/// How many there are.
+const MONTHS: u32 = 24;
+
 const WINDOW: &str = "smallint, bigint, bigint, timestamptz, timestamptz";
-const WINDOW_AT: &str = "0::smallint, 10, 20, now() - interval '1 hour', now()";
-const PATIENT: &str = "smallint, text, text";
-const PATIENT_AT: &str = "0::smallint, 't', 'p'";
+const WINDOW_AT: &str = "0::smallint, 10, 20, '2026-03-15T11:00Z', '2026-03-15T12:00Z'";
+/// All months, so that a sequential scan of any of them is seen.
+pub const TWO_YEARS: &str = "'2024-01-01T00:00Z', '2026-04-01T00:00Z'";
+pub const PATIENT: &str = "smallint, text, text";
+pub const PATIENT_AT: &str = "0::smallint, 't', 'p'";
 
 /// The generic plan, which is the one that a busy connection settles on.
-async fn plan(connection: &mut PgConnection, types: &str, values: &str, sql: &str) -> String {
+pub async fn plan(connection: &mut PgConnection, types: &str, values: &str, sql: &str) -> String {
     let prepare = format!("prepare hot ({types}) as {}", sql.trim_end());
     for sql in [
         "set enable_seqscan = off".to_owned(),
@@ -35,18 +50,55 @@ async fn plan(connection: &mut PgConnection, types: &str, values: &str, sql: &st
 }
 
 #[track_caller]
-fn uses(plan: &str, index: &str, table: &str) {
+pub fn uses(plan: &str, index: &str, table: &str) {
     assert!(plan.contains(index), "not by {index}:\n{plan}");
     assert!(!plan.contains(&format!("Seq Scan on {table}")), "all of {table}:\n{plan}");
 }
 
-async fn connect(database: &Database) -> PgConnection {
+/// The middle of each month, the newest one last.
+pub fn months() -> Vec<DateTime<Utc>> {
+    let newest = time("2026-03-15T12:00:00Z");
+    let ago = |n| newest.checked_sub_months(Months::new(MONTHS - 1 - n)).unwrap();
+    (0..MONTHS).map(ago).collect()
+}
+
+pub async fn connect(database: &Database) -> PgConnection {
     let log = database.log().await;
-    // Two months, so that there is something to choose from.
-    let now = Clock::system().now();
-    let months = [now, now - chrono::TimeDelta::days(40)];
-    log.ensure_partitions(months.into_iter()).await.unwrap();
+    log.ensure_partitions(months().into_iter()).await.unwrap();
     PgConnection::connect(&database.url).await.unwrap()
+}
+
+/// The months that a generic plan really looked into.
+pub async fn looked_into(
+    connection: &mut PgConnection,
+    types: &str,
+    values: &str,
+    sql: &str,
+) -> BTreeSet<String> {
+    fn collect(node: &Value, found: &mut BTreeSet<String>) {
+        let ran = node["Actual Loops"].as_f64().is_some_and(|loops| loops > 0.0);
+        if let (Some(table), true) = (node["Relation Name"].as_str(), ran)
+            && table.starts_with("event_")
+        {
+            found.insert(table.to_owned());
+        }
+        node["Plans"].as_array().into_iter().flatten().for_each(|child| collect(child, found));
+    }
+    let prepare = format!("prepare looked ({types}) as {}", sql.trim_end());
+    let force = "set plan_cache_mode = force_generic_plan".to_owned();
+    for sql in [force, "begin".to_owned(), prepare] {
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *connection).await.unwrap();
+    }
+    let explain = format!("explain (analyze, format json) execute looked ({values})");
+    let said: sqlx::types::Json<Value> = sqlx::query_scalar(AssertSqlSafe(explain))
+        .persistent(false)
+        .fetch_one(&mut *connection)
+        .await
+        .unwrap();
+    sqlx::raw_sql("rollback; deallocate looked").execute(&mut *connection).await.unwrap();
+    let mut found = BTreeSet::new();
+    collect(&said.0[0]["Plan"], &mut found);
+    found
 }
 
 #[tokio::test]
@@ -58,8 +110,9 @@ async fn consumers_read_a_shard_by_its_positions() {
     uses(&found, "_shard_position_idx", "event");
 
     let relevant = include_str!("../../src/rules/relevant.sql");
-    let types = format!("{WINDOW}, text[], text[], float8[]");
-    let values = format!("{WINDOW_AT}, '{{heart_rate}}', '{{>}}', '{{120}}'");
+    let types = format!("{WINDOW}, text[], text[], float8[], bool, text[]");
+    let values =
+        format!("{WINDOW_AT}, '{{heart_rate}}', '{{>}}', '{{120}}', false, '{{heart_rate}}'");
     let found = plan(&mut connection, &types, &values, relevant).await;
     uses(&found, "_shard_position_idx", "event");
     uses(&found, "rule_state_pkey", "rule_state");
@@ -90,38 +143,163 @@ async fn every_question_about_a_patient_goes_by_the_natural_key() {
     let key = "tenant_patient_id_vital";
     let as_of = include_str!("../../src/query/state_as_of.sql");
     let types = format!("{PATIENT}, timestamptz, timestamptz, text");
-    let values = format!("{PATIENT_AT}, now(), now(), null");
+    let values = format!("{PATIENT_AT}, '2026-04-01T00:00Z', now(), null");
     uses(&plan(&mut connection, &types, &values, as_of).await, key, "event");
 
     let alerts = include_str!("../../src/query/alerts_as_of.sql");
     let types = format!("{PATIENT}, timestamptz, timestamptz");
-    let values = format!("{PATIENT_AT}, now(), now()");
+    let values = format!("{PATIENT_AT}, '2026-04-01T00:00Z', now()");
     uses(&plan(&mut connection, &types, &values, alerts).await, key, "event");
 
     let page = include_str!("../../src/query/history_page.sql");
     let types = format!(
         "{PATIENT}, text[], timestamptz, timestamptz, timestamptz, text, text, text, bigint"
     );
-    let values = format!("{PATIENT_AT}, '{{spo2}}', now(), now(), null, null, null, null, 10");
+    let values = format!("{PATIENT_AT}, '{{spo2}}', {TWO_YEARS}, null, null, null, null, 10");
     uses(&plan(&mut connection, &types, &values, page).await, key, "event");
+
+    let retract = include_str!("../../src/query/retract.sql");
+    let types = format!("{PATIENT}, text, timestamptz, text");
+    let values = format!("{PATIENT_AT}, 'spo2', '2026-03-15T12:00Z', 'd'");
+    uses(&plan(&mut connection, &types, &values, retract).await, key, "event");
+
+    let archived = include_str!("../../src/query/archived.sql");
+    let types = format!(
+        "{PATIENT}, timestamptz, timestamptz, timestamptz, timestamptz, timestamptz, text[], text"
+    );
+    let values =
+        format!("{PATIENT_AT}, {TWO_YEARS}, '2024-01-01T00:00Z', now(), now(), '{{spo2}}', null");
+    uses(&plan(&mut connection, &types, &values, archived).await, key, "event");
 
     let replay = include_str!("../../src/query/replay_page.sql");
     let types =
         format!("{PATIENT}, timestamptz, timestamptz, timestamptz, timestamptz, bigint, bigint");
-    let values = format!("{PATIENT_AT}, now(), now(), now(), now(), 0, 10");
+    let values = format!("{PATIENT_AT}, {TWO_YEARS}, now(), '2024-01-01T00:00Z', 0, 10");
     uses(&plan(&mut connection, &types, &values, replay).await, key, "event");
 }
 
+/// Two years of one patient: each month some readings and something that is none.
+pub async fn two_years(database: &Database) -> (i16, Vec<(i64, i64)>) {
+    let log = database.log().await;
+    let shard = log.shard_of("ward", "p");
+    let mut windows = Vec::new();
+    for month in months() {
+        let at = |n: i64| month + TimeDelta::minutes(n);
+        let mut events: Vec<Event> = (0..30).map(|n| reading("p", at(n))).collect();
+        let happening = Event { vital: None, value: None, ..reading("p", at(40)) };
+        events.push(Event {
+            kind: PATIENT_REGISTERED.into(),
+            data: Some("{}".into()),
+            ..happening
+        });
+        let appended = log.append(shard, &events).await.unwrap();
+        let first = appended.positions[0].unwrap();
+        windows.push((first - 1, appended.positions.last().unwrap().unwrap()));
+    }
+    sqlx::raw_sql("analyze").execute(log.pool()).await.unwrap();
+    (shard, windows)
+}
+
 #[tokio::test]
-async fn due_deliveries_are_found_among_many_that_are_not() {
+async fn what_is_about_one_month_of_two_years_looks_into_no_other() {
+    let database = Database::new().await;
+    let (shard, windows) = two_years(&database).await;
+    let mut connection = PgConnection::connect(&database.url).await.unwrap();
+    let month = months()[17];
+    let (after, to) = windows[17];
+    let (since, until) = (month - TimeDelta::days(1), month + TimeDelta::days(1));
+    let only = BTreeSet::from([month.format("event_%Y_%m").to_string()]);
+
+    let read_window = include_str!("../../src/log/read_window.sql");
+    let of_tenant =
+        format!("select * from ({read_window}) w where tenant = 'ward' order by position");
+    let happenings =
+        format!("select * from ({read_window}) w where type <> 'reading' order by position");
+    let at = format!("{shard}::smallint, {after}, {to}, '{since}', '{until}'");
+    let mut statements = vec![read_window, &of_tenant, &happenings];
+    for projection in &projection::ALL {
+        statements.push(projection.apply_sql());
+    }
+    for sql in statements {
+        assert_eq!(looked_into(&mut connection, WINDOW, &at, sql).await, only, "{sql}");
+    }
+    let relevant = include_str!("../../src/rules/relevant.sql");
+    let types = format!("{WINDOW}, text[], text[], float8[], bool, text[]");
+    let values = format!("{at}, '{{heart_rate}}', '{{>}}', '{{10}}', false, '{{heart_rate}}'");
+    assert_eq!(looked_into(&mut connection, &types, &values, relevant).await, only);
+
+    let patient = format!("{shard}::smallint, 'ward', 'p'");
+    let page = include_str!("../../src/query/history_page.sql");
+    let types = format!(
+        "{PATIENT}, text[], timestamptz, timestamptz, timestamptz, text, text, text, bigint"
+    );
+    let values =
+        format!("{patient}, '{{heart_rate}}', '{since}', '{until}', null, null, null, null, 100");
+    assert_eq!(looked_into(&mut connection, &types, &values, page).await, only);
+
+    let buckets = include_str!("../../src/query/history_buckets.sql");
+    let types = format!("{PATIENT}, text, timestamptz, timestamptz, float8, text, bigint");
+    let values = format!("{patient}, 'heart_rate', '{since}', '{until}', 60, null, 100");
+    assert_eq!(looked_into(&mut connection, &types, &values, buckets).await, only);
+
+    let retract = include_str!("../../src/query/retract.sql");
+    let types = format!("{PATIENT}, text, timestamptz, text");
+    let values = format!("{patient}, 'heart_rate', '{month}', 'watch'");
+    assert_eq!(looked_into(&mut connection, &types, &values, retract).await, only);
+
+    let replay = include_str!("../../src/query/replay_page.sql");
+    let types =
+        format!("{PATIENT}, timestamptz, timestamptz, timestamptz, timestamptz, bigint, bigint");
+    let values = format!("{patient}, '{since}', '{until}', now(), '{since}', 0, 100");
+    assert_eq!(looked_into(&mut connection, &types, &values, replay).await, only);
+}
+
+#[tokio::test]
+async fn the_newest_value_at_a_moment_is_not_searched_for_in_older_months_than_needed() {
+    let database = Database::new().await;
+    let (shard, _) = two_years(&database).await;
+    let mut connection = PgConnection::connect(&database.url).await.unwrap();
+    // Of one vital: the others have no reading, and that is known only after a look.
+    let as_of = include_str!("../../src/query/state_as_of.sql");
+    let as_of = as_of.replace("unnest(enum_range(null::vital))", "unnest('{heart_rate}'::vital[])");
+    let types = format!("{PATIENT}, timestamptz, timestamptz, text");
+    let moment = months()[17] + TimeDelta::days(3);
+    let values = format!("{shard}::smallint, 'ward', 'p', '{moment}', now(), null");
+    let looked = looked_into(&mut connection, &types, &values, &as_of).await;
+    assert_eq!(looked, BTreeSet::from([months()[17].format("event_%Y_%m").to_string()]));
+}
+
+#[tokio::test]
+async fn what_a_step_and_a_list_ask_of_small_tables_goes_by_their_keys() {
     let database = Database::new().await;
     let mut connection = connect(&database).await;
-    let claim = include_str!("../../src/webhook/claim.sql");
-    let types = "uuid[], bigint[], bigint, float8, bigint";
-    let found = plan(&mut connection, types, "'{}', '{}', 16, 20, 512", claim).await;
-    uses(&found, "delivery_due", "delivery");
-    // The time is part of the index's condition: a volatile clock would only filter.
-    let condition =
-        found.lines().find(|line| line.contains("Index Cond") && line.contains("due_at"));
-    assert!(condition.is_some(), "{found}");
+    let load = include_str!("../../src/rules/load_states.sql");
+    let values = "0::smallint, '{t}', '{p}', null";
+    let types = "smallint, text[], text[], timestamptz";
+    let found = plan(&mut connection, types, values, load).await;
+    uses(&found, "rule_state_pkey", "rule_state");
+
+    let save = include_str!("../../src/rules/save_states.sql");
+    let types = "smallint, text[], text[], text[], text[], timestamptz[]";
+    let values = "0::smallint, '{t}', '{p}', '{r}', '{null}', '{null}'";
+    let found = plan(&mut connection, types, values, save).await;
+    uses(&found, "rule_state_pkey", "rule_state");
+
+    let devices = include_str!("../../src/query/devices.sql");
+    let types = "smallint[], text, text, text, text, text, bigint, float8";
+    let values = "'{0}', 't', null, null, null, null, 10, 24";
+    let found = plan(&mut connection, types, values, devices).await;
+    uses(&found, "device_pkey", "device");
+    uses(&found, "device_hour_pkey", "device_hour");
+
+    let buckets = include_str!("../../src/query/history_buckets.sql");
+    let types = format!("{PATIENT}, text, timestamptz, timestamptz, float8, text, bigint");
+    let values = format!("{PATIENT_AT}, 'spo2', {TWO_YEARS}, 60, null, 10");
+    let found = plan(&mut connection, &types, &values, buckets).await;
+    uses(&found, "tenant_patient_id_vital", "event");
+
+    let known =
+        "select exists (select from event where shard = $1 and tenant = $2 and patient_id = $3)";
+    let found = plan(&mut connection, PATIENT, PATIENT_AT, known).await;
+    uses(&found, "tenant_patient_id_vital", "event");
 }

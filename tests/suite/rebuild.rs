@@ -145,8 +145,8 @@ async fn a_rebuild_equals_the_live_tables_while_events_are_appended_and_read() {
         (patients == 5).then_some(())
     })
     .await;
-    let mut before = [0; 3];
-    for n in [0, 1, 2].repeat(3) {
+    let mut before = [0; projection::ALL.len()];
+    for n in (0..projection::ALL.len()).collect::<Vec<_>>().repeat(2) {
         let projection = &projection::ALL[n];
         let live = eventually("the live tables to have gone on", SOON, || async {
             let lag = "select sum(position)::bigint from checkpoint where consumer = $1";
@@ -243,8 +243,9 @@ async fn the_check_compares_at_the_checkpoint_and_not_at_the_head() {
     .execute(log.pool())
     .await
     .unwrap();
-    let found: Vec<_> = differences(&log).await.into_iter().map(|(name, _)| name).collect();
-    assert_eq!(found, ["current_vitals", "alert"]);
+    let mut found: Vec<_> = differences(&log).await.into_iter().map(|(name, _)| name).collect();
+    found.dedup();
+    assert_eq!(found, ["alert", "current_vitals", "device", "vital_hour", "vital_minute"]);
 }
 
 #[tokio::test]

@@ -21,21 +21,21 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// What came between two empty lines.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Sent {
-    id: Option<String>,
-    event: Option<String>,
-    data: Option<Value>,
-    comment: Option<String>,
+pub struct Sent {
+    pub id: Option<String>,
+    pub event: Option<String>,
+    pub data: Option<Value>,
+    pub comment: Option<String>,
 }
 
 /// An open stream, read by the rules of the HTML standard as far as they matter.
-struct Events {
+pub struct Events {
     bytes: Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>,
     unread: String,
 }
 
 impl Events {
-    async fn open(hospital: &Hospital, path: &str, last_event_id: Option<&str>) -> Events {
+    pub async fn open(hospital: &Hospital, path: &str, last_event_id: Option<&str>) -> Events {
         let mut request = hospital.request(Method::GET, path);
         if let Some(id) = last_event_id {
             request = request.header("last-event-id", id);
@@ -47,7 +47,7 @@ impl Events {
     }
 
     /// The next block; `None` when the server ended the stream.
-    async fn next(&mut self) -> Option<Sent> {
+    pub async fn next(&mut self) -> Option<Sent> {
         loop {
             if let Some((block, rest)) = self.unread.split_once("\n\n") {
                 let sent = read_block(block);
@@ -61,7 +61,7 @@ impl Events {
     }
 
     /// The next block that carries an event; signs of life do not count.
-    async fn event(&mut self) -> Sent {
+    pub async fn event(&mut self) -> Sent {
         let next = async {
             loop {
                 let sent = self.next().await.expect("the stream ended");
@@ -91,16 +91,16 @@ fn read_block(block: &str) -> Sent {
 }
 
 /// What makes a reading itself.
-type Key = (String, String, String);
+pub type Key = (String, String, String);
 
-fn key(reading: &Value) -> Key {
+pub fn key(reading: &Value) -> Key {
     let text = |name: &str| reading[name].as_str().unwrap().to_owned();
     let at: chrono::DateTime<chrono::Utc> = text("measuredAt").parse().unwrap();
     (text("patientId"), text("vital"), rfc3339(at))
 }
 
 /// Sends singles and batches for a number of patients; what was acknowledged.
-async fn send_some(hospital: Hospital, sender: usize, requests: usize) -> Vec<Key> {
+pub async fn send_some(hospital: Hospital, sender: usize, requests: usize) -> Vec<Key> {
     let mut acknowledged = Vec::new();
     for n in 0..requests {
         let at = now();
@@ -262,7 +262,7 @@ async fn others_being_busy_is_no_reason_for_silence() {
 
 /// A minute of a patient, a reading a second, with two episodes above the limit,
 /// and readings of another device at some of the same instants.
-async fn a_minute(hospital: &Hospital) -> Vec<Key> {
+pub async fn a_minute(hospital: &Hospital) -> Vec<Key> {
     let start = now() - TimeDelta::seconds(60);
     let mut minute = Vec::new();
     for n in 0..60 {

@@ -15,7 +15,7 @@ use crate::support::server::{SECRET, Server, client};
 const NO_ID: &str = "00000000-0000-0000-0000-000000000000";
 
 /// Every route, and the scope that it takes.
-const ROUTES: [(&str, &str, &str); 19] = [
+const ROUTES: [(&str, &str, &str); 23] = [
     ("POST", "/readings", "readings:write"),
     ("GET", "/patients", "vitals:read"),
     ("GET", "/patients/101", "vitals:read"),
@@ -34,7 +34,11 @@ const ROUTES: [(&str, &str, &str); 19] = [
     ("PATCH", "/webhooks/00000000-0000-0000-0000-000000000000", "webhooks:manage"),
     ("DELETE", "/webhooks/00000000-0000-0000-0000-000000000000", "webhooks:manage"),
     ("GET", "/webhooks/00000000-0000-0000-0000-000000000000/deliveries", "webhooks:manage"),
+    ("POST", "/webhooks/00000000-0000-0000-0000-000000000000/rotate-secret", "webhooks:manage"),
+    ("POST", "/webhooks/00000000-0000-0000-0000-000000000000/ping", "webhooks:manage"),
+    ("POST", "/webhooks/00000000-0000-0000-0000-000000000000/replay", "webhooks:manage"),
     ("GET", "/deliveries/00000000-0000-0000-0000-000000000000", "webhooks:manage"),
+    ("POST", "/deliveries/00000000-0000-0000-0000-000000000000/replay", "webhooks:manage"),
 ];
 
 async fn ask(server: &Server, method: &str, path: &str, token: &str) -> Answer {
@@ -42,6 +46,9 @@ async fn ask(server: &Server, method: &str, path: &str, token: &str) -> Answer {
         ("GET" | "DELETE", _) => None,
         ("POST", "/readings") => Some(heart_rate("101", 80.0, now())),
         ("POST", "/webhooks") => Some(json!({ "url": "http://127.0.0.1:9/", "events": ["*"] })),
+        ("POST", path) if path.starts_with("/webhooks/") && path.ends_with("/replay") => {
+            Some(json!({ "from": "2025-10-20T10:20:00Z" }))
+        }
         _ => Some(json!({})),
     };
     let url = server.url(&format!("/api/v1{path}"));

@@ -1,10 +1,14 @@
 //! What every test stands on: a database of its own, the real binary, a receiver
 //! that verifies for itself, and waiting for conditions instead of for time.
 
+pub mod cluster;
 pub mod http;
 pub mod postgres;
+pub mod proxy;
 pub mod receiver;
+pub mod rogue;
 pub mod server;
+pub mod upload;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -29,6 +33,12 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(
         assert!(started.elapsed() < limit, "waited {limit:?} for {what}");
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Lets time pass where time itself is what a test does to the program: the delay of a
+/// slow line, how long a process stays frozen. Never to wait for something to be done.
+pub async fn pass_time(time: Duration) {
+    tokio::time::sleep(time).await;
 }
 
 /// A recording. They are not part of this repository.

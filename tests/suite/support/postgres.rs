@@ -148,13 +148,8 @@ impl Drop for Database {
 
 /// A URL, because the binary takes nothing else.
 fn url_of(server: &PgConnectOptions, database: &str) -> String {
-    let user = server.get_username();
     match server.get_socket() {
-        Some(socket) => {
-            let path: String = socket.to_string_lossy().replace('/', "%2F");
-            let port = server.get_port();
-            format!("postgres://{user}@localhost:{port}/{database}?host={path}")
-        }
+        Some(_) => url_of_server(&server.clone().database(database)),
         None => {
             let url = std::env::var("VITALS_TEST_DATABASE_URL").expect("no socket, so a URL");
             let mut url = reqwest::Url::parse(&url).expect("a URL");
@@ -162,4 +157,12 @@ fn url_of(server: &PgConnectOptions, database: &str) -> String {
             url.into()
         }
     }
+}
+
+/// A URL for a server that is reached through its socket.
+pub fn url_of_server(server: &PgConnectOptions) -> String {
+    let socket = server.get_socket().expect("a socket").to_string_lossy().replace('/', "%2F");
+    let (user, port) = (server.get_username(), server.get_port());
+    let database = server.get_database().expect("a database");
+    format!("postgres://{user}@localhost:{port}/{database}?host={socket}")
 }

@@ -32,8 +32,13 @@ pub enum Answer {
 #[derive(Clone, Debug)]
 pub struct Delivery {
     pub id: String,
+    /// Its number at this endpoint.
+    pub sequence: i64,
     pub timestamp: i64,
     pub body: Value,
+    /// To the letter, and every header.
+    pub text: String,
+    pub headers: HeaderMap,
     /// Signed with the secret that the receiver was told.
     pub verified: bool,
     pub at: Instant,
@@ -89,6 +94,22 @@ impl Receiver {
     }
 }
 
+impl Delivery {
+    /// Whether it is signed with this secret.
+    pub fn is_signed_with(&self, secret: &str) -> bool {
+        let key = STANDARD.decode(secret.strip_prefix("whsec_").expect("a secret")).unwrap();
+        let expected = signature(&key, &self.id, &self.timestamp.to_string(), self.text.as_bytes());
+        self.headers["webhook-signature"].to_str().unwrap().split(' ').any(|s| s == expected)
+    }
+}
+
+fn signature(key: &[u8], id: &str, timestamp: &str, body: &[u8]) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("any key does");
+    mac.update(format!("{id}.{timestamp}.").as_bytes());
+    mac.update(body);
+    format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
+}
+
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.server.abort();
@@ -104,14 +125,14 @@ async fn receive(
     let (id, timestamp) = (header("webhook-id"), header("webhook-timestamp"));
     let answer = {
         let mut book = book.lock().unwrap();
-        let mut mac = Hmac::<Sha256>::new_from_slice(&book.key).expect("any key does");
-        mac.update(format!("{id}.{timestamp}.").as_bytes());
-        mac.update(&body);
-        let expected = format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()));
+        let expected = signature(&book.key, id, timestamp, &body);
         book.deliveries.push(Delivery {
             id: id.to_owned(),
+            sequence: header("webhook-sequence").parse().unwrap_or_default(),
             timestamp: timestamp.parse().unwrap_or_default(),
             body: serde_json::from_slice(&body).unwrap_or_default(),
+            text: String::from_utf8_lossy(&body).into_owned(),
+            headers: headers.clone(),
             verified: header("webhook-signature").split(' ').any(|s| s == expected),
             at: Instant::now(),
         });

@@ -5,6 +5,7 @@ use std::process::{ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::{EncodingKey, Header};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -81,8 +82,37 @@ impl Server {
         database_url: Option<&str>,
         arguments: &[&str],
     ) -> Server {
+        let started = Server::try_start_in(data_dir, database_url, arguments).await;
+        started.unwrap_or_else(|said| panic!("vitals did not get ready: {said}"))
+    }
+
+    /// The same; what it said when it did not get ready.
+    pub async fn try_start_in(
+        data_dir: &Path,
+        database_url: Option<&str>,
+        arguments: &[&str],
+    ) -> Result<Server, String> {
+        Server::spawn(command(data_dir, database_url), data_dir, arguments).await
+    }
+
+    /// The same without the tests' secret in the environment.
+    pub async fn try_start_without_secret(
+        data_dir: &Path,
+        database_url: &str,
+        arguments: &[&str],
+    ) -> Result<Server, String> {
+        let mut command = command(data_dir, Some(database_url));
+        command.env_remove("VITALS_JWT_SECRET");
+        Server::spawn(command, data_dir, arguments).await
+    }
+
+    async fn spawn(
+        mut command: Command,
+        data_dir: &Path,
+        arguments: &[&str],
+    ) -> Result<Server, String> {
         let log = data_dir.join(format!("serve-{}.log", Uuid::new_v4().simple()));
-        let mut child = command(data_dir, database_url)
+        let mut child = command
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
             .stdout(Stdio::piped())
@@ -95,13 +125,9 @@ impl Server {
             Ok(Ok(Some(line))) => line.strip_prefix("ready http://").map(str::to_owned),
             _ => None,
         };
-        let Some(address) = address else {
-            panic!(
-                "vitals did not get ready: {}",
-                std::fs::read_to_string(&log).unwrap_or_default()
-            )
-        };
-        Server { child, address, log }
+        let said = || std::fs::read_to_string(&log).unwrap_or_default();
+        let address = address.ok_or_else(said)?;
+        Ok(Server { child, address, log })
     }
 
     /// A URL of this server; `path` begins with a slash.
@@ -146,6 +172,17 @@ impl Server {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Waits until it has ended by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        self.child.wait().await.expect("a child")
+    }
+
+    /// Any signal.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid() as i32).expect("a process id");
+        kill_process(pid, signal).expect("signalled");
+    }
+
     /// SIGKILL, and until it is gone.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("killed");
@@ -154,8 +191,7 @@ impl Server {
     /// SIGTERM; how it ended and how long that took.
     pub async fn terminate(mut self) -> (ExitStatus, Duration) {
         let started = Instant::now();
-        let pid = rustix::process::Pid::from_raw(self.pid() as i32).expect("a process id");
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("signalled");
+        self.signal(Signal::TERM);
         let status = self.child.wait().await.expect("it ends");
         (status, started.elapsed())
     }

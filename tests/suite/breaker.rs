@@ -1,0 +1,202 @@
+//! Endpoints that do not take what they are sent: who is told in their place, and what
+//! becomes of what waits.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::hospital::{Hospital, heart_rate, now};
+use crate::support::eventually;
+use crate::support::postgres::Database;
+use crate::support::receiver::{Answer, Delivery, Receiver};
+use crate::support::rogue::{Manner, Rogue};
+use crate::support::server::Server;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// What came to a receiver about alerts, or about endpoints.
+fn about(receiver: &Receiver, event: &str) -> Vec<Delivery> {
+    let all = receiver.deliveries().into_iter();
+    all.filter(|d| d.body["type"] == event).inspect(|d| assert!(d.verified, "{d:?}")).collect()
+}
+
+async fn first_about(receiver: &Receiver, event: &str) -> Delivery {
+    eventually(&format!("{event} to arrive"), SOON, || async {
+        about(receiver, event).into_iter().next()
+    })
+    .await
+}
+
+async fn events(database: &Database, kind: &str) -> Vec<Value> {
+    sqlx::query_scalar::<_, sqlx::types::Json<Value>>(
+        "select data::jsonb from event where type = $1 order by position",
+    )
+    .bind(kind)
+    .fetch_all(&database.pool())
+    .await
+    .unwrap()
+    .into_iter()
+    .map(|data| data.0)
+    .collect()
+}
+
+#[tokio::test]
+async fn a_high_alarm_goes_to_the_fallback_when_its_endpoint_fails_and_waits_for_it_too() {
+    let database = Database::new().await;
+    let server = Server::start(&database).await;
+    let hospital = Hospital::new(&server, "ward");
+    let (receiver, fallback) = (Receiver::start().await, Receiver::start().await);
+    receiver.answer_always(Answer::Status(500));
+    let endpoint = hospital.endpoint(&receiver, &["HIGH_HEART_RATE"]).await;
+    let options = json!({ "fallback": true, "events": [] });
+    hospital.endpoint_with(&fallback, options).await;
+    hospital.measure("101", 130.0).await;
+
+    let page = first_about(&fallback, "HIGH_HEART_RATE").await;
+    let notice = first_about(&fallback, "ENDPOINT_UNREACHABLE").await;
+    assert_eq!(notice.body["endpointId"], endpoint.as_str());
+    assert!(notice.body["reason"].as_str().unwrap().contains("500"), "{notice:?}");
+    // It came after three attempts, and as the same message.
+    assert_eq!(about(&receiver, "HIGH_HEART_RATE").len(), 3);
+    assert_eq!(
+        (&page.id, &page.body),
+        (&receiver.deliveries()[0].id, &receiver.deliveries()[0].body)
+    );
+    // What comes while it is broken goes there at once.
+    hospital.measure("102", 131.0).await;
+    eventually("the second page", SOON, || async {
+        (about(&fallback, "HIGH_HEART_RATE").len() == 2).then_some(())
+    })
+    .await;
+
+    // It is back: a probe finds that out, and nothing was lost.
+    receiver.answer_always(Answer::Status(204));
+    eventually("both to be delivered", SOON, || async {
+        let all = hospital.deliveries(&endpoint).await;
+        assert_eq!(all.len(), 2);
+        all.iter().all(|d| d["state"] == "delivered").then_some(())
+    })
+    .await;
+    first_about(&fallback, "ENDPOINT_REACHABLE").await;
+    assert_eq!(events(&database, "ENDPOINT_UNREACHABLE").await.len(), 1, "said once");
+    assert_eq!(events(&database, "ENDPOINT_UNREACHABLE").await[0]["handedOver"], 1);
+    assert_eq!(events(&database, "ENDPOINT_REACHABLE").await.len(), 1);
+    hospital.measure("103", 132.0).await;
+    eventually("the third page where it belongs", SOON, || async {
+        let pages = about(&receiver, "HIGH_HEART_RATE");
+        pages.iter().any(|d| d.body["patientId"] == "103").then_some(())
+    })
+    .await;
+    assert_eq!(about(&fallback, "HIGH_HEART_RATE").len(), 2, "and not to the fallback");
+}
+
+#[tokio::test]
+async fn who_asks_a_high_alarm_to_wait_long_is_stood_in_for_at_once() {
+    let database = Database::new().await;
+    let server = Server::start(&database).await;
+    let hospital = Hospital::new(&server, "ward");
+    let (receiver, fallback) = (Receiver::start().await, Receiver::start().await);
+    receiver.answer_always(Answer::RetryAfter(503, 600));
+    hospital.endpoint(&receiver, &["*"]).await;
+    hospital.endpoint_with(&fallback, json!({ "fallback": true, "events": [] })).await;
+    hospital.measure("101", 130.0).await;
+    first_about(&fallback, "HIGH_HEART_RATE").await;
+    assert_eq!(receiver.deliveries().len(), 1);
+}
+
+#[tokio::test]
+async fn what_an_endpoint_that_is_gone_was_not_told_goes_to_the_fallback() {
+    let database = Database::new().await;
+    let server = Server::start(&database).await;
+    let hospital = Hospital::new(&server, "ward");
+    let (receiver, fallback) = (Receiver::start().await, Receiver::start().await);
+    receiver.answer_next([Answer::Status(500)]);
+    receiver.answer_always(Answer::Status(410));
+    let endpoint = hospital.endpoint(&receiver, &["*"]).await;
+    hospital.endpoint_with(&fallback, json!({ "fallback": true, "events": [] })).await;
+    hospital.measure("101", 130.0).await;
+    hospital.measure("102", 130.0).await;
+    let notice = first_about(&fallback, "ENDPOINT_DISABLED").await;
+    assert_eq!(notice.body["endpointId"], endpoint.as_str());
+    // The one that was refused with the 410, and the one that still waited.
+    eventually("both pages", SOON, || async {
+        (about(&fallback, "HIGH_HEART_RATE").len() == 2).then_some(())
+    })
+    .await;
+    let dead = hospital.deliveries(&endpoint).await;
+    assert!(dead.iter().all(|d| d["state"] == "dead" && d["reason"].is_string()), "{dead:?}");
+}
+
+#[tokio::test]
+async fn receivers_that_misbehave_in_every_way_slow_nobody_down() {
+    let database = Database::new().await;
+    let server = Server::start(&database).await;
+    let hospital = Hospital::new(&server, "ward");
+    let (healthy, failing) = (Receiver::start().await, Receiver::start().await);
+    failing.answer_always(Answer::Status(500));
+    hospital.endpoint(&healthy, &["*"]).await;
+    hospital.endpoint(&failing, &["*"]).await;
+    let manners = [Manner::Hang, Manner::Drip, Manner::DripBody, Manner::Endless, Manner::Reset];
+    let mut rogues = Vec::new();
+    for manner in manners {
+        let rogue = Rogue::start(manner).await;
+        let body = json!({ "url": rogue.url, "events": ["*"] });
+        let (status, body) = hospital.post("/webhooks", &body).await;
+        assert_eq!(status, 201, "{body}");
+        rogues.push((manner, rogue, body["id"].as_str().unwrap().to_owned()));
+    }
+    let other = Hospital::new(&server, "other");
+    let theirs = Receiver::start().await;
+    other.endpoint(&theirs, &["*"]).await;
+    for wave in 0..5 {
+        let of_wave = |n: usize| heart_rate(&format!("p{wave}-{n}"), 130.0, now());
+        let sent = std::time::Instant::now();
+        hospital.store(&(0..20).map(of_wave).collect::<Vec<_>>()).await;
+        other.store(&[heart_rate(&format!("p{wave}"), 130.0, now())]).await;
+        let last = eventually("the healthy to have all", SOON, || async {
+            let (all, other) = (healthy.deliveries(), theirs.deliveries());
+            (all.len() == (wave + 1) * 20 && other.len() == wave + 1)
+                .then(|| all.last().unwrap().at.max(other.last().unwrap().at))
+        })
+        .await;
+        // Far below the timeout that the others run into.
+        assert!(last - sent < Duration::from_secs(3), "wave {wave}: {:?}", last - sent);
+    }
+    for (manner, rogue, endpoint) in &rogues {
+        assert!(rogue.called() > 0, "{manner:?} was never called");
+        let delivery = eventually("an attempt to be recorded", SOON, || async {
+            let all = hospital.deliveries(endpoint).await;
+            let mut tried = Vec::new();
+            for delivery in all {
+                let path = format!("/deliveries/{}", delivery["id"].as_str().unwrap());
+                let delivery = hospital.found(&path).await;
+                tried.extend((delivery["log"] != json!([])).then_some(delivery));
+                if !tried.is_empty() {
+                    break;
+                }
+            }
+            tried.pop()
+        })
+        .await;
+        let attempt = &delivery["log"][0];
+        let took = attempt["latencyMs"].as_i64().unwrap();
+        // One deadline over everything, the body as well.
+        assert!(took < 6_500, "{manner:?}: {attempt}");
+        match manner {
+            Manner::Hang | Manner::Drip | Manner::Reset => {
+                assert_eq!(
+                    (&attempt["status"], attempt["error"].is_string()),
+                    (&Value::Null, true)
+                );
+            }
+            Manner::DripBody | Manner::Endless => {
+                assert_eq!(
+                    (&attempt["status"], &delivery["state"]),
+                    (&json!(200), &json!("delivered"))
+                );
+                assert!(attempt["answer"].as_str().unwrap().len() <= 256);
+                assert!(took < 3_000, "{manner:?}: {attempt}");
+            }
+        }
+    }
+}

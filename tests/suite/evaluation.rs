@@ -1,0 +1,368 @@
+//! Live, replay and backtest say the same.
+//!
+//! Random streams (late readings, stragglers, suspect ones, acknowledgements, records,
+//! changes of rules) go through the living consumer in random batches, with restarts and
+//! clocks in between; then the log is read again and folded without a database. Times
+//! are the log's own, so rules with timers of milliseconds tick among the events.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use vitals::consumer::{Consumer, register, step};
+use vitals::event::{
+    ALERT_ACKNOWLEDGED, Event, NO_PATIENT, PATIENT_REGISTERED, READING, RULE_CHANGED,
+};
+use vitals::log::{Log, Window, read_window};
+use vitals::rules::backtest::{self, Lines, Progress, Question};
+use vitals::rules::{Book, Evaluator, Raise, Rule, ticks};
+use vitals::vital::Vital;
+
+use crate::hospital::now;
+use crate::support::postgres::Database;
+
+const CASES: u32 = 24;
+
+/// One rule of each kind, with times that a test lives to see.
+const RULES: [&str; 7] = [
+    r#"when = { vital = "heart_rate", op = ">", value = 120 }
+       bounds = { min = 100, max = 140 }"#,
+    r#"when = { vital = "heart_rate", op = ">", value = 110 }
+       on_delay = "10s"
+       min_samples = 2
+       max_gap = "8s"
+       clear = { value = 105, off_delay = "9s" }
+       escalate = [{ after = "1ms", unless = "acked", event = "ESCALATED" }]"#,
+    r#"when = { all = [{ vital = "heart_rate", op = ">", value = 100 }, { not = { vital = "spo2", op = ">=", value = 92 } }] }
+       inhibited_by = ["r0"]"#,
+    r#"when = { count = { vital = "spo2", op = "<", value = 90, n = 2, of = 4 } }
+       scope = { ward = ["w1"] }"#,
+    r#"when = { delta = { vital = "heart_rate", op = ">=", value = 25, within = "30s" } }
+       latch = true"#,
+    r#"when = { score = { at_least = 3, any_single = 3 } }"#,
+    r#"when = { suspect = {} }
+       min_samples = 2"#,
+];
+
+fn rules() -> Vec<Rule> {
+    RULES.iter().enumerate().map(|(n, text)| rule(n, text, 1)).collect()
+}
+
+fn text_of(n: usize, text: &str) -> String {
+    let priority = if text.contains("suspect") { "technical" } else { "medium" };
+    format!("id = \"r{n}\"\nevent = \"R{n}\"\npriority = \"{priority}\"\nmode = \"active\"\n{text}")
+}
+
+fn rule(n: usize, text: &str, version: u32) -> Rule {
+    Rule::parse(&text_of(n, text), version).unwrap()
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Reading {
+        patient: u8,
+        device: u8,
+        spo2: bool,
+        second: u8,
+        value: u8,
+        suspect: bool,
+        late: bool,
+    },
+    /// Acknowledges whatever stands.
+    Acknowledge {
+        patient: u8,
+    },
+    Register {
+        patient: u8,
+        ward: u8,
+        limit: u8,
+    },
+    Change {
+        rule: u8,
+        retired: bool,
+    },
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let reading = (
+        0..3_u8,
+        0..2_u8,
+        any::<bool>(),
+        0..60_u8,
+        0..70_u8,
+        prop::bool::weighted(0.1),
+        prop::bool::weighted(0.15),
+    );
+    prop_oneof![
+        20 => reading.prop_map(|(patient, device, spo2, second, value, suspect, late)| {
+            Act::Reading { patient, device, spo2, second, value, suspect, late }
+        }),
+        1 => (0..3_u8).prop_map(|patient| Act::Acknowledge { patient }),
+        1 => (0..3_u8, 0..2_u8, 0..60_u8).prop_map(|(patient, ward, limit)| Act::Register { patient, ward, limit }),
+        1 => (0..RULES.len() as u8, any::<bool>()).prop_map(|(rule, retired)| Act::Change { rule, retired }),
+    ]
+}
+
+fn happening(patient_id: &str, kind: &str, at: DateTime<Utc>, data: Value) -> Event {
+    Event {
+        tenant: "ward".into(),
+        patient_id: patient_id.to_owned(),
+        kind: kind.to_owned(),
+        vital: None,
+        value: None,
+        quality: None,
+        suspect: false,
+        occurred_at: at,
+        source_id: "somebody".to_owned(),
+        data: Some(data.to_string()),
+    }
+}
+
+/// What becomes of an act: where it goes, and as what. Acknowledgements name the alert
+/// that stands, as a nurse does.
+async fn events_of(log: &Log, act: &Act, versions: &mut [u32]) -> Vec<(i16, Event)> {
+    let at = |second: u8| now() - TimeDelta::seconds(60 - i64::from(second));
+    let name = |patient: &u8| format!("p{patient}");
+    let shard = |patient: &u8| log.shard_of("ward", &name(patient));
+    match act {
+        Act::Reading { patient, device, spo2, second, value, suspect, late } => {
+            let base = if *spo2 { 50.0 } else { 80.0 };
+            let behind = TimeDelta::minutes(if *late { 10 } else { 0 });
+            let event = Event {
+                vital: Some(if *spo2 { Vital::Spo2 } else { Vital::HeartRate }),
+                value: Some(if *suspect {
+                    0.0
+                } else {
+                    base + f64::from(*value).min(if *spo2 { 50.0 } else { 70.0 })
+                }),
+                suspect: *suspect,
+                source_id: format!("d{device}"),
+                data: None,
+                ..happening(&name(patient), READING, at(*second) - behind, Value::Null)
+            };
+            vec![(shard(patient), event)]
+        }
+        Act::Acknowledge { patient } => {
+            let standing: Option<String> = sqlx::query_scalar(
+                "select state -> 'active' ->> 'id' from rule_state \
+                 where patient_id = $1 and state -> 'active' ->> 'id' is not null order by rule limit 1",
+            )
+            .bind(name(patient))
+            .fetch_optional(log.pool())
+            .await
+            .unwrap();
+            let data = |id| json!({ "v": 1, "alertId": id, "state": "acknowledged" });
+            let event = |id| happening(&name(patient), ALERT_ACKNOWLEDGED, now(), data(id));
+            standing.into_iter().map(|id| (shard(patient), event(id))).collect()
+        }
+        Act::Register { patient, ward, limit } => {
+            let record =
+                json!({ "ward": format!("w{ward}"), "limits": { "heart_rate_high": 90 + limit } });
+            let data = json!({ "v": 1, "record": record });
+            vec![(shard(patient), happening(&name(patient), PATIENT_REGISTERED, now(), data))]
+        }
+        Act::Change { rule, retired } => {
+            let n = usize::from(*rule);
+            versions[n] += 1;
+            let mut body: Value = toml::from_str(&text_of(n, RULES[n])).unwrap();
+            body["mode"] = if *retired { "retired" } else { "active" }.into();
+            let data = json!({ "rule": body, "version": versions[n] });
+            let event = happening(NO_PATIENT, RULE_CHANGED, now(), data);
+            log.shards().map(|shard| (shard, event.clone())).collect()
+        }
+    }
+}
+
+/// What was said of whom, in order; without what differs by itself.
+type Said = BTreeMap<String, Vec<(String, DateTime<Utc>, Value)>>;
+
+fn note(said: &mut Said, event: &Event) {
+    let data = serde_json::from_str(event.data.as_deref().unwrap()).unwrap();
+    let of = said.entry(event.patient_id.clone()).or_default();
+    of.push((event.kind.clone(), event.occurred_at, data));
+}
+
+async fn follow(pool: &PgPool, raise: &Arc<Raise>, log: &Log) {
+    for shard in log.shards() {
+        while step(pool, &**raise, shard).await.unwrap() == vitals::consumer::Step::Behind {}
+    }
+}
+
+async fn live_against_replay(log: &Log, acts: &[Act], cuts: &[u8]) {
+    sqlx::raw_sql(
+        "truncate event, log_commit, rule_state, rule_book; \
+         update checkpoint set position = 0; update shard_head set position = 0, \
+         recorded_at = '-infinity', hash = decode(repeat('00', 32), 'hex')",
+    )
+    .execute(log.pool())
+    .await
+    .unwrap();
+    let raise = || Arc::new(Raise::new(log.clone(), Book::with_rules(rules()).unwrap()));
+    let (mut living, mut versions) = (raise(), [1; RULES.len()]);
+    let mut cuts = cuts.iter().cycle();
+    let mut until = 0_u8;
+    for act in acts {
+        for (shard, event) in events_of(log, act, &mut versions).await {
+            log.append(shard, &[event]).await.unwrap();
+        }
+        if until > 0 {
+            until -= 1;
+            continue;
+        }
+        let cut = *cuts.next().unwrap();
+        until = cut % 16;
+        match cut / 16 % 4 {
+            // The process dies and another one goes on.
+            0 => living = raise(),
+            1 => {
+                for shard in log.shards() {
+                    ticks::tick(&living, log.pool(), shard).await.unwrap();
+                }
+            }
+            _ => follow(log.pool(), &living, log).await,
+        }
+    }
+    follow(log.pool(), &living, log).await;
+
+    let (mut live, mut replayed) = (Said::new(), Said::new());
+    for shard in log.shards() {
+        // A shard without events has no time yet.
+        let head: Option<(i64, DateTime<Utc>)> = sqlx::query_as(
+            "select position, recorded_at from shard_head where shard = $1 and position > 0",
+        )
+        .bind(shard)
+        .fetch_optional(log.pool())
+        .await
+        .unwrap();
+        let Some((head, recorded)) = head else { continue };
+        let mut connection = log.pool().acquire().await.unwrap();
+        let window = Window::between(&mut connection, shard, 0, head).await.unwrap();
+        let mut book = Arc::new(Book::with_rules(rules()).unwrap());
+        let (mut evaluator, mut said) = (Evaluator::default(), Vec::new());
+        for recorded in read_window(&mut connection, &window).await.unwrap() {
+            if recorded.event.is_alert() {
+                note(&mut live, &recorded.event);
+            }
+            evaluator.event(&mut book, &recorded, &mut said).unwrap();
+        }
+        evaluator.ticks(&book, shard, recorded, &mut said);
+        said.iter().for_each(|event| note(&mut replayed, event));
+    }
+    assert_eq!(live, replayed);
+}
+
+fn in_cases<S: Strategy>(strategy: S, check: impl Fn(S::Value)) {
+    let config = Config {
+        cases: CASES,
+        failure_persistence: None,
+        max_shrink_iters: 60,
+        ..Config::default()
+    };
+    let tried = TestRunner::new(config).run(&strategy, |value| {
+        check(value);
+        Ok(())
+    });
+    if let Err(error) = tried {
+        panic!("{error}");
+    }
+}
+
+fn database(runtime: &tokio::runtime::Runtime) -> (Database, Log) {
+    runtime.block_on(async {
+        let database = Database::new().await;
+        let log = database.log().await;
+        let raise = Raise::new(log.clone(), Book::new().unwrap());
+        let mut connection = log.pool().acquire().await.unwrap();
+        register(&mut connection, raise.name(), log.shards()).await.unwrap();
+        (database, log)
+    })
+}
+
+#[test]
+fn a_replay_of_the_log_says_what_the_living_rules_said() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (_database, log) = database(&runtime);
+    let cases = (prop::collection::vec(act(), 1..60), prop::collection::vec(any::<u8>(), 1..10));
+    in_cases(cases, |(acts, cuts)| {
+        runtime.block_on(live_against_replay(&log, &acts, &cuts));
+    });
+}
+
+/// The alerts that a backtest raises, with their ids.
+async fn tried(log: &Log, rule: Rule) -> Vec<String> {
+    let lines = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let question = Question {
+        tenant: "ward".to_owned(),
+        from: DateTime::UNIX_EPOCH,
+        to: now(),
+        rules: vec![Arc::new(rule)],
+        keeps_times: false,
+    };
+    let to: Lines = lines.clone();
+    backtest::run(log, question, &Progress::default(), Some(to)).await.unwrap();
+    let text = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
+    let id = |line: &str| {
+        let alert: Value = serde_json::from_str(line).unwrap();
+        alert["alertId"].as_str().unwrap().to_owned()
+    };
+    let mut ids: Vec<String> = text.lines().map(id).collect();
+    ids.sort();
+    ids
+}
+
+async fn live_against_backtest(log: &Log, rows: &[(u8, u8, u8)]) {
+    sqlx::raw_sql(
+        "truncate event, log_commit, rule_state, rule_book; \
+         update checkpoint set position = 0; update shard_head set position = 0, \
+         recorded_at = '-infinity', hash = decode(repeat('00', 32), 'hex')",
+    )
+    .execute(log.pool())
+    .await
+    .unwrap();
+    // In the order of time, as from a device that sends as it measures.
+    let mut at = now() - TimeDelta::seconds(100);
+    for (patient, step, value) in rows {
+        at += TimeDelta::milliseconds(i64::from(*step) * 10);
+        let patient = format!("p{patient}");
+        let event = Event {
+            vital: Some(Vital::HeartRate),
+            value: Some(80.0 + f64::from(*value)),
+            source_id: "d".to_owned(),
+            data: None,
+            ..happening(&patient, READING, at, Value::Null)
+        };
+        log.append(log.shard_of("ward", &patient), &[event]).await.unwrap();
+    }
+    for text in &RULES[..2] {
+        let text = text.split("escalate").next().unwrap().replace("s\"", "00ms\"");
+        let rule = rule(0, &text, 1);
+        sqlx::raw_sql("truncate rule_state; update checkpoint set position = 0")
+            .execute(log.pool())
+            .await
+            .unwrap();
+        let book = Book::with_rules(vec![rule.clone()]).unwrap();
+        follow(log.pool(), &Arc::new(Raise::new(log.clone(), book)), log).await;
+        let mut live: Vec<String> = sqlx::query_scalar(
+            "select distinct data ->> 'alertId' from event \
+             where type = 'R0' and data ->> 'state' = 'raised'",
+        )
+        .fetch_all(log.pool())
+        .await
+        .unwrap();
+        live.sort();
+        assert_eq!(tried(log, rule).await, live, "{text}");
+        sqlx::raw_sql("delete from event where type = 'R0'").execute(log.pool()).await.unwrap();
+    }
+}
+
+#[test]
+fn a_backtest_raises_the_very_alerts_that_were_raised() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (_database, log) = database(&runtime);
+    let rows = prop::collection::vec((0..3_u8, 1..100_u8, 0..70_u8), 1..80);
+    in_cases(rows, |rows| runtime.block_on(live_against_backtest(&log, &rows)));
+}

@@ -1,0 +1,78 @@
+//! The description of the API is true: it has every route, and the page that shows it
+//! loads nothing from elsewhere.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::http;
+use crate::support::postgres::Database;
+use crate::support::server::Server;
+
+/// The routes below `/api/v1` that the router's text names, with their methods.
+fn routed() -> BTreeSet<(String, String)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api/router.rs");
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut routes = BTreeSet::new();
+    for route in text.split(".route(").skip(1) {
+        let path = route.split('"').nth(1).unwrap();
+        // Up to the next call that is no method's.
+        let calls = route.split(".with_state").next().unwrap().split(".merge").next().unwrap();
+        for method in ["get", "put", "post", "patch", "delete"] {
+            let named = calls.match_indices(&format!("{method}(")).any(|(at, _)| {
+                !calls[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':')
+            });
+            let outside = ["/health", "/metrics"].iter().any(|other| path.starts_with(other));
+            if named && !outside {
+                routes.insert((method.to_owned(), path.to_owned()));
+            }
+        }
+    }
+    routes
+}
+
+#[tokio::test]
+async fn the_description_has_every_route_and_no_other() {
+    let database = Database::new().await;
+    let server = Server::start(&database).await;
+    let answer = http::get(&server.url("/api/v1/openapi.json"), "").await;
+    assert_eq!((answer.status.as_u16(), &answer.json["openapi"]), (200, &Value::from("3.1.0")));
+    let mut described = BTreeSet::new();
+    for (path, item) in answer.json["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            described.insert((method.clone(), path.clone()));
+            // A token without the scope is told which one it lacks: the one written down.
+            let scope = operation["security"][0]["token"][0].as_str().unwrap();
+            let url = server.url(&format!("/api/v1{}", path.replace("{vital}", "spo2")));
+            let url = url.replace("{patient_id}", "p").replace("{id}", NO_ID);
+            if method == "get" {
+                let refused = http::get(&url, &server.token("nothing:at-all")).await;
+                assert_eq!(refused.status.as_u16(), 403, "{path}: {}", refused.text);
+                assert!(refused.text.contains(scope), "{path}, {scope}: {}", refused.text);
+            }
+        }
+    }
+    let routed = routed();
+    assert!(routed.len() > 15, "the router was not understood: {routed:?}");
+    assert_eq!(described, routed);
+}
+
+const NO_ID: &str = "00000000-0000-0000-0000-000000000000";
+
+#[tokio::test]
+async fn the_page_of_the_description_loads_nothing_from_elsewhere() {
+    let database = Database::new().await;
+    let server = Server::start(&database).await;
+    let page = http::get(&server.url("/docs"), "").await;
+    assert_eq!(page.status, 200);
+    assert!(
+        page.headers["content-security-policy"].to_str().unwrap().contains("default-src 'self'")
+    );
+    let sources =
+        page.text.split(['"', '\'']).filter(|part| part.starts_with('/') || part.contains("//"));
+    for source in sources.collect::<BTreeSet<_>>() {
+        assert!(source.starts_with('/') && !source.starts_with("//"), "{source}");
+        assert_eq!(http::get(&server.url(source), "").await.status, 200, "{source}");
+    }
+}
