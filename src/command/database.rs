@@ -30,6 +30,13 @@ const STOP_MS_MAX: u64 = 1_800;
 /// request waits.
 const IDLE_IN_TRANSACTION: &str = "10s";
 
+/// Of connections that say the same few statements over and over, and whose statements are
+/// written for an index each (`tests/suite/plans.rs` holds them to it, with the same
+/// settings): planned once, by no statistics of a table that was still empty. Planning
+/// anew took longer than all else that a fan-out does.
+const STEADY: [(&str, &str); 3] =
+    [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off"), ("jit", "off")];
+
 /// An open database.
 pub struct Database {
     options: PgConnectOptions,
@@ -75,7 +82,7 @@ impl Database {
     /// Connections for those who do nothing but append, and for whom every round trip
     /// counts. A silent one they do not give back: see `log::SILENCE_MS_MAX`.
     pub fn writer_pool(&self, connections: u32) -> PgPool {
-        pool_options(connections).connect_lazy_with(self.prompt_options())
+        pool_options(connections).connect_lazy_with(self.prompt_options().options(STEADY))
     }
 
     fn prompt_options(&self) -> PgConnectOptions {
@@ -90,7 +97,8 @@ impl Database {
     /// Connections for what is derived from the log. A crash may undo its last
     /// commits: checkpoint and effect go together, so they are done again.
     pub fn worker_pool(&self, connections: u32) -> PgPool {
-        connect(self.options.clone().options([("synchronous_commit", "off")]), connections)
+        let options = self.options.clone().options(STEADY);
+        connect(options.options([("synchronous_commit", "off")]), connections)
     }
 
     /// Connections for commands that walk the whole log.

@@ -48,8 +48,12 @@ use crate::webhook::{Desk, Fanout, gauges, secrets};
 const STOP_MS_MAX: u64 = 8_000;
 /// Connections for questions.
 const QUESTION_CONNECTIONS_MAX: u32 = 16;
-/// Connections for workers: more shards than this take turns.
-const WORKER_CONNECTIONS_MAX: u32 = 24;
+/// Connections of each shard for those who page: rules, fan-out.
+const PAGE_CONNECTIONS_PER_SHARD: u32 = 2;
+/// Connections of theirs beside those: the deliverer, heartbeats, clocks, gauges.
+const PAGE_CONNECTIONS_MORE: u32 = 4;
+/// Connections for folds, which take turns: no page waits for one of these.
+const FOLD_CONNECTIONS_MAX: u32 = 6;
 /// Connections for rebuilds of projections whose SQL has changed, while there are any.
 const REBUILD_CONNECTIONS_MAX: u32 = 8;
 /// The pause after a rebuild that failed.
@@ -138,14 +142,21 @@ impl Server {
         tasks.spawn_until("the keys' upkeep", &stop, keys.clone().keep());
         let webhooks = Webhooks::open(common, serving, &log).await?;
         if serving.roles.contains(&Role::Workers) {
-            let pool = database.worker_pool(WORKER_CONNECTIONS_MAX);
+            let shards = u32::try_from(log.shards().count())?;
+            let of_pages = PAGE_CONNECTIONS_PER_SHARD * shards + PAGE_CONNECTIONS_MORE;
+            let (pages, folds) =
+                (database.worker_pool(of_pages), database.worker_pool(FOLD_CONNECTIONS_MAX));
             let of_rebuilds = log.with_pool(database.patient_pool(REBUILD_CONNECTIONS_MAX));
             tasks.spawn_until("the rebuilds", &stop, renew(of_rebuilds));
             let (of_check, pause) =
-                (log.with_pool(database.worker_pool(1)), serving.self_check_pause);
+                (log.with_pool(database.patient_pool(1)), serving.self_check_pause);
             let check = projection::check_always(of_check, pause);
             tasks.spawn_until("the self-check", &stop, check);
-            start_workers(&log, &pool, &webhooks, &serving.public_url, &stop, &tasks).await?;
+            for projection in &projection::ALL {
+                follow(&log, &folds, Arc::new(projection::Apply(projection)), &stop, &tasks)
+                    .await?;
+            }
+            start_pages(&log, &pages, &webhooks, &serving.public_url, &stop, &tasks).await?;
         }
         let router = if serving.roles.contains(&Role::Api) {
             // One connection a writer: an append never waits for a question.
@@ -218,7 +229,8 @@ impl Webhooks {
     }
 }
 
-async fn start_workers(
+/// Those who page: rules, fan-out, deliverer.
+async fn start_pages(
     log: &Log,
     pool: &PgPool,
     webhooks: &Webhooks,
@@ -235,9 +247,6 @@ async fn start_workers(
     }
     let fanout = Arc::new(Fanout::new(desk.clone(), webhooks.links.clone(), public_url));
     follow(log, pool, fanout, stop, tasks).await?;
-    for projection in &projection::ALL {
-        follow(log, pool, Arc::new(projection::Apply(projection)), stop, tasks).await?;
-    }
     let heartbeats = Heartbeats::new(log, pool.clone(), desk.clone());
     tasks.spawn("the heartbeats", heartbeats.run(stop.clone()));
     let lines = webhooks.lines.clone();

@@ -16,12 +16,18 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use park::leave_out;
 pub use park::{Parked, act_apart, ask_to_resume, counts, parked, resume, resume_asked};
 
 use crate::log::{AppendError, EVENTS_PER_APPEND_MAX, Log, Window, answered, signal_or_poll};
+
+/// A consumer that nobody waits for lets this many times as much time pass as its last
+/// step took, within its patience: the slower the steps, the more each one has to do, and
+/// a fold of many readings into one row costs little more than that of one.
+const SHARE: u32 = 40;
 
 /// The pause after an error, before the same events are tried again.
 const RETRY_PAUSE_MS: u64 = 1_000;
@@ -102,9 +108,14 @@ pub trait Consumer: Send + Sync + 'static {
     /// How many positions one step takes at most.
     fn window_positions_max(&self) -> i64;
 
-    /// The shortest time between two steps that had work: longer means fewer,
-    /// larger transactions; zero means at once.
+    /// How long it lets work come in before a step: longer means fewer, larger
+    /// transactions; zero means at once. Whoever waits for it cuts that short.
     fn pace(&self) -> Duration;
+
+    /// How long at most it lets work come in while its steps are long.
+    fn patience(&self) -> Duration {
+        self.pace()
+    }
 
     /// Whether readings that somebody waits for cut the pace short.
     fn hurries(&self) -> bool {
@@ -268,20 +279,16 @@ pub async fn run<C: Consumer>(
         Follows::Happenings => log.wake().follow_happenings(shard),
     };
     let mut urgent = log.wake().follow_urgent(shard);
+    let mut wanted = log.wake().follow_wanted(consumer.name(), shard);
     while !stop.is_cancelled() {
         // Marked as seen before looking, so that a move in between wakes us.
         moved.mark_unchanged();
         urgent.mark_unchanged();
+        wanted.mark_unchanged();
+        let started = Instant::now();
         match answered(step(&pool, &*consumer, shard)).await {
             Ok(Step::Behind) => continue,
-            Ok(Step::CaughtUp) => {
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = tokio::time::sleep(consumer.pace()) => {}
-                    Ok(()) = urgent.changed(), if consumer.hurries() => {}
-                }
-            }
-            Ok(Step::Idle) => {}
+            Ok(Step::CaughtUp | Step::Idle) => {}
             Err(error) => {
                 let name = consumer.name();
                 metrics::counter!("vitals_consumer_errors_total", "consumer" => name.to_owned())
@@ -294,9 +301,20 @@ pub async fn run<C: Consumer>(
                 continue;
             }
         }
+        let pace = consumer.pace();
+        let pause = (started.elapsed() * SHARE).clamp(pace, consumer.patience().max(pace));
         tokio::select! {
             () = stop.cancelled() => {}
             () = signal_or_poll(&mut moved) => {}
+        }
+        if pause.is_zero() {
+            continue;
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+            Ok(()) = wanted.changed() => {}
+            Ok(()) = urgent.changed(), if consumer.hurries() => {}
         }
     }
 }

@@ -7,7 +7,8 @@
 //! commit. In this process a channel tells; the others hear one coalesced NOTIFY
 //! in a transaction of its own.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use sqlx::PgPool;
@@ -22,12 +23,16 @@ pub const POLL_MS: u64 = 500;
 /// The shortest pause between two NOTIFYs of one process.
 const NOTIFY_PAUSE_MS: u64 = 5;
 const CHANNEL: &str = "vitals_log";
+/// What a NOTIFY begins with that asks a consumer to hurry.
+const WANTED: &str = "wanted ";
 
 /// The signals of all shards.
 #[derive(Clone)]
 pub struct Wake {
     shards: Arc<[Signals]>,
     is_urgent: Arc<OnceLock<IsUrgent>>,
+    /// Who asks a consumer of a shard not to take its time.
+    wanted: Arc<Mutex<HashMap<(String, i16), watch::Sender<u64>>>>,
     /// Moves that happened in this process, for the others to hear of.
     own: Arc<watch::Sender<u64>>,
     /// Who we are, so that our own NOTIFY does not wake us again.
@@ -57,6 +62,7 @@ impl Wake {
         Wake {
             shards: (0..shards).map(|_| Signals::default()).collect(),
             is_urgent: Arc::default(),
+            wanted: Arc::default(),
             own: Arc::new(watch::Sender::new(0)),
             id: uuid::Uuid::now_v7().to_string().into(),
         }
@@ -111,6 +117,36 @@ impl Wake {
         self.of(shard).map_or_else(never, |signals| signals.urgent.subscribe())
     }
 
+    /// Follows who waits for this consumer of a shard.
+    pub fn follow_wanted(&self, consumer: &str, shard: i16) -> watch::Receiver<u64> {
+        self.wanted(consumer, shard).subscribe()
+    }
+
+    /// Somebody waits for what a consumer of a shard makes of the log. `false` when nobody
+    /// in this process follows that.
+    fn want(&self, consumer: &str, shard: i16) -> bool {
+        let wanted = self.wanted(consumer, shard);
+        wanted.send_modify(|n| *n += 1);
+        wanted.receiver_count() > 0
+    }
+
+    /// Asks a consumer not to take its time on a shard, in whatever process it runs.
+    pub async fn hurry(&self, pool: &PgPool, consumer: &str, shard: i16) {
+        if self.want(consumer, shard) {
+            return;
+        }
+        let asked = format!("{WANTED}{shard} {consumer}");
+        let notify = sqlx::query("select pg_notify($1, $2)").bind(CHANNEL).bind(asked);
+        if let Err(error) = answered(notify.execute(pool)).await {
+            tracing::debug!(%error, consumer, shard, "it was not asked to hurry");
+        }
+    }
+
+    fn wanted(&self, consumer: &str, shard: i16) -> watch::Sender<u64> {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        wanted.entry((consumer.to_owned(), shard)).or_default().clone()
+    }
+
     /// Tells other processes of this one's moves, and this one of theirs. Ends
     /// never; a database that is away is tried again.
     pub async fn relay(&self, pool: PgPool) {
@@ -150,7 +186,17 @@ impl Wake {
         loop {
             // Our own come back to us: silence is a calm ward, or a connection whose other
             // side has vanished. Whatever was missed is found by the timer.
-            if answered(listener.recv()).await?.payload() == &*self.id {
+            let told = answered(listener.recv()).await?;
+            if told.payload() == &*self.id {
+                continue;
+            }
+            if let Some(asked) = told.payload().strip_prefix(WANTED) {
+                if let Some((shard, consumer)) = asked.split_once(' ')
+                    && let Ok(shard) = shard.parse()
+                    && self.of(shard).is_some()
+                {
+                    self.want(consumer, shard);
+                }
                 continue;
             }
             for shard in 0..self.shards.len() {

@@ -30,6 +30,9 @@ pub use self_check::{check_always, check_some, drifting};
 /// The most positions of one step: bounds how long a step holds its row locks.
 const WINDOW_POSITIONS_MAX: i64 = 20_000;
 
+/// A fold that nobody reads may be so far behind under load.
+const PATIENCE_MS: u64 = 10_000;
+
 /// How long to wait before looking whether another instance has rebuilt.
 const BUSY_PAUSE_MS: u64 = 500;
 
@@ -42,8 +45,8 @@ pub struct Projection {
     pub consumer: &'static str,
     /// What its rows come from.
     pub follows: Follows,
-    /// Under steady load a fold is worth more than its latency: steps are this far
-    /// apart, so that each folds many readings into few rows.
+    /// A fold of many readings into few rows is worth more than its latency: so much
+    /// is let come in first, unless a reader waits.
     pace_ms: u64,
     /// Makes its tables.
     pub schema: &'static str,
@@ -255,6 +258,10 @@ impl Consumer for Apply {
 
     fn pace(&self) -> Duration {
         Duration::from_millis(self.0.pace_ms)
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_millis(PATIENCE_MS)
     }
 
     async fn act(&self, tx: &mut PgConnection, window: &Window) -> Result<(), ConsumerError> {

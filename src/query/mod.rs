@@ -89,9 +89,18 @@ async fn caught_up(
     .bind(shards)
     .fetch_all(log.pool())
     .await?;
+    let mut asked = false;
     loop {
         if projection::caught_up(log.pool(), (shards, &heads), whole, sparse).await? {
             return Ok(true);
+        }
+        if !asked {
+            for consumer in whole.iter().chain(sparse) {
+                for shard in shards {
+                    log.wake().hurry(log.pool(), consumer, *shard).await;
+                }
+            }
+            asked = true;
         }
         if Instant::now() >= until {
             return Ok(false);

@@ -347,23 +347,16 @@ async fn relevant(
     window: &Window,
     interest: &Interest,
 ) -> Result<Vec<Recorded>, sqlx::Error> {
-    let limits = interest.limits.iter().map(|(vital, op, limit)| (vital.name(), op.sign(), *limit));
-    let whole = interest.whole.iter().map(|vital| (vital.name(), "any", 0.0));
-    let (mut vitals, mut ops, mut numbers) = (Vec::new(), Vec::new(), Vec::new());
-    for (vital, op, number) in limits.chain(whole) {
-        vitals.push(vital);
-        ops.push(op);
-        numbers.push(number);
-    }
+    let bounds = interest.bounds();
     let rows = sqlx::query(include_str!("relevant.sql"))
         .bind(window.shard)
         .bind(window.after)
         .bind(window.to)
         .bind(window.since)
         .bind(window.until)
-        .bind(vitals)
-        .bind(ops)
-        .bind(numbers)
+        .bind(bounds.iter().map(|(vital, ..)| vital.name()).collect::<Vec<_>>())
+        .bind(bounds.iter().map(|(_, above, _)| *above).collect::<Vec<_>>())
+        .bind(bounds.iter().map(|(.., below)| *below).collect::<Vec<_>>())
         .bind(interest.suspect)
         .bind(interest.vitals.iter().map(|vital| vital.name()).collect::<Vec<_>>())
         .fetch_all(tx)

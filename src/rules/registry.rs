@@ -290,6 +290,29 @@ impl Interest {
         Interest { limits: Vec::new(), whole: all.clone(), vitals: all, suspect: true }
     }
 
+    /// Above and below which values a reading of a vital matters, each vital once.
+    pub fn bounds(&self) -> Vec<(Vital, f64, f64)> {
+        let bound = |vital: Vital| {
+            let (mut above, mut below) = (f64::INFINITY, f64::NEG_INFINITY);
+            if self.whole.contains(&vital) {
+                above = f64::NEG_INFINITY;
+            }
+            for (_, op, limit) in self.limits.iter().filter(|(of, ..)| *of == vital) {
+                match op {
+                    Op::Above => above = above.min(*limit),
+                    Op::AtLeast => above = above.min(limit.next_down()),
+                    Op::Below => below = below.max(*limit),
+                    Op::AtMost => below = below.max(limit.next_up()),
+                }
+            }
+            (vital, above, below)
+        };
+        let matters = |(_, above, below): &(Vital, f64, f64)| {
+            *above < f64::INFINITY || *below > f64::NEG_INFINITY
+        };
+        Vital::all().map(bound).filter(matters).collect()
+    }
+
     fn add_limit(&mut self, (vital, op, number): (Vital, Op, f64)) {
         match self.limits.iter_mut().find(|(v, o, _)| (*v, *o) == (vital, op)) {
             Some((.., kept)) if op.is_upward() => *kept = kept.min(number),

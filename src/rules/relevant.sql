@@ -3,35 +3,37 @@
 -- theirs, in order, because what follows a breach may end it. And what is no reading
 -- but moves a rule.
 --
--- Almost always nobody is concerned, and then the window was read once, and nothing of
--- it was kept.
+-- The window is read once. Whom it concerns is asked patient by patient and not the other
+-- way round: the cost is the window's, however many patients have a memory.
 --
--- $6, $7, $8: the rules' vitals, comparisons ('any' for conditions that want every
--- reading) and limits; $9: suspect readings matter as well; $10: the vitals of all rules,
--- also of those that only wait for an alert to clear
-with concerned as materialized (
-    select e.tenant, e.patient_id
-    from event e
-    join unnest($6::text[]::vital[], $7::text[], $8::float8[]) as rule (vital, op, limit_) using (vital)
-    where e.shard = $1 and e.position > $2 and e.position <= $3
-      and e.occurred_at >= $4 and e.occurred_at <= $5
-      and e.type = 'reading' and (not e.suspect or $9)
-      and case rule.op when '>' then e.value > rule.limit_
-                       when '>=' then e.value >= rule.limit_
-                       when '<' then e.value < rule.limit_
-                       when '<=' then e.value <= rule.limit_
-                       else true end
-    union
-    -- A patient's facts are no memory of a rule.
-    select tenant, patient_id from rule_state where shard = $1 and rule <> '_facts'
-), relevant as (
-    select position, recorded_at, tenant, patient_id, type, vital::text as vital, value, quality,
-           suspect, occurred_at, source_id, null::text as data
+-- $6, $7, $8: vitals, and above and below which values a reading of theirs breaks a limit;
+-- $9: suspect readings matter as well; $10: the vitals of all rules, also of those that
+-- only wait for an alert to clear
+with heard as materialized (
+    select position, recorded_at, tenant, patient_id, type, vital, value, quality, suspect,
+           occurred_at, source_id, value > bound.above or value < bound.below as breaks
     from event
-    join concerned using (tenant, patient_id)
+    left join unnest($6::text[]::vital[], $7::float8[], $8::float8[]) as bound (vital, above, below)
+        using (vital)
     where shard = $1 and position > $2 and position <= $3
       and occurred_at >= $4 and occurred_at <= $5
       and type = 'reading' and (not suspect or $9) and vital = any ($10::text[]::vital[])
+), concerned as materialized (
+    select tenant, patient_id from heard where breaks
+    union
+    select tenant, patient_id from (select distinct tenant, patient_id from heard) p
+    -- A value, so that no plan reads what is remembered of everybody. A patient's facts are
+    -- no memory of a rule.
+    where coalesce((select true from rule_state s
+                    where s.shard = $1 and s.tenant = p.tenant and s.patient_id = p.patient_id
+                      and s.rule <> '_facts'
+                    limit 1), false)
+), relevant as (
+    select position, recorded_at, tenant, patient_id, type, vital::text as vital, value, quality,
+           suspect, occurred_at, source_id, null::text as data
+    from heard
+    -- "is true": looked up by a hash, whatever the statistics say.
+    where ((tenant, patient_id) in (select tenant, patient_id from concerned)) is true
     union all
     select position, recorded_at, tenant, patient_id, type, vital::text as vital, value, quality,
            suspect, occurred_at, source_id, data::text as data

@@ -110,9 +110,9 @@ async fn consumers_read_a_shard_by_its_positions() {
     uses(&found, "_shard_position_idx", "event");
 
     let relevant = include_str!("../../src/rules/relevant.sql");
-    let types = format!("{WINDOW}, text[], text[], float8[], bool, text[]");
+    let types = format!("{WINDOW}, text[], float8[], float8[], bool, text[]");
     let values =
-        format!("{WINDOW_AT}, '{{heart_rate}}', '{{>}}', '{{120}}', false, '{{heart_rate}}'");
+        format!("{WINDOW_AT}, '{{heart_rate}}', '{{120}}', '{{0}}', false, '{{heart_rate}}'");
     let found = plan(&mut connection, &types, &values, relevant).await;
     uses(&found, "_shard_position_idx", "event");
     uses(&found, "rule_state_pkey", "rule_state");
@@ -224,8 +224,8 @@ async fn what_is_about_one_month_of_two_years_looks_into_no_other() {
         assert_eq!(looked_into(&mut connection, WINDOW, &at, sql).await, only, "{sql}");
     }
     let relevant = include_str!("../../src/rules/relevant.sql");
-    let types = format!("{WINDOW}, text[], text[], float8[], bool, text[]");
-    let values = format!("{at}, '{{heart_rate}}', '{{>}}', '{{10}}', false, '{{heart_rate}}'");
+    let types = format!("{WINDOW}, text[], float8[], float8[], bool, text[]");
+    let values = format!("{at}, '{{heart_rate}}', '{{10}}', '{{0}}', false, '{{heart_rate}}'");
     assert_eq!(looked_into(&mut connection, &types, &values, relevant).await, only);
 
     let patient = format!("{shard}::smallint, 'ward', 'p'");
