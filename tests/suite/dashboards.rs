@@ -272,18 +272,6 @@ async fn two_nurses_at_once_get_the_same_acknowledgement() {
     assert!(answers.iter().all(|answer| *answer == now["acknowledged"]), "{answers:?}");
 }
 
-/// What is found, from an answer that does not call itself older than the log, as a
-/// server that is starved of its processor may do.
-async fn up_to_date(hospital: &Hospital, path: &str) -> Value {
-    eventually("an answer that is up to date", SOON, async || {
-        let answer = hospital.request(Method::GET, path).send().await.unwrap();
-        let behind = answer.headers().contains_key("vitals-behind");
-        let body = answer.json().await.unwrap();
-        (!behind).then_some(body)
-    })
-    .await
-}
-
 #[tokio::test]
 async fn who_has_stored_a_reading_finds_it_at_once() {
     let database = Database::new().await;
@@ -298,11 +286,11 @@ async fn who_has_stored_a_reading_finds_it_at_once() {
                 let history = hospital.found(&format!("/patients/{patient}/readings")).await;
                 assert_eq!(history["items"].as_array().unwrap().len(), i as usize + 1);
                 let path = format!("/patients/{patient}");
-                let newest = up_to_date(&hospital, &format!("{path}/heart-rate")).await;
+                let newest = hospital.found(&format!("{path}/heart-rate")).await;
                 assert_eq!(newest["heartRate"], value);
-                let state = up_to_date(&hospital, &path).await;
+                let state = hospital.found(&path).await;
                 assert_eq!(state["vitals"]["heart_rate"]["value"], value);
-                let list = up_to_date(&hospital, "/patients").await;
+                let list = hospital.found("/patients").await;
                 let items = list["items"].as_array().unwrap();
                 let listed = items.iter().find(|item| item["patientId"] == *patient);
                 assert_eq!(listed.expect("listed")["vitals"]["heart_rate"]["value"], value);
@@ -333,7 +321,7 @@ async fn a_record_that_looks_like_an_alert_is_only_a_record() {
     }
     let now = rfc3339(now());
     for question in [String::new(), format!("?asOf={now}"), format!("?knownAt={now}")] {
-        let state = up_to_date(&hospital, &format!("/patients/101{question}")).await;
+        let state = hospital.found(&format!("/patients/101{question}")).await;
         assert_eq!(state["alerts"], json!([alert]), "{question}");
     }
 }

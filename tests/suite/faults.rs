@@ -21,7 +21,7 @@ use crate::chaos::rows;
 use crate::hospital::{Hospital, heart_rate, now};
 use crate::support::cluster::Cluster;
 use crate::support::eventually;
-use crate::support::postgres::Database;
+use crate::support::postgres::{Database, caught_up};
 use crate::support::proxy::{Proxy, Way};
 use crate::support::server::{Server, scratch_dir};
 
@@ -260,11 +260,7 @@ async fn connections_that_swallow_everything_are_given_up() {
             (fresh && body["timestamp"] == last[1]["measuredAt"]).then_some(())
         }),
     );
-    eventually("everybody to have followed the log", GIVEN_UP_MAX, async || {
-        let lag = vitals::consumer::lag(&pool).await.unwrap();
-        lag.iter().all(|(_, behind)| *behind == 0).then_some(())
-    })
-    .await;
+    caught_up(&pool).await;
 }
 
 /// Whether a statement of vitals waits for a lock.

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::hospital::{Hospital, heart_rate, now};
 use crate::support::eventually;
-use crate::support::postgres::Database;
+use crate::support::postgres::{Database, caught_up};
 use crate::support::receiver::{Answer, Receiver};
 use crate::support::server::Server;
 
@@ -113,11 +113,7 @@ async fn every_alert_is_delivered_although_the_server_is_killed_before_during_an
         hospital = hospital.after_restart(&server);
     }
     receiver.answer_always(Answer::Status(204));
-    eventually("everybody to have followed the log", SOON, || async {
-        let lag = vitals::consumer::lag(&pool).await.unwrap();
-        lag.iter().all(|(_, behind)| *behind == 0).then_some(())
-    })
-    .await;
+    caught_up(&pool).await;
 
     let alerts = alerts(&pool).await;
     // Every acknowledged reading above the limit raised exactly one alert.

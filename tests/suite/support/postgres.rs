@@ -8,16 +8,22 @@
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
+use vitals::consumer;
 use vitals::embedded::Embedded;
 use vitals::log::Log;
 use vitals::projection;
 
+use super::eventually;
+
 /// Databases of runs that did not end well are removed after this long.
 const STALE_SECONDS: u64 = 2 * 3600;
+/// Consumers have read an imported recording within this, also on a busy machine.
+const FOLLOWED: Duration = Duration::from_secs(120);
 
 /// The server of all tests.
 struct Shared {
@@ -92,6 +98,17 @@ async fn remove_stale(admin: &mut PgConnection) {
 
 async fn run(admin: &mut PgConnection, sql: String) {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(admin).await.expect("SQL of our own");
+}
+
+/// Waits until every consumer has read all of the log. The rules append in the step that
+/// reads, so nobody has anything left to say of what was stored before.
+pub async fn caught_up(pool: &PgPool) {
+    eventually("everybody to have followed the log", FOLLOWED, || async {
+        let lag = consumer::lag(pool).await.expect("the lags");
+        assert!(!lag.is_empty(), "nobody follows");
+        lag.iter().all(|(_, behind)| *behind == 0).then_some(())
+    })
+    .await;
 }
 
 /// A database for one test; gone when it is dropped.
