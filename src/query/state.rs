@@ -96,7 +96,8 @@ pub async fn state(
         let (vitals, alerts) = current(&mut tx, shard, tenant, patient_id).await?;
         State { vitals, alerts, record, fresh, moment }
     } else {
-        past(&mut tx, shard, tenant, patient_id, moment, device).await?
+        // The log is never behind itself, but what the rules will say is not in it yet.
+        State { fresh, ..past(&mut tx, shard, tenant, patient_id, moment, device).await? }
     };
     tx.rollback().await?;
     reach.check(log).await?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use reqwest::Method;
 use serde_json::{Value, json};
 use vitals::clock::rfc3339;
 use vitals::log::{self, Log};
@@ -14,7 +15,7 @@ use vitals::query::state::{Moment, Newest, state};
 
 use crate::hospital::{Hospital, heart_rate, now};
 use crate::log::{reading, somebody_waits_for_a_lock};
-use crate::support::postgres::Database;
+use crate::support::postgres::{Database, caught_up};
 use crate::support::server::Server;
 use crate::support::{cli, pass_time};
 
@@ -170,17 +171,19 @@ fn fold(
     let named = |line: &Value| {
         ["vital", "deviceId", "measuredAt"].map(|key| line[key].as_str().unwrap().to_owned())
     };
-    let retracted: BTreeSet<_> = lines
-        .iter()
-        .filter(|line| line["type"] == "reading_retracted")
-        .filter(told)
-        .map(named)
-        .collect();
+    let of = lines.iter().filter(|line| line["type"] == "reading_retracted");
+    let said: BTreeMap<_, _> = of.map(|line| (named(line), time(&line["recordedAt"]))).collect();
+    let retracted = |line: &Value| said.get(&named(line)).is_some_and(|at| *at <= known_at);
+    // An alert is taken back when its reading was, and measured when that was.
+    let at = |line: &Value| match line["state"].as_str() {
+        Some("retracted") => said[&named(line)],
+        _ => time(&line["measuredAt"]),
+    };
     let mut vitals: BTreeMap<String, (DateTime<Utc>, Value, Value, Value)> = BTreeMap::new();
     let mut standing = BTreeSet::new();
     let mut ended = BTreeSet::new();
-    for line in lines.iter().filter(told).filter(|line| time(&line["measuredAt"]) <= as_of) {
-        if line["type"] == "reading" && !retracted.contains(&named(line)) {
+    for line in lines.iter().filter(told).filter(|line| at(line) <= as_of) {
+        if line["type"] == "reading" && !retracted(line) {
             let (at, vital) = (time(&line["measuredAt"]), line["vital"].as_str().unwrap());
             let newest = vitals.get(vital);
             // Of one instant the lines come in the order in which they were recorded.
@@ -194,7 +197,7 @@ fn fold(
         if let (Some(state), Some(id)) = (line["state"].as_str(), line["alertId"].as_str()) {
             match state {
                 "raised" => drop(standing.insert(id.to_owned())),
-                "cleared" => drop(ended.insert(id.to_owned())),
+                "cleared" | "retracted" => drop(ended.insert(id.to_owned())),
                 _ => {}
             }
         }
@@ -243,7 +246,8 @@ async fn the_state_of_any_moment_is_the_fold_of_what_a_replay_tells() {
         assert_eq!(status, 201, "{body}");
         retract_sometimes(&hospital, &mut random, &batch).await;
     }
-    // Waits for the rules.
+    // Nothing is raised or cleared any more between the replay and the questions.
+    caught_up(&database.pool()).await;
     let alerts = hospital.found("/alerts?patientId=p").await;
     assert!(!alerts["items"].as_array().unwrap().is_empty(), "seed {seed}");
 
@@ -294,6 +298,30 @@ async fn the_state_of_any_moment_is_the_fold_of_what_a_replay_tells() {
         different.insert(format!("{vitals:?}{standing:?}"));
     }
     assert!(different.len() > 30, "seed {seed}: only {} different answers", different.len());
+}
+
+/// What the rules have not read yet they have said nothing of.
+#[tokio::test]
+async fn a_moment_says_when_the_rules_are_behind_and_a_known_one_is_never_behind() {
+    let database = Database::new().await;
+    let server = Server::start(&database).await;
+    let hospital = Hospital::new(&server, TENANT);
+    let pool = database.pool();
+    let mut held = pool.begin().await.unwrap();
+    let hold = "select from checkpoint where consumer = 'rules' for update";
+    sqlx::query(hold).execute(&mut *held).await.unwrap();
+    let at = rfc3339(hospital.measure("p", 130.0).await);
+    let path = format!("/patients/p?asOf={at}");
+    let behind = async |path: &str| {
+        let answer = hospital.request(Method::GET, path).send().await.unwrap();
+        let behind = answer.headers().contains_key("vitals-behind");
+        let state: Value = answer.json().await.unwrap();
+        (behind, state["alerts"].as_array().unwrap().len())
+    };
+    assert_eq!(behind(&path).await, (true, 0));
+    assert_eq!(behind(&format!("{path}&knownAt={}", rfc3339(now()))).await, (false, 0));
+    held.rollback().await.unwrap();
+    assert_eq!(hospital.found(&path).await["alerts"].as_array().unwrap().len(), 1);
 }
 
 /// Some readings turn out to have been entered in error.
