@@ -8,7 +8,9 @@ with said as (
     from event
     where shard = $1 and position <= $2 and type <> 'reading'
       and (type = 'alert_acknowledged' or type ~ '^[A-Z]') and patient_id <> '_tenant'
-      and ($3::text[] is null or (tenant, patient_id) in (select * from unnest($3::text[], $4::text[])))
+      -- By each key as well, for the index: it finds no pairs.
+      and ($3::text[] is null or tenant = any ($3) and patient_id = any ($4)
+           and (tenant, patient_id) in (select * from unnest($3::text[], $4::text[])))
 ), cleared as (
     select distinct on (id) * from said where said = 'cleared' order by id, position
 ), retracted as (
@@ -37,7 +39,8 @@ with said as (
            rule_version, vital, unit, device_id, reading_position, value, since, raised_at,
            cleared_since, cleared_value, acknowledged
     from alert where shard = $1
-      and ($3::text[] is null or (tenant, patient_id) in (select * from unnest($3::text[], $4::text[])))
+      and ($3::text[] is null or tenant = any ($3) and patient_id = any ($4)
+           and (tenant, patient_id) in (select * from unnest($3::text[], $4::text[])))
 )
 select coalesce(e.tenant, f.tenant) || '/' || coalesce(e.patient_id, f.patient_id)
          || '/' || coalesce(e.id, f.id)::text as key,

@@ -6,7 +6,9 @@ with reading as materialized (
            date_trunc('hour', occurred_at, 'UTC') as start
     from event
     where shard = $1 and position <= $2 and type = 'reading'
-      and ($3::text[] is null or (tenant, patient_id) in (select * from unnest($3::text[], $4::text[])))
+      -- By each key as well, for the index: it finds no pairs.
+      and ($3::text[] is null or tenant = any ($3) and patient_id = any ($4)
+           and (tenant, patient_id) in (select * from unnest($3::text[], $4::text[])))
 ), minute as (
     select tenant, patient_id, device_id, start, sum(power(2::numeric, minute))::bigint as minutes
     from (select distinct tenant, patient_id, device_id, start,
@@ -27,12 +29,14 @@ with reading as materialized (
            row(readings, suspects, minutes, delay_min, last_recorded)::text as what
     from device_hour
     where shard = $1
-      and ($3::text[] is null or (tenant, patient_id) in (select * from unnest($3::text[], $4::text[])))
+      and ($3::text[] is null or tenant = any ($3) and patient_id = any ($4)
+           and (tenant, patient_id) in (select * from unnest($3::text[], $4::text[])))
     union all
     select tenant, patient_id, device_id, null, last_seen::text
     from device
     where shard = $1
-      and ($3::text[] is null or (tenant, patient_id) in (select * from unnest($3::text[], $4::text[])))
+      and ($3::text[] is null or tenant = any ($3) and patient_id = any ($4)
+           and (tenant, patient_id) in (select * from unnest($3::text[], $4::text[])))
 )
 select coalesce(e.tenant, f.tenant) || '/' || coalesce(e.patient_id, f.patient_id) || '/'
          || coalesce(e.device_id, f.device_id)

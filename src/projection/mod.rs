@@ -100,6 +100,11 @@ impl Projection {
         self.apply
     }
 
+    /// The check itself: a statement over a shard, a position and patients, or all.
+    pub fn check_sql(&self) -> &'static str {
+        self.check
+    }
+
     /// What its tables are made by: another text means other tables.
     fn sql_hash(&self) -> String {
         let digest = Sha256::new().chain_update(self.schema).chain_update(self.apply).finalize();

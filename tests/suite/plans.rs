@@ -31,10 +31,20 @@ pub const PATIENT_AT: &str = "0::smallint, 't', 'p'";
 
 /// The generic plan, which is the one that a busy connection settles on.
 pub async fn plan(connection: &mut PgConnection, types: &str, values: &str, sql: &str) -> String {
+    planned(connection, "generic", types, values, sql).await
+}
+
+async fn planned(
+    connection: &mut PgConnection,
+    kind: &str,
+    types: &str,
+    values: &str,
+    sql: &str,
+) -> String {
     let prepare = format!("prepare hot ({types}) as {}", sql.trim_end());
     for sql in [
         "set enable_seqscan = off".to_owned(),
-        "set plan_cache_mode = force_generic_plan".to_owned(),
+        format!("set plan_cache_mode = force_{kind}_plan"),
         prepare,
     ] {
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *connection).await.unwrap();
@@ -198,6 +208,31 @@ pub async fn two_years(database: &Database) -> (i16, Vec<(i64, i64)>) {
     }
     sqlx::raw_sql("analyze").execute(log.pool()).await.unwrap();
     (shard, windows)
+}
+
+/// Planned for its values, as `check` asks for it: of all patients, and of some.
+#[tokio::test]
+async fn a_check_reads_the_log_once_and_of_some_patients_no_others() {
+    let database = Database::new().await;
+    let mut connection = connect(&database).await;
+    let types = "smallint, bigint, text[], text[]";
+    for projection in &projection::ALL {
+        let all = "0::smallint, 100, null, null";
+        let found = planned(&mut connection, "custom", types, all, projection.check_sql()).await;
+        let again = |line: &str| line.contains("Index Cond") && line.contains("patient_id = e");
+        assert!(!found.lines().any(again), "the log again for each of its rows:\n{found}");
+    }
+    // So few rows as here are found by their positions as well.
+    let sql = "drop index event_position, event_happening";
+    sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
+    for projection in &projection::ALL {
+        let some = "0::smallint, 100, array['t'], array['p']";
+        let found = planned(&mut connection, "custom", types, some, projection.check_sql()).await;
+        uses(&found, "tenant_patient_id", "event");
+        let lines: Vec<&str> = found.lines().collect();
+        let mut looks = lines.windows(2).filter(|pair| pair[0].contains(" on event_"));
+        assert!(looks.all(|pair| pair[1].contains("patient_id = ANY")), "of all:\n{found}");
+    }
 }
 
 #[tokio::test]
