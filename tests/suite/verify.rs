@@ -81,9 +81,10 @@ async fn the_first_event_that_was_altered_is_named() {
         "update event set data = '{\"x\": 1}'",
         "delete from event",
     ];
+    let (database, pool) = night_shift().await;
+    run(&pool, "create table kept as table event").await;
     // A projection's row may differ as well by then; the chain is what is asked here.
     for alteration in alterations {
-        let (database, pool) = night_shift().await;
         let ((shard, early), (_, late)) = (place(&pool, 4).await, place(&pool, 8).await);
         run(&pool, &format!("{alteration} where position = {late} and shard = {shard}")).await;
         let (code, said) = verify(&database).await;
@@ -94,7 +95,10 @@ async fn the_first_event_that_was_altered_is_named() {
         let (code, said) = verify(&database).await;
         assert_eq!(code, Some(1), "{alteration}: {said}");
         assert!(about(&said, shard).contains(&early.to_string().as_str()), "{alteration}: {said}");
+        run(&pool, "truncate event; insert into event table kept").await;
     }
+    let (code, said) = verify(&database).await;
+    assert_eq!(code, Some(0), "as it was, it is sound: {said}");
 }
 
 #[tokio::test]
