@@ -14,6 +14,7 @@ use sqlx::{Connection, PgPool};
 use self::ward::{Ward, done, readings_of, said};
 use crate::hospital::heart_rate;
 use crate::log::time;
+use crate::support::postgres::caught_up;
 use crate::support::server::command;
 use crate::support::{cli, eventually, scratch_dir};
 
@@ -162,7 +163,7 @@ async fn a_month_comes_back_between_readings_of_another_one_that_stays_archived(
     let ward = Ward::new().await;
     let late = readings_of("2019-09", "p0");
     ward.hospital.store(&late).await;
-    ward.caught_up().await;
+    caught_up(&ward.pool).await;
     let rows = ward.rows().await;
     ward.archive("2026-02").await;
     // The file of 2019 begins before January's positions and ends after them.
@@ -258,6 +259,17 @@ async fn killed_anywhere_the_month_is_full_or_archived_and_the_next_run_finishes
             assert!(!has(name) || ward.file(name).exists(), "{name} without its file");
         }
     };
+    // The month and what is known of it change together, or not at all.
+    let mut held = ward.pool.begin().await.unwrap();
+    sqlx::query("lock table archived_month in share mode").execute(&mut *held).await.unwrap();
+    let waits = async || -> bool {
+        let waits = "select exists (select from pg_locks \
+                     where relation = 'archived_month'::regclass and not granted)";
+        sqlx::query_scalar(waits).fetch_one(&ward.pool).await.unwrap()
+    };
+    kill_when(&ward, &archive, waits).await;
+    held.rollback().await.unwrap();
+    whole_or_archived().await;
     // As soon as a state is seen, and at odd times.
     let tables = ["thin_event_2019", "thin_event_2026_01", "gone_event_2019"];
     for table in tables {
@@ -333,7 +345,7 @@ async fn appends_go_on_while_the_archive_waits_for_its_lock_also_into_its_month(
     let output = archiving.await.unwrap();
     assert!(output.status.success(), "{output:?}");
     assert_eq!(ward.archived().await.len(), 2);
-    ward.caught_up().await;
+    caught_up(&ward.pool).await;
     ward.is_sound().await;
     ward.back("event_2019").await;
     ward.back("event_2026_01").await;

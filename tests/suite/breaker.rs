@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use vitals::webhook::breaker;
 
 use crate::hospital::{Hospital, heart_rate, now};
 use crate::support::eventually;
@@ -91,17 +92,44 @@ async fn a_high_alarm_goes_to_the_fallback_when_its_endpoint_fails_and_waits_for
 }
 
 #[tokio::test]
-async fn who_asks_a_high_alarm_to_wait_long_is_stood_in_for_at_once() {
+async fn who_asks_a_high_alarm_to_wait_long_is_stood_in_for_at_once_and_in_nothing_less() {
     let database = Database::new().await;
     let server = Server::start(&database).await;
     let hospital = Hospital::new(&server, "ward");
-    let (receiver, fallback) = (Receiver::start().await, Receiver::start().await);
+    let [receiver, fallback, bystander] = [(); 3].map(|()| Receiver::start());
+    let (receiver, fallback, bystander) = (receiver.await, fallback.await, bystander.await);
     receiver.answer_always(Answer::RetryAfter(503, 600));
-    hospital.endpoint(&receiver, &["*"]).await;
-    hospital.endpoint_with(&fallback, json!({ "fallback": true, "events": [] })).await;
+    let endpoint = hospital.endpoint(&receiver, &["*"]).await;
+    let options = json!({ "fallback": true, "events": [] });
+    let stands_in = hospital.endpoint_with(&fallback, options).await;
+    let bystander = hospital.endpoint(&bystander, &["LOW_SPO2"]).await;
+    let medium = json!({
+        "id": "mine", "event": "MINE", "priority": "medium", "mode": "active",
+        "when": { "vital": "heart_rate", "op": ">", "value": 90 },
+    });
+    let put = hospital.request(reqwest::Method::PUT, "/rules/mine").json(&medium);
+    assert_eq!(put.send().await.unwrap().status(), 200);
+    hospital.measure("101", 100.0).await;
+    first_about(&receiver, "MINE").await;
     hospital.measure("101", 130.0).await;
     first_about(&fallback, "HIGH_HEART_RATE").await;
-    assert_eq!(receiver.deliveries().len(), 1);
+    // What is open is not opened once more by who comes late, and not for longer.
+    let (log, id) = (database.log().await, endpoint.parse().unwrap());
+    let again = breaker::open(&log, log.pool(), id, "again", None, 1.0, now());
+    again.await.unwrap();
+    let openings: Vec<i32> =
+        sqlx::query_scalar("select openings from breaker").fetch_all(log.pool()).await.unwrap();
+    assert_eq!(openings, [1]);
+    // The same of what comes while it is open: all rows of an alert are made at once.
+    hospital.store(&[heart_rate("102", 100.0, now()), heart_rate("102", 131.0, now())]).await;
+    eventually("the second alarm", SOON, || async {
+        (about(&fallback, "HIGH_HEART_RATE").len() == 2).then_some(())
+    })
+    .await;
+    assert_eq!(receiver.deliveries().len(), 2);
+    let deliveries = hospital.deliveries(&stands_in).await;
+    assert!(deliveries.iter().all(|d| d["event"] != "MINE"), "{deliveries:?}");
+    assert_eq!(hospital.deliveries(&bystander).await, Vec::<Value>::new());
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! Corrections, from outside: what was entered in error stops counting, and what was
 //! known before can still be asked for.
 
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use reqwest::StatusCode;
@@ -10,10 +12,14 @@ use vitals::clock::rfc3339;
 use crate::archive::ward::{Ward, said};
 use crate::hospital::{Hospital, heart_rate, now};
 use crate::log::time;
-use crate::support::cli;
 use crate::support::http::post;
-use crate::support::postgres::Database;
+use crate::support::postgres::{Database, caught_up};
+use crate::support::receiver::Receiver;
 use crate::support::server::Server;
+use crate::support::{cli, eventually};
+use crate::webhooks::received;
+
+const SOON: Duration = Duration::from_secs(20);
 
 /// A retraction of a heart rate of `watch-7`.
 fn of(at: DateTime<Utc>) -> Value {
@@ -75,12 +81,89 @@ async fn a_retracted_reading_stops_counting_and_the_one_before_it_counts_again()
 }
 
 #[tokio::test]
+async fn an_alert_whose_reading_was_entered_in_error_is_retracted_and_who_asked_for_it_is_told() {
+    let database = Database::new().await;
+    let server = Server::start(&database).await;
+    let hospital = Hospital::new(&server, "h");
+    let (named, all) = (Receiver::start().await, Receiver::start().await);
+    let events = ["HIGH_HEART_RATE", "ALERT_RETRACTED"];
+    hospital.endpoint(&named, &events).await;
+    hospital.endpoint(&all, &["*"]).await;
+    let start = now();
+    let at = |second: i64| start - TimeDelta::seconds(60 - second);
+    let value = [(0_i64, 130.0), (1, 140.0)];
+    hospital.store(&value.map(|(second, value)| heart_rate("p", value, at(second)))).await;
+    let raised = received(&named, 1).await.remove(0);
+    let path = format!("/alerts/{}", raised.body["alertId"].as_str().unwrap());
+
+    // It does not stand on this one.
+    assert_eq!(retract(&hospital, "p", &of(at(1))).await.0, 201);
+    assert_eq!(hospital.found(&path).await["state"], "active");
+    let before = rfc3339(now());
+    assert_eq!(retract(&hospital, "p", &of(at(0))).await.0, 201);
+    let told = received(&named, 2).await.remove(1);
+    for (key, expected) in [
+        ("type", json!("ALERT_RETRACTED")),
+        ("event", json!("HIGH_HEART_RATE")),
+        ("state", json!("retracted")),
+        ("alertId", raised.body["alertId"].clone()),
+        ("value", json!(130)),
+        ("measuredAt", raised.body["measuredAt"].clone()),
+    ] {
+        assert_eq!(told.body[key], expected, "{key} of {}", told.body);
+    }
+    assert_ne!(told.id, raised.id);
+    let alert = hospital.found(&path).await;
+    assert_eq!(alert["state"], "retracted", "{alert}");
+    let states: Vec<&Value> =
+        alert["history"].as_array().unwrap().iter().map(|said| &said["state"]).collect();
+    assert_eq!(states, ["raised", "retracted"]);
+    let standing = async |question: &str| {
+        let state = hospital.found(&format!("/patients/p{question}")).await;
+        state["alerts"].as_array().unwrap().len()
+    };
+    assert_eq!(standing("").await, 0);
+    assert_eq!(standing(&format!("?asOf={}", rfc3339(now()))).await, 0);
+    // What was known is known still.
+    assert_eq!(standing(&format!("?knownAt={before}")).await, 1);
+
+    // The next one is raised anew; one that is over is not taken back.
+    let again = [(2_i64, 150.0), (3, 80.0)];
+    hospital.store(&again.map(|(second, value)| heart_rate("p", value, at(second)))).await;
+    let pages = received(&named, 4).await;
+    assert_eq!(retract(&hospital, "p", &of(at(2))).await.0, 201);
+    hospital.store(&[heart_rate("p", 160.0, at(4))]).await;
+    assert!(pages[2..].iter().all(|page| page.body["alertId"] != raised.body["alertId"]));
+    let last = received(&named, 5).await.remove(4);
+    assert_eq!((&last.body["state"], &last.body["value"]), (&json!("raised"), &json!(160)));
+    // Whoever wants what pages is not told of what does not.
+    let kinds: Vec<Value> =
+        received(&all, 4).await.into_iter().map(|page| page.body["type"].clone()).collect();
+    assert_eq!(kinds, ["HIGH_HEART_RATE"; 4]);
+}
+
+#[tokio::test]
 async fn a_retraction_is_said_once_however_often_and_at_once_it_is_asked_for() {
     let database = Database::new().await;
     let server = Server::start(&database).await;
     let hospital = Hospital::new(&server, "h");
     let at = hospital.measure("p", 130.0).await;
-    let said = join_all((0..8).map(|_| async { retract(&hospital, "p", &of(at)).await })).await;
+    // All have begun before the first is done.
+    let pool = database.pool();
+    let mut held = pool.begin().await.unwrap();
+    sqlx::query("select 1 from shard_head for update").execute(&mut *held).await.unwrap();
+    let all = join_all((0..8).map(|_| async { retract(&hospital, "p", &of(at)).await }));
+    let release = async {
+        eventually("all of them to wait", SOON, || async {
+            let waiting = "select count(*) from pg_stat_activity \
+                           where datname = current_database() and wait_event_type = 'Lock'";
+            let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&pool).await.unwrap();
+            (waiting >= 8).then_some(())
+        })
+        .await;
+        held.commit().await.unwrap();
+    };
+    let (said, ()) = tokio::join!(all, release);
     let first = said.iter().filter(|(status, _)| *status == 201).count();
     assert_eq!((first, said.len()), (1, 8), "{said:?}");
     assert!(said.iter().all(|(_, body)| *body == said[0].1), "{said:?}");
@@ -165,11 +248,12 @@ async fn only_who_may_correct_may_and_a_device_only_its_own_readings() {
 async fn a_reading_of_an_archived_month_cannot_be_retracted_and_a_retracted_one_stays_so() {
     let ward = Ward::new().await;
     let hospital = &ward.hospital;
-    // The newest of February, and before that of its vital.
+    // The newest of February, of every device, and before that of its vital.
     let newest = "select value, occurred_at, source_id from event \
-                  where patient_id = 'p2' and vital = 'heart_rate' order by occurred_at desc limit 1";
-    let (value, at, device): (f64, DateTime<Utc>, String) =
-        sqlx::query_as(newest).fetch_one(&ward.pool).await.unwrap();
+                  where patient_id = 'p2' and vital = 'heart_rate' order by occurred_at desc limit 9";
+    let wrong: Vec<(f64, DateTime<Utc>, String)> =
+        sqlx::query_as(newest).fetch_all(&ward.pool).await.unwrap();
+    let (value, at, device) = wrong[0].clone();
     let body = |at: DateTime<Utc>, device: &str| {
         let mut body = of(at);
         body["deviceId"] = device.into();
@@ -177,10 +261,12 @@ async fn a_reading_of_an_archived_month_cannot_be_retracted_and_a_retracted_one_
     };
     assert_eq!(rate(hospital, "/patients/p2").await, value);
     let known = now();
-    assert_eq!(retract(hospital, "p2", &body(at, &device)).await.0, 201);
+    for (_, at, device) in &wrong {
+        assert_eq!(retract(hospital, "p2", &body(*at, device)).await.0, 201);
+    }
     let left = rate(hospital, "/patients/p2").await;
     assert_ne!(left, value);
-    ward.caught_up().await;
+    caught_up(&ward.pool).await;
     ward.archive("2026-03").await;
 
     // The fold is as it was, also folded anew; what was known then is known still.

@@ -112,6 +112,27 @@ async fn append(log: &Log, event: Event) {
 }
 
 #[tokio::test]
+async fn an_endpoint_is_told_nothing_of_before_it_was_made() {
+    let database = Database::new().await;
+    let of_role = async |role: &str| {
+        let options = ["--allow-webhook-net", "127.0.0.0/8", "--roles", role];
+        Server::start_with(&database, &options).await
+    };
+    let server = of_role("api").await;
+    let hospital = Hospital::new(&server, "ward");
+    let receiver = Receiver::start().await;
+    let log = database.log().await;
+    append(&log, low(Uuid::new_v4(), AlertState::Raised, 96.0)).await;
+    let endpoint = hospital.endpoint(&receiver, &["*"]).await;
+    append(&log, low(Uuid::new_v4(), AlertState::Raised, 97.0)).await;
+    // Whoever makes deliveries comes to both only now.
+    let _workers = of_role("workers").await;
+    let came = received(&receiver, 1).await.remove(0);
+    assert_eq!((&came.body["value"], came.sequence), (&json!(97), 1));
+    assert_eq!(hospital.deliveries(&endpoint).await.len(), 1);
+}
+
+#[tokio::test]
 async fn what_clears_a_low_alert_overtakes_what_could_not_be_said_of_it() {
     let database = Database::new().await;
     let server = Server::start(&database).await;

@@ -318,9 +318,17 @@ async fn heartbeats_come_at_once_and_then_at_their_pace_and_never_in_a_heap() {
     // What was not taken yet waits alone: nothing is put on top of it.
     let waiting = hospital.deliveries(failing["id"].as_str().unwrap()).await;
     assert_eq!((waiting.len(), &waiting[0]["state"]), (1, &json!("pending")), "{waiting:?}");
+    // Whoever looks again for who is due makes none before its time.
+    let witness = Receiver::start().await;
+    endpoint(&hospital, &witness, json!({ "heartbeat": "10s" })).await;
+    received(&witness, 1).await;
+    let made_id = made["id"].as_str().unwrap();
+    assert_eq!(hospital.deliveries(made_id).await.len(), 2);
     // Paused, it is left alone.
     hospital.patch(&path(&made), &json!({ "state": "paused" })).await;
     pass().await;
+    received(&witness, 2).await;
+    assert_eq!(hospital.deliveries(made_id).await.len(), 2, "none waits for it either");
     dead.answer_always(Answer::Status(204));
     // Whoever mends an endpoint says so; that it is tried at once is not promised else.
     hospital.patch(&path(&failing), &json!({ "state": "active" })).await;

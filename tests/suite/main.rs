@@ -56,6 +56,7 @@ mod recordings;
 mod renewal;
 mod replays;
 mod rules;
+mod sensors;
 mod streams;
 mod streams_many;
 mod tables;

@@ -171,6 +171,37 @@ async fn a_rule_on_trial_says_what_it_would_have_raised_and_pages_nobody() {
 }
 
 #[tokio::test]
+async fn what_one_version_began_another_does_not_finish_and_a_trials_alert_ends_with_it() {
+    let (_database, _server, hospital) = scene().await;
+    let mut slow = rule("active", 90);
+    slow["on_delay"] = json!("30s");
+    assert_eq!(put(&hospital, "/rules/mine", &slow).await.0, 200);
+    let start = now() - TimeDelta::seconds(40);
+    let measured = async |second| {
+        let at = start + TimeDelta::seconds(second);
+        hospital.store(&[heart_rate("101", 100.0, at)]).await;
+        alerts(&hospital, "101").await.len()
+    };
+    assert_eq!((measured(0).await, measured(10).await), (0, 0));
+    slow["when"]["value"] = json!(95);
+    assert_eq!(put(&hospital, "/rules/mine", &slow).await.1["version"], 2);
+    assert_eq!(measured(35).await, 0, "it has held for 35 s, and for this version not at all");
+    assert_eq!((measured(60).await, measured(65).await), (0, 1));
+
+    // On trial somebody would have been paged. At work somebody is.
+    let mut trial = rule("shadow", 90);
+    trial["id"] = json!("other");
+    assert_eq!(put(&hospital, "/rules/other", &trial).await.0, 200);
+    hospital.measure("102", 100.0).await;
+    assert_eq!(alerts(&hospital, "102").await, Vec::<Value>::new());
+    trial["mode"] = json!("active");
+    assert_eq!(put(&hospital, "/rules/other", &trial).await.0, 200);
+    hospital.measure("102", 101.0).await;
+    let raised = alerts(&hospital, "102").await;
+    assert_eq!((raised.len(), &raised[0]["value"]), (1, &json!(101)));
+}
+
+#[tokio::test]
 async fn too_many_pages_refuse_an_activation_unless_it_is_forced_with_a_reason() {
     let (_database, _server, hospital) = scene().await;
     let begin = now() - TimeDelta::minutes(50);
@@ -279,12 +310,15 @@ async fn a_silence_holds_pages_back_says_which_and_never_those_of_high_priority(
         (1, &json!("mine"), &json!("101"))
     );
     assert_eq!(alerts(&hospital, "101").await.len(), 2, "both are shown");
+    hospital.measure("102", 100.0).await;
+    let other = &received(&receiver, 2).await[1].body;
+    assert_eq!((&other["rule"], &other["patientId"]), (&json!("mine"), &json!("102")));
     assert_eq!(hospital.delete(&path).await.0, 200);
     hospital.measure("101", 80.0).await;
     hospital.measure("101", 100.0).await;
     let states: Vec<Value> =
-        received(&receiver, 4).await.iter().map(|d| d.body["rule"].clone()).collect();
-    assert_eq!(states.iter().filter(|rule| **rule == "mine").count(), 2, "{states:?}");
+        received(&receiver, 5).await.iter().map(|d| d.body["rule"].clone()).collect();
+    assert_eq!(states.iter().filter(|rule| **rule == "mine").count(), 3, "{states:?}");
     for (pointer, wrong) in [
         ("/reason", json!({ "ward": "4B", "reason": " ", "until": until })),
         ("/until", json!({ "ward": "4B", "reason": "r", "until": "2099-01-01T00:00:00Z" })),

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::time::Duration;
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -10,11 +9,9 @@ use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::hospital::{Hospital, heart_rate, now};
 use crate::log::{months_from_2025, time};
-use crate::support::postgres::Database;
+use crate::support::postgres::{Database, caught_up};
 use crate::support::server::Server;
-use crate::support::{cli, eventually, scratch_dir};
-
-const SOON: Duration = Duration::from_secs(60);
+use crate::support::{cli, scratch_dir};
 
 /// A ward with a past: January and February 2026, 2019, and today; several devices, what
 /// is no reading, readings with everything that a reading can have.
@@ -48,23 +45,8 @@ impl Ward {
         let registered = registered.json(&json!({ "ward": "4B" })).send().await.unwrap();
         assert_eq!(registered.status(), 200);
         let ward = Ward { database, pool, server, hospital, to: scratch_dir() };
-        ward.caught_up().await;
+        caught_up(&ward.pool).await;
         ward
-    }
-
-    /// Everybody has read everything.
-    pub async fn caught_up(&self) {
-        eventually("the consumers to catch up", SOON, || async {
-            let behind: i64 = sqlx::query_scalar(
-                "select count(*) from checkpoint c join shard_head h using (shard) \
-                 where c.position < h.position",
-            )
-            .fetch_one(&self.pool)
-            .await
-            .unwrap();
-            (behind == 0).then_some(())
-        })
-        .await;
     }
 
     pub async fn archive(&self, before: &str) -> String {
