@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::hospital::{Hospital, heart_rate, now};
 use crate::support::cli;
-use crate::support::postgres::Database;
+use crate::support::postgres::{Database, caught_up};
 use crate::support::server::Server;
 
 /// A database with a little of everything, and nobody at work on it: one patient, so
@@ -22,10 +22,9 @@ async fn night_shift() -> (Database, PgPool) {
     let registered = hospital.request(reqwest::Method::PUT, "/patients/101");
     let registered = registered.json(&serde_json::json!({ "ward": "4B" })).send().await.unwrap();
     assert_eq!(registered.status(), 200);
-    // Reading it waits until the projections have folded all of this.
-    hospital.found("/patients/101").await;
-    assert!(server.terminate().await.0.success());
     let pool = database.pool();
+    caught_up(&pool).await;
+    assert!(server.terminate().await.0.success());
     (database, pool)
 }
 
