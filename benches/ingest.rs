@@ -27,7 +27,7 @@ use support::{Latencies, Measured, PATIENTS, Readings, Server, load, token};
 
 /// Rows of one plain statement, and how many statements.
 const PLAIN_BATCH: u32 = 2_000;
-const PLAIN_BATCHES: u32 = 400;
+const PLAIN_BATCHES: u32 = 200;
 const CONNECTIONS_MAX: usize = 256;
 const FSYNCS: usize = 200;
 
@@ -110,36 +110,51 @@ async fn run(options: &Options, shards: &str) -> serde_json::Value {
     let fsync = fsync(&dir);
     println!("{:<44} {:>29.2} {:>8.2}", "fdatasync of 8 kB", fsync.ms(0.5), fsync.ms(0.99));
     let one_index = psql.plain(false);
-    let plain = psql.plain(true);
+    // Before each load and after the last: the machine is not the same for long.
+    let mut plain = psql.plain(true);
+    let mut plains = vec![plain];
     row("plain SQL, 2,000 a statement", plain, plain, None, None);
     row("  the same with one index only", one_index, plain, None, None);
     let mut measured = Vec::new();
     for &(connections, batch) in &options.loads {
         let found: Measured =
             load(&server, &readings, &tokens[..connections], batch, lasting).await;
-        let what = format!("{connections} connections, {batch} a request");
         let mb = server.resident_mb();
-        row(&what, found.per_second, plain, Some(&found), Some(mb));
-        measured.push((connections, batch, found, mb));
+        let after = psql.plain(true);
+        let around = f64::midpoint(plain, after);
+        plain = after;
+        plains.push(after);
+        let what = format!("{connections} connections, {batch} a request");
+        row(&what, found.per_second, around, Some(&found), Some(mb));
+        measured.push((connections, batch, found, mb, around));
     }
+    row(
+        "plain SQL, on average",
+        plains.iter().sum::<f64>() / plains.len() as f64,
+        plain,
+        None,
+        None,
+    );
     server.stop().await;
     embedded.stop().await.unwrap();
     let of = |connections, batch| {
-        measured.iter().find(|m| (m.0, m.1) == (connections, batch)).map(|m| &m.2)
+        measured.iter().find(|m| (m.0, m.1) == (connections, batch)).map(|m| (&m.2, m.4))
     };
     let (batch, large, single, one) = (of(8, 100), of(8, 1_000), of(CONNECTIONS_MAX, 1), of(1, 1));
-    let ms = |of: Option<&Measured>, part| of.map(|m| m.ms(part));
+    let ms = |of: Option<(&Measured, f64)>, part| of.map(|(m, _)| m.ms(part));
+    let per_second = |of: Option<(&Measured, f64)>| of.map(|(m, _)| m.per_second);
+    let ratio = |of: Option<(&Measured, f64)>| of.map(|(m, around)| m.per_second / around);
     serde_json::json!({
         "shards": shards,
         "roles": options.roles,
         "fdatasync_p50_ms": fsync.ms(0.5),
-        "plain_per_s": plain,
+        "plain_per_s": plains,
         "plain_one_index_per_s": one_index,
-        "batch_per_s": batch.map(|m| m.per_second),
-        "batch_ratio": batch.map(|m| m.per_second / plain),
+        "batch_per_s": per_second(batch),
+        "batch_ratio": ratio(batch),
         "batch_p99_ms": ms(batch, 0.99),
-        "large_batch_per_s": large.map(|m| m.per_second),
-        "single_per_s": single.map(|m| m.per_second),
+        "large_batch_per_s": per_second(large),
+        "single_per_s": per_second(single),
         "single_p50_ms": ms(single, 0.5),
         "single_p99_ms": ms(single, 0.99),
         "one_conn_p50_ms": ms(one, 0.5),

@@ -48,10 +48,6 @@ async fn main() {
 
     let mut owner = Client::connect(&server.address, &token_of(&dir, "bench", "owner").await).await;
     register(&mut owner, &format!("{good}/page")).await;
-    let mut bad = Vec::new();
-    for name in BAD {
-        bad.push(register(&mut owner, &format!("{good}/{name}")).await);
-    }
     let background = background(&server, &token_of(&dir, "bench", "background").await).await;
     let mut pagers = Vec::new();
     for n in 0..4 {
@@ -60,17 +56,23 @@ async fn main() {
     }
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
-        set(&mut owner, &bad, "paused").await;
         let of_round = pages(&mut pagers, &book, seconds).await;
-        set(&mut owner, &bad, "active").await;
+        let mut bad = Vec::new();
+        for name in BAD {
+            bad.push(register(&mut owner, &format!("{good}/{name}")).await);
+        }
         let of_bad = pages(&mut pagers, &book, seconds).await;
+        // What waits for them ends with them: alone is alone.
+        for endpoint in bad {
+            let path = format!("/api/v1/webhooks/{endpoint}");
+            assert_eq!(owner.ask("DELETE", &path, "").await.0, 204);
+        }
         // The first one warms up.
         if round > 0 {
             alone.extend(of_round);
             beside.extend(of_bad);
         }
     }
-    set(&mut owner, &bad, "paused").await;
     background.store(true, Ordering::Relaxed);
     let (alone, beside) = (Latencies::new(alone), Latencies::new(beside));
     let ratio = beside.ms(0.99) / alone.ms(0.99);
@@ -115,14 +117,6 @@ async fn register(owner: &mut Client, url: &str) -> String {
     assert_eq!(status, 201, "{answer}");
     let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
     answer["id"].as_str().unwrap().to_owned()
-}
-
-async fn set(owner: &mut Client, endpoints: &[String], state: &str) {
-    for endpoint in endpoints {
-        let (path, body) =
-            (format!("/api/v1/webhooks/{endpoint}"), format!(r#"{{"state":"{state}"}}"#));
-        assert_eq!(owner.ask("PATCH", &path, &body).await.0, 200);
-    }
 }
 
 /// Readings that concern nobody, until told to stop.

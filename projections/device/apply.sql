@@ -10,10 +10,16 @@ with hour as materialized (
            bit_or(1::bigint << extract(minute from occurred_at at time zone 'UTC')::int) as minutes,
            min(recorded_at - occurred_at) as delay_min, max(recorded_at) as last_recorded,
            max(occurred_at) as last_seen
-    from event
-    where shard = $1 and position > $2 and position <= $3
-      and occurred_at >= $4 and occurred_at <= $5
-      and type = 'reading'
+    from (
+        -- "offset 0": found by position, then grouped. To group in an index's order, a plan
+        -- read all of the month.
+        select tenant, patient_id, source_id, occurred_at, recorded_at, suspect
+        from event
+        where shard = $1 and position > $2 and position <= $3
+          and occurred_at >= $4 and occurred_at <= $5
+          and type = 'reading'
+        offset 0
+    ) reading
     group by tenant, patient_id, source_id, 4
 ), by_hour as (
     insert into device_hour as d

@@ -97,8 +97,17 @@ impl Database {
     /// Connections for what is derived from the log. A crash may undo its last
     /// commits: checkpoint and effect go together, so they are done again.
     pub fn worker_pool(&self, connections: u32) -> PgPool {
-        let options = self.options.clone().options(STEADY);
-        connect(options.options([("synchronous_commit", "off")]), connections)
+        connect(self.worker_options(), connections)
+    }
+
+    /// The same for those who page: few small statements, each one waited for. Folds
+    /// are planned each time, by how much there is to fold.
+    pub fn page_pool(&self, connections: u32) -> PgPool {
+        connect(self.worker_options().options(STEADY), connections)
+    }
+
+    fn worker_options(&self) -> PgConnectOptions {
+        self.options.clone().options([("synchronous_commit", "off")])
     }
 
     /// Connections for commands that walk the whole log.

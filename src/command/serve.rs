@@ -145,7 +145,7 @@ impl Server {
             let shards = u32::try_from(log.shards().count())?;
             let of_pages = PAGE_CONNECTIONS_PER_SHARD * shards + PAGE_CONNECTIONS_MORE;
             let (pages, folds) =
-                (database.worker_pool(of_pages), database.worker_pool(FOLD_CONNECTIONS_MAX));
+                (database.page_pool(of_pages), database.worker_pool(FOLD_CONNECTIONS_MAX));
             let of_rebuilds = log.with_pool(database.patient_pool(REBUILD_CONNECTIONS_MAX));
             tasks.spawn_until("the rebuilds", &stop, renew(of_rebuilds));
             let (of_check, pause) =

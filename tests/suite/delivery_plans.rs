@@ -83,3 +83,23 @@ async fn what_is_made_recorded_and_given_back_goes_by_keys() {
     uses(&found, "endpoint_pkey", "endpoint");
     assert!(!found.contains("Seq Scan on delivery"), "{found}");
 }
+
+/// On the day that a server is new, plans are made before there is anything to plan for, and
+/// stay until the table is analysed.
+#[tokio::test]
+async fn plans_made_while_the_table_was_empty_go_by_the_key_as_well() {
+    let database = Database::new().await;
+    let mut connection = connect(&database).await;
+    let record = include_str!("../../src/webhook/record.sql");
+    let types = "smallint[], bigint[], uuid[], int[], uuid[], timestamptz[], int[], int[], text[], \
+                 text[], boolean[], float8[], text[]";
+    let found = plan(&mut connection, types, &["'{}'"; 13].join(", "), record).await;
+    uses(&found, "delivery_pkey", "delivery");
+    let claim = include_str!("../../src/webhook/claim.sql");
+    let found = plan(&mut connection, CLAIM, "'{}', '{}', 128, 20, 512, '{}'", claim).await;
+    uses(&found, "delivery_pkey", "delivery");
+    assert!(
+        !found.contains("delivery_of_endpoint") && !found.contains("delivery_sequence"),
+        "{found}"
+    );
+}
