@@ -198,20 +198,6 @@ impl Raise {
         Ok(())
     }
 
-    async fn append(
-        &self,
-        tx: &mut PgConnection,
-        shard: i16,
-        said: &[Event],
-    ) -> Result<(), ConsumerError> {
-        if !said.is_empty() {
-            // What is derived may be derived again; what the log says must be on disk.
-            sqlx::query("set local synchronous_commit = on").execute(&mut *tx).await?;
-            append(tx, shard, said).await?;
-        }
-        Ok(())
-    }
-
     /// What time alone moves on a shard whose events have all been read, up to `upto`.
     /// The caller holds the shard's checkpoint and head.
     pub(super) async fn tick(
@@ -226,7 +212,7 @@ impl Raise {
         let mut said = Vec::new();
         evaluator.ticks(&book, shard, upto, &mut said);
         self.save(tx, shard, &evaluator, &book).await?;
-        self.append(tx, shard, &said).await?;
+        append_if_any(tx, shard, &said).await?;
         Ok(said)
     }
 
@@ -238,6 +224,17 @@ impl Raise {
             self.log.wake().appended(shard, said);
         }
     }
+}
+
+async fn append_if_any(
+    tx: &mut PgConnection,
+    shard: i16,
+    said: &[Event],
+) -> Result<(), ConsumerError> {
+    if !said.is_empty() {
+        append(tx, shard, said).await?;
+    }
+    Ok(())
 }
 
 fn put_rule(book: &mut Book, tenant: &str, data: &str) -> Result<(), EvaluateError> {
@@ -324,7 +321,7 @@ impl Consumer for Raise {
         }
         keep_book(tx, shard, &events).await?;
         self.save(tx, shard, &evaluator, &book).await?;
-        self.append(tx, shard, &said).await?;
+        append_if_any(tx, shard, &said).await?;
         Ok(Raised { events: said, book })
     }
 
