@@ -215,20 +215,20 @@ async fn remember(
 }
 
 /// Whether consumers have dealt with all that matters to them up to `heads`: `whole`
-/// with every event, `sparse` with every one that is no reading.
+/// with every event, `sparse` with every one that is no reading. And the heads: those of
+/// now if none are given.
 pub async fn caught_up(
     pool: &PgPool,
-    (shards, heads): (&[i16], &[i64]),
+    (shards, heads): (&[i16], Option<&[i64]>),
     whole: &[&str],
     sparse: &[&str],
-) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar(include_str!("caught_up.sql"))
-        .bind(shards)
-        .bind(heads)
-        .bind(whole)
-        .bind(sparse)
-        .fetch_one(pool)
-        .await
+) -> Result<(Vec<i64>, bool), sqlx::Error> {
+    if sparse.is_empty() {
+        let query = sqlx::query_as(include_str!("caught_up_whole.sql"));
+        return query.bind(shards).bind(heads).bind(whole).fetch_one(pool).await;
+    }
+    let query = sqlx::query_as(include_str!("caught_up.sql"));
+    query.bind(shards).bind(heads).bind(whole).bind(sparse).fetch_one(pool).await
 }
 
 /// Folds what no worker has folded yet, up to the head as it is when it gets there.

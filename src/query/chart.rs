@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use futures_util::TryStreamExt;
 use sqlx::PgConnection;
 
+use super::LOOK;
 use super::history::Question;
 use super::reach::Unanswered;
 use super::state::Newest;
@@ -50,7 +51,7 @@ pub async fn thin(
 ) -> Result<Vec<Newest>, ChartError> {
     let reach = question.reach(question.range.from);
     reach.check(log).await?;
-    let mut tx = log.pool().begin_with("begin isolation level repeatable read read only").await?;
+    let mut tx = log.pool().begin_with(LOOK).await?;
     let count = answered(count(log, &mut tx, question, vital)).await?;
     let wanted = i64::try_from(points).unwrap_or(i64::MAX);
     if count > READINGS_MAX || count / wanted > STRETCH_MAX {

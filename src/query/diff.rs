@@ -11,7 +11,7 @@ use super::alerts::Alert;
 use super::history::Place;
 use super::reach::{Reach, Unanswered, What};
 use super::state::{Moment, Newest, State, is_known, past};
-use super::{Part, fresh};
+use super::{LOOK, Part, fresh};
 use crate::log::Log;
 
 /// What is compared.
@@ -94,7 +94,7 @@ pub async fn diff(log: &Log, question: &Question) -> Result<Option<Diff>, Unansw
         return Ok(None);
     }
     // What late readings would have raised is part of what is known now.
-    let fresh = fresh(log, &[shard], &[Part::Alerts]).await?;
+    let fresh = fresh(log, &[shard], &[Part::Said]).await?;
     let then = Moment { as_of: Some(question.as_of), known_at: Some(known_at) };
     let now = Moment { known_at: None, ..then };
     let reach = |what| Reach { tenant, patient_id, vitals: &[], device: device.as_deref(), what };
@@ -106,7 +106,7 @@ pub async fn diff(log: &Log, question: &Question) -> Result<Option<Diff>, Unansw
     for reach in &reaches {
         reach.check(log).await?;
     }
-    let mut tx = log.pool().begin_with("begin isolation level repeatable read read only").await?;
+    let mut tx = log.pool().begin_with(LOOK).await?;
     let device = device.as_deref();
     let then = past(&mut tx, shard, tenant, patient_id, then, device).await?;
     let mut now = past(&mut tx, shard, tenant, patient_id, now, device).await?;

@@ -7,6 +7,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 
+use super::LOOK;
 use super::reach::{Reach, Unanswered, What};
 use super::rollup;
 use super::state::Newest;
@@ -86,6 +87,7 @@ pub async fn page(
     let from = after.map_or(range.from, |place| range.from.max(place.measured_at));
     let reach = question.reach(from);
     reach.check(log).await?;
+    let mut tx = log.pool().begin_with(LOOK).await?;
     let rows = sqlx::query_as(include_str!("history_page.sql"))
         .bind(log.shard_of(&question.tenant, &question.patient_id))
         .bind(&question.tenant)
@@ -98,8 +100,9 @@ pub async fn page(
         .bind(after.map(|place| &*place.device_id))
         .bind(&question.device)
         .bind(limit)
-        .fetch_all(log.pool())
+        .fetch_all(&mut *tx)
         .await?;
+    tx.rollback().await?;
     reach.check(log).await?;
     Ok(rows)
 }

@@ -68,6 +68,13 @@ impl Reach<'_> {
             }
             What::All(from, to) => (from, to, from, DateTime::UNIX_EPOCH - INSTANT, END_OF_TIME),
         };
+        // Almost always nothing is archived, and then there is nothing to look for in it.
+        let nothing: bool = sqlx::query_scalar("select not exists (select from archived_month)")
+            .fetch_one(log.pool())
+            .await?;
+        if nothing {
+            return Ok(());
+        }
         let vitals: Vec<&str> = match self.vitals {
             [] => Vital::all().map(Vital::name).collect(),
             some => some.iter().map(|vital| vital.name()).collect(),

@@ -11,7 +11,7 @@ use sqlx::{FromRow, PgConnection, Row};
 
 use super::alerts::Alert;
 use super::reach::{Reach, Unanswered, What};
-use super::{END_OF_TIME, Part, fresh};
+use super::{END_OF_TIME, LOOK, Part, fresh};
 use crate::log::Log;
 use crate::vital::Vital;
 
@@ -72,9 +72,13 @@ pub async fn state(
 ) -> Result<Option<State>, Unanswered> {
     let shard = log.shard_of(tenant, patient_id);
     let moment = settled(log, shard, moment).await?;
+    let is_present = moment == Moment::default() && device.is_none();
+    let parts: &[Part] = match is_present {
+        true => &[Part::Vitals, Part::Alerts, Part::Records],
+        false => &[Part::Said],
+    };
     // What was known by a settled moment is in the log, whatever is folded later.
-    let fresh = moment.known_at.is_some()
-        || fresh(log, &[shard], &[Part::Vitals, Part::Alerts, Part::Records]).await?;
+    let fresh = moment.known_at.is_some() || fresh(log, &[shard], parts).await?;
     let patient: Option<(Option<String>,)> = sqlx::query_as(
         "select record from patient where shard = $1 and tenant = $2 and patient_id = $3",
     )
@@ -91,8 +95,8 @@ pub async fn state(
     let what = What::Newest(moment);
     let reach = Reach { tenant, patient_id, vitals: &[], device, what };
     reach.check(log).await?;
-    let mut tx = log.pool().begin().await?;
-    let state = if moment == Moment::default() && device.is_none() {
+    let mut tx = log.pool().begin_with(LOOK).await?;
+    let state = if is_present {
         let (vitals, alerts) = current(&mut tx, shard, tenant, patient_id).await?;
         State { vitals, alerts, record, fresh, moment }
     } else {
@@ -127,9 +131,10 @@ pub async fn newest(
 ) -> Result<Option<(Newest, bool)>, sqlx::Error> {
     let shard = log.shard_of(tenant, patient_id);
     if device.is_some() {
-        let mut connection = log.pool().acquire().await?;
+        let mut tx = log.pool().begin_with(LOOK).await?;
         let moment = Moment::default();
-        let state = past(&mut connection, shard, tenant, patient_id, moment, device).await?;
+        let state = past(&mut tx, shard, tenant, patient_id, moment, device).await?;
+        tx.rollback().await?;
         return Ok(state.vitals.into_iter().find(|n| n.vital == vital).map(|n| (n, true)));
     }
     let fresh = fresh(log, &[shard], &[Part::Vitals]).await?;
