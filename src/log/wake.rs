@@ -32,12 +32,15 @@ pub struct Wake {
     shards: Arc<[Signals]>,
     is_urgent: Arc<OnceLock<IsUrgent>>,
     /// Who asks a consumer of a shard not to take its time.
-    wanted: Arc<Mutex<HashMap<(String, i16), watch::Sender<u64>>>>,
+    wanted: Arc<Mutex<Wanted>>,
     /// Moves that happened in this process, for the others to hear of.
     own: Arc<watch::Sender<u64>>,
     /// Who we are, so that our own NOTIFY does not wake us again.
     id: Arc<str>,
 }
+
+/// The signals of each consumer and shard that somebody follows or waits for.
+type Wanted = HashMap<(String, i16), watch::Sender<u64>>;
 
 /// Says of an event whether somebody waits for it.
 type IsUrgent = Box<dyn Fn(&Event) -> bool + Send + Sync>;
