@@ -122,17 +122,22 @@ fn pure(rules: Vec<Rule>, count: usize) -> f64 {
     count as f64 / started.elapsed().as_secs_f64()
 }
 
-/// The consumer on a log that is full: readings a second, one shard after the other.
+/// The consumer on a log that is full: readings a second, a task a shard as in `serve`.
 async fn catch_up(log: &Log, rules: Vec<Rule>, count: usize) -> f64 {
-    let raise = Raise::new(log.clone(), Book::with_rules(rules).unwrap());
+    let raise = Arc::new(Raise::new(log.clone(), Book::with_rules(rules).unwrap()));
     sqlx::raw_sql("update checkpoint set position = 0; truncate rule_state")
         .execute(log.pool())
         .await
         .unwrap();
     let started = Instant::now();
+    let mut shards = tokio::task::JoinSet::new();
     for shard in log.shards() {
-        while consumer::step(log.pool(), &raise, shard).await.unwrap() == Step::Behind {}
+        let (pool, raise) = (log.pool().clone(), raise.clone());
+        shards.spawn(async move {
+            while consumer::step(&pool, &*raise, shard).await.unwrap() == Step::Behind {}
+        });
     }
+    shards.join_all().await;
     count as f64 / started.elapsed().as_secs_f64()
 }
 

@@ -156,6 +156,14 @@ impl Question {
         Vital::all().filter(|vital| self.rules.iter().any(|rule| rule.concerns(*vital))).collect()
     }
 
+    /// The vital, if the rules look at one only.
+    fn only_vital(&self) -> Option<Vital> {
+        match *self.vitals() {
+            [only] => Some(only),
+            _ => None,
+        }
+    }
+
     fn wants_suspect(&self) -> bool {
         self.rules.iter().any(|rule| rule.looks_at_devices())
     }
