@@ -112,7 +112,8 @@ impl Cluster {
     /// The server and every process that it made.
     pub fn processes(&self) -> Vec<Pid> {
         let children = self.children();
-        assert!(children.len() > 4, "PostgreSQL with {} processes", children.len());
+        // Few right after a backend was killed, when it begins anew; never none.
+        assert!(!children.is_empty(), "PostgreSQL without a process of its own");
         [vec![self.postmaster().expect("a running server")], children].concat()
     }
 
