@@ -48,10 +48,9 @@ use crate::webhook::{Desk, Fanout, gauges, secrets};
 const STOP_MS_MAX: u64 = 8_000;
 /// Connections for questions.
 const QUESTION_CONNECTIONS_MAX: u32 = 16;
-/// Connections of each shard for those who page: rules, fan-out.
-const PAGE_CONNECTIONS_PER_SHARD: u32 = 2;
-/// Connections of theirs beside those: the deliverer, heartbeats, clocks, gauges.
-const PAGE_CONNECTIONS_MORE: u32 = 4;
+/// Connections for those who page: the deliverer, heartbeats, clocks, gauges. The rules and
+/// the fan-out of each shard have one of their own, which has said all they say before.
+const PAGE_CONNECTIONS_MAX: u32 = 4;
 /// Connections for folds, which take turns: no page waits for one of these.
 const FOLD_CONNECTIONS_MAX: u32 = 6;
 /// Connections for rebuilds of projections whose SQL has changed, while there are any.
@@ -142,10 +141,7 @@ impl Server {
         tasks.spawn_until("the keys' upkeep", &stop, keys.clone().keep());
         let webhooks = Webhooks::open(common, serving, &log).await?;
         if serving.roles.contains(&Role::Workers) {
-            let shards = u32::try_from(log.shards().count())?;
-            let of_pages = PAGE_CONNECTIONS_PER_SHARD * shards + PAGE_CONNECTIONS_MORE;
-            let (pages, folds) =
-                (database.page_pool(of_pages), database.worker_pool(FOLD_CONNECTIONS_MAX));
+            let folds = database.worker_pool(FOLD_CONNECTIONS_MAX);
             let of_rebuilds = log.with_pool(database.patient_pool(REBUILD_CONNECTIONS_MAX));
             tasks.spawn_until("the rebuilds", &stop, renew(of_rebuilds));
             let (of_check, pause) =
@@ -153,10 +149,10 @@ impl Server {
             let check = projection::check_always(of_check, pause);
             tasks.spawn_until("the self-check", &stop, check);
             for projection in &projection::ALL {
-                follow(&log, &folds, Arc::new(projection::Apply(projection)), &stop, &tasks)
-                    .await?;
+                let fold = Arc::new(projection::Apply(projection));
+                follow(&log, &folds, || folds.clone(), fold, &stop, &tasks).await?;
             }
-            start_pages(&log, &pages, &webhooks, &serving.public_url, &stop, &tasks).await?;
+            start_pages(&log, database, &webhooks, &serving.public_url, &stop, &tasks).await?;
         }
         let router = if serving.roles.contains(&Role::Api) {
             // One connection a writer: an append never waits for a question.
@@ -232,21 +228,22 @@ impl Webhooks {
 /// Those who page: rules, fan-out, deliverer.
 async fn start_pages(
     log: &Log,
-    pool: &PgPool,
+    database: &Database,
     webhooks: &Webhooks,
     public_url: &str,
     stop: &CancellationToken,
     tasks: &Tasks,
 ) -> Result<(), Error> {
-    let desk = Desk::default();
+    let (desk, pool) = (Desk::default(), &database.page_pool(PAGE_CONNECTIONS_MAX));
+    let own = || database.page_pool(1);
     let rules = Arc::new(Raise::new(log.clone(), Book::new()?));
-    follow(log, pool, rules.clone(), stop, tasks).await?;
+    follow(log, pool, own, rules.clone(), stop, tasks).await?;
     for shard in log.shards() {
         let (rules, pool, stop) = (rules.clone(), pool.clone(), stop.clone());
         tasks.spawn("the rules' clock", ticks::run(rules, pool, shard, stop));
     }
     let fanout = Arc::new(Fanout::new(desk.clone(), webhooks.links.clone(), public_url));
-    follow(log, pool, fanout, stop, tasks).await?;
+    follow(log, pool, own, fanout, stop, tasks).await?;
     let heartbeats = Heartbeats::new(log, pool.clone(), desk.clone());
     tasks.spawn("the heartbeats", heartbeats.run(stop.clone()));
     let lines = webhooks.lines.clone();
@@ -256,17 +253,18 @@ async fn start_pages(
     Ok(())
 }
 
-/// One task a shard.
+/// One task a shard, with the connections that `of_shard` says.
 async fn follow<C: Consumer>(
     log: &Log,
     pool: &PgPool,
+    of_shard: impl Fn() -> PgPool,
     consumer: Arc<C>,
     stop: &CancellationToken,
     tasks: &Tasks,
 ) -> Result<(), Error> {
     consumer::register(&mut *pool.acquire().await?, consumer.name(), log.shards()).await?;
     for shard in log.shards() {
-        let (log, pool, stop) = (log.clone(), pool.clone(), stop.clone());
+        let (log, pool, stop) = (log.clone(), of_shard(), stop.clone());
         tasks.spawn("a consumer", consumer::run(log, pool, consumer.clone(), shard, stop));
     }
     tasks.spawn("who resumes", consumer::resume_asked(pool.clone(), consumer, stop.clone()));
