@@ -96,7 +96,8 @@ pub type Key = (String, String, String);
 pub fn key(reading: &Value) -> Key {
     let text = |name: &str| reading[name].as_str().unwrap().to_owned();
     let at: chrono::DateTime<chrono::Utc> = text("measuredAt").parse().unwrap();
-    (text("patientId"), text("vital"), rfc3339(at))
+    // With the device: two may measure one patient in the same microsecond.
+    (text("patientId"), format!("{} {}", text("vital"), text("deviceId")), rfc3339(at))
 }
 
 /// Sends singles and batches for a number of patients; what was acknowledged.
