@@ -321,3 +321,27 @@ impl Interest {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reading at the limit itself is the one that is lost by a wrong sign.
+    #[test]
+    fn bounds_let_through_exactly_what_breaks_a_limit() {
+        let vital = Vital::HeartRate;
+        for op in Op::ALL {
+            let interest = Interest { limits: vec![(vital, op, 120.0)], ..Interest::default() };
+            let bounds = interest.bounds();
+            assert_eq!(bounds.len(), 1, "{bounds:?}");
+            let (_, above, below) = bounds[0];
+            for value in [119.0, 120.0_f64.next_down(), 120.0, 120.0_f64.next_up(), 121.0] {
+                let passes = value > above || value < below;
+                assert_eq!(passes, op.breaks(value, 120.0), "{op:?} {value}");
+            }
+        }
+        let (_, above, _) = Interest::everything().bounds()[0];
+        assert!(f64::MIN > above);
+        assert_eq!(Interest::default().bounds(), []);
+    }
+}
