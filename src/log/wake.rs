@@ -5,7 +5,8 @@
 //!
 //! No NOTIFY is sent inside an append: it takes a lock over the whole database at
 //! commit. In this process a channel tells; the others hear one coalesced NOTIFY
-//! in a transaction of its own.
+//! in a transaction of its own. A reader who waits for a fold asks it to hurry in the same
+//! ways.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
