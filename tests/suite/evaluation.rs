@@ -303,7 +303,11 @@ async fn tried(log: &Log, rule: Rule) -> Vec<String> {
         keeps_times: false,
     };
     let to: Lines = lines.clone();
-    backtest::run(log, question, &Progress::default(), Some(to)).await.unwrap();
+    backtest::run(log, question.clone(), &Progress::default(), Some(to)).await.unwrap();
+    // Without lines less is read, and the same is found.
+    let found = backtest::run(log, question, &Progress::default(), None).await.unwrap();
+    let raised: u32 = found.patients.iter().map(|patient| patient.tallies[0].alerts).sum();
+    assert_eq!(raised as usize, lines.lock().unwrap().split(|byte| *byte == b'\n').count() - 1);
     let text = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
     let id = |line: &str| {
         let alert: Value = serde_json::from_str(line).unwrap();

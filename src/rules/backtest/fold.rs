@@ -1,21 +1,20 @@
-//! The fold of a backtest: a shard's patients, slice after slice, rule by rule.
+//! The fold of a backtest: the patients, slice after slice, rule by rule.
 //!
 //! Guarantees that a patient's readings are judged in the order in which they were
 //! measured, whatever the slices are. A patient who is well costs one comparison a
 //! reading and rule, and no memory but their counts.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use chrono::{DateTime, Months, NaiveDate, TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
-use sqlx::PgPool;
 
-use super::rows::{Held, Row, Slice};
-use super::{BacktestError, Found, Lines, Progress, Question};
+use super::rows::{Directory, Held, Row};
+use super::{BacktestError, Found, Lines, Question, cores};
 use crate::clock::rfc3339;
 use crate::event::{AlertState, READING_RETRACTED, number};
+use crate::log::Log;
 use crate::rules::evaluate::is_quiet;
 use crate::rules::facts::Facts;
 use crate::rules::input::{Context, Input, Reading, Transition};
@@ -62,149 +61,100 @@ struct Trial {
     tally: Tally,
 }
 
-#[derive(Default)]
 struct Patient {
+    id: Arc<str>,
+    shard: i16,
     facts: Facts,
     observed_micros: i64,
     last_at: Option<i64>,
     trials: Vec<Trial>,
+    /// Of the slice that is at hand.
+    rows: Vec<Row>,
 }
 
-/// One shard's part of the work.
-pub struct Worker<'q> {
+/// Every patient of the question, with what was found so far.
+pub struct Fold<'q> {
     question: &'q Question,
-    shard: i16,
+    log: &'q Log,
     facts: &'q HashMap<String, Facts>,
     lines: Option<Lines>,
-    held: Held,
+    /// Readings that were entered in error, by shard and position.
+    retracted: HashSet<(i16, i64)>,
     patients: Vec<Patient>,
     readings: u64,
-    /// Readings that were entered in error, by position.
-    retracted: HashSet<i64>,
 }
 
-impl<'q> Worker<'q> {
-    pub fn new(
+impl<'q> Fold<'q> {
+    pub async fn new(
         question: &'q Question,
-        shard: i16,
+        log: &'q Log,
         facts: &'q HashMap<String, Facts>,
         lines: Option<Lines>,
-    ) -> Worker<'q> {
-        let (held, patients, retracted) = (Held::default(), Vec::new(), HashSet::new());
-        Worker { question, shard, facts, lines, held, patients, readings: 0, retracted }
-    }
-
-    /// Reads and folds the whole shard.
-    pub async fn run(&mut self, pool: &PgPool, progress: &Progress) -> Result<(), BacktestError> {
-        let retracted: Vec<i64> = sqlx::query_scalar(
-            "select (data ->> 'readingPosition')::bigint from event \
-             where shard = $1 and tenant = $2 and type <> 'reading' and type = $3",
+    ) -> Result<Fold<'q>, sqlx::Error> {
+        let retracted: Vec<(i16, i64)> = sqlx::query_as(
+            "select shard, (data ->> 'readingPosition')::bigint from event \
+             where tenant = $1 and type <> 'reading' and type = $2",
         )
-        .bind(self.shard)
-        .bind(&self.question.tenant)
+        .bind(&question.tenant)
         .bind(READING_RETRACTED)
-        .fetch_all(pool)
+        .fetch_all(log.pool())
         .await?;
-        self.retracted = retracted.into_iter().collect();
-        // From the last to the first, for they are taken from the end.
-        let mut slices = self.slices(pool).await?;
-        slices.reverse();
-        for slice in &slices {
-            progress
-                .total
-                .fetch_add(estimate(pool, *slice, self.question).await?, Ordering::Relaxed);
-        }
-        while let Some(slice) = slices.pop() {
-            if self.held.read(pool, slice, self.question, progress).await? {
-                // A slice is folded without a pause; others must get their turn.
-                tokio::task::block_in_place(|| self.fold())?;
-            } else {
-                let [first, second] = slice.halves();
-                slices.extend([second, first]);
-            }
-        }
-        Ok(())
+        let retracted = retracted.into_iter().collect();
+        Ok(Fold { question, log, facts, lines, retracted, patients: Vec::new(), readings: 0 })
     }
 
-    /// The months of the question that the shard has anything of.
-    async fn slices(&self, pool: &PgPool) -> Result<Vec<Slice>, BacktestError> {
-        let (from, to) = (self.question.from, self.question.to);
-        let months: Vec<(i32, i32)> = sqlx::query_as(include_str!("months.sql"))
-            .bind(self.shard)
-            .bind(from)
-            .bind(to)
-            .fetch_all(pool)
-            .await?;
-        let slice = |(year, month): (i32, i32)| {
-            let first = NaiveDate::from_ymd_opt(year, u32::try_from(month).ok()?, 1)?;
-            let since = first.and_time(chrono::NaiveTime::MIN).and_utc();
-            let until = since.checked_add_months(Months::new(1))?;
-            let (from, to) = (since.max(from), until.min(to));
-            (from < to).then_some(Slice { shard: self.shard, from, to })
+    /// Takes a slice: what each reader holds of it, in the order of the table's pages.
+    /// All cores judge, each some of the patients.
+    pub fn slice(
+        &mut self,
+        held: &mut [Held],
+        patients: &Directory,
+        devices: &Directory,
+    ) -> Result<(), BacktestError> {
+        for name in patients.names().into_iter().skip(self.patients.len()) {
+            self.patients.push(Patient {
+                shard: self.log.shard_of(&self.question.tenant, &name),
+                facts: self.facts.get(&*name).cloned().unwrap_or_default(),
+                id: name,
+                observed_micros: 0,
+                last_at: None,
+                trials: self.question.rules.iter().map(|_| Trial::default()).collect(),
+                rows: Vec::new(),
+            });
+        }
+        for held in held {
+            for (patient, rows) in self.patients.iter_mut().zip(&mut held.rows) {
+                if patient.rows.is_empty() {
+                    std::mem::swap(&mut patient.rows, rows);
+                } else {
+                    patient.rows.append(rows);
+                }
+            }
+        }
+        let judge = Judge {
+            question: self.question,
+            retracted: &self.retracted,
+            devices: &devices.names(),
+            lines: self.lines.as_ref(),
         };
-        Ok(months.into_iter().filter_map(slice).collect())
-    }
-
-    fn fold(&mut self) -> Result<(), BacktestError> {
-        let mut all = std::mem::take(&mut self.held.rows);
-        for (n, rows) in all.iter_mut().enumerate().filter(|(_, rows)| !rows.is_empty()) {
-            while self.patients.len() <= n {
-                let name = self.held.patients.name(self.patients.len() as u32);
-                let facts = self.facts.get(name).cloned().unwrap_or_default();
-                let trials = self.question.rules.iter().map(|_| Trial::default()).collect();
-                self.patients.push(Patient { facts, trials, ..Patient::default() });
-            }
-            if !self.retracted.is_empty() {
-                rows.retain(|row| !self.retracted.contains(&row.position));
-            }
-            self.readings += rows.len() as u64;
-            // Almost always they lie in order already.
-            if !rows.is_sorted_by_key(|row| (row.at, row.position)) {
-                rows.sort_unstable_by_key(|row| (row.at, row.position));
-            }
-            self.patient(n, rows)?;
-        }
-        self.held.rows = all;
+        let share = self.patients.len().div_ceil(cores()).max(1);
+        self.readings += std::thread::scope(|scope| {
+            let threads: Vec<_> = self
+                .patients
+                .chunks_mut(share)
+                .map(|patients| scope.spawn(|| judge.all(patients)))
+                .collect();
+            let judged = threads.into_iter().map(|one| one.join());
+            judged.map(|one| one.map_err(|_| BacktestError::Worker)?).sum::<Result<u64, _>>()
+        })?;
         Ok(())
     }
-
-    fn patient(&mut self, n: usize, rows: &[Row]) -> Result<(), BacktestError> {
-        let Some(patient) = self.patients.get_mut(n) else { return Ok(()) };
-        for row in rows {
-            let gap = patient.last_at.map_or(0, |last| row.at - last);
-            if gap <= OBSERVED_GAP_MICROS {
-                patient.observed_micros += gap;
-            }
-            patient.last_at = Some(row.at);
-        }
-        let patient_id = self.held.patients.name(n as u32);
-        let whose = Whose {
-            context: Context {
-                tenant: &self.question.tenant,
-                patient_id,
-                shard: self.shard,
-                facts: &patient.facts,
-                inhibited: false,
-                held: false,
-            },
-            held: &self.held,
-            keeps_times: self.question.keeps_times,
-        };
-        for (index, (rule, trial)) in
-            self.question.rules.iter().zip(&mut patient.trials).enumerate()
-        {
-            let lines = self.lines.as_ref().filter(|_| index == 0);
-            whose.try_rule(rule, trial, rows, lines)?;
-        }
-        Ok(())
-    }
-
     /// Ends: alerts that stand, stand until the patient's last reading.
     pub fn end(self) -> Result<Found, BacktestError> {
         let mut found = Found { readings: self.readings, patients: Vec::new() };
-        for (n, mut patient) in self.patients.into_iter().enumerate() {
+        for mut patient in self.patients {
             let Some(last) = patient.last_at else { continue };
-            let id = self.held.patients.name(n as u32).to_owned();
+            let id = patient.id.to_string();
             for (index, trial) in patient.trials.iter_mut().enumerate() {
                 let Some(open) = trial.open.take() else { continue };
                 trial.tally.close(&open, last, self.question.keeps_times);
@@ -223,16 +173,62 @@ impl<'q> Worker<'q> {
     }
 }
 
-/// Whose readings are judged.
-struct Whose<'a> {
-    context: Context<'a>,
-    held: &'a Held,
-    keeps_times: bool,
+/// What it takes to judge a slice of a patient.
+#[derive(Clone, Copy)]
+struct Judge<'a> {
+    question: &'a Question,
+    retracted: &'a HashSet<(i16, i64)>,
+    devices: &'a [Arc<str>],
+    lines: Option<&'a Lines>,
 }
 
-impl Whose<'_> {
+impl Judge<'_> {
+    /// Judges what was read of these patients; how many readings that was.
+    fn all(&self, patients: &mut [Patient]) -> Result<u64, BacktestError> {
+        let mut readings = 0;
+        for patient in patients.iter_mut().filter(|patient| !patient.rows.is_empty()) {
+            let mut rows = std::mem::take(&mut patient.rows);
+            if !self.retracted.is_empty() {
+                rows.retain(|row| !self.retracted.contains(&(patient.shard, row.position)));
+            }
+            readings += rows.len() as u64;
+            // Almost always they lie in order already.
+            if !rows.is_sorted_by_key(|row| (row.at, row.position)) {
+                rows.sort_unstable_by_key(|row| (row.at, row.position));
+            }
+            self.patient(patient, &rows)?;
+        }
+        Ok(readings)
+    }
+
+    fn patient(&self, patient: &mut Patient, rows: &[Row]) -> Result<(), BacktestError> {
+        for row in rows {
+            let gap = patient.last_at.map_or(0, |last| row.at - last);
+            if gap <= OBSERVED_GAP_MICROS {
+                patient.observed_micros += gap;
+            }
+            patient.last_at = Some(row.at);
+        }
+        let context = Context {
+            tenant: &self.question.tenant,
+            patient_id: &patient.id,
+            shard: patient.shard,
+            facts: &patient.facts,
+            inhibited: false,
+            held: false,
+        };
+        for (index, (rule, trial)) in
+            self.question.rules.iter().zip(&mut patient.trials).enumerate()
+        {
+            let lines = self.lines.filter(|_| index == 0);
+            self.try_rule(&context, rule, trial, rows, lines)?;
+        }
+        Ok(())
+    }
+
     fn try_rule(
         &self,
+        context: &Context<'_>,
         rule: &Arc<Rule>,
         trial: &mut Trial,
         rows: &[Row],
@@ -250,7 +246,7 @@ impl Whose<'_> {
             }
             let at = DateTime::<Utc>::UNIX_EPOCH + TimeDelta::microseconds(row.at);
             let reading = Reading {
-                device_id: self.held.devices.name(row.device),
+                device_id: self.devices.get(row.device as usize).map_or("", |name| name),
                 position: row.position,
                 vital: row.vital,
                 value: row.value,
@@ -259,24 +255,24 @@ impl Whose<'_> {
                 occurred_at: at,
                 recorded_at: at,
             };
-            if is_quiet(rule, trial.state.as_deref(), self.context.facts, &reading) {
+            if is_quiet(rule, trial.state.as_deref(), context.facts, &reading) {
                 continue;
             }
             let state = trial.state.get_or_insert_default();
             if timed {
                 while let Some(tick) = due(rule, state).filter(|tick| *tick <= at) {
-                    step(rule, state, &Input::Tick(tick), &self.context, &mut said);
+                    step(rule, state, &Input::Tick(tick), context, &mut said);
                 }
             }
-            step(rule, state, &Input::Reading(reading), &self.context, &mut said);
+            step(rule, state, &Input::Reading(reading), context, &mut said);
             if **state == State::default() {
                 trial.state = None;
             }
             for transition in said.drain(..) {
-                if let Some(raised) = trial.take(transition, self.keeps_times)
+                if let Some(raised) = trial.take(transition, self.question.keeps_times)
                     && let Some(lines) = lines
                 {
-                    write_line(lines, &line(self.context.patient_id, &raised.0, Some(&raised.1)))?;
+                    write_line(lines, &line(context.patient_id, &raised.0, Some(&raised.1)))?;
                 }
             }
         }
@@ -338,11 +334,4 @@ fn line(patient_id: &str, raised: &Transition, cleared: Option<&Transition>) -> 
 fn write_line(lines: &Lines, line: &Value) -> Result<(), BacktestError> {
     let mut to = lines.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(writeln!(to, "{line}")?)
-}
-
-/// How many rows PostgreSQL expects of a slice.
-async fn estimate(pool: &PgPool, slice: Slice, question: &Question) -> Result<u64, sqlx::Error> {
-    let sql = format!("explain (format json) {}", slice.sql(question));
-    let plan: Value = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(pool).await?;
-    Ok(plan.pointer("/0/Plan/Plan Rows").and_then(Value::as_u64).unwrap_or_default())
 }

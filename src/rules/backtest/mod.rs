@@ -3,7 +3,7 @@
 //!
 //! Guarantees that the same [`super::step()`] judges as live, every reading as if it had
 //! come at once, in the order in which it was measured; several rules are tried over one
-//! reading of the history; memory is bounded by [`rows::ROWS_HELD_MAX`] a worker and
+//! reading of the history; memory is bounded by [`rows::ROWS_HELD_MAX`] a core and
 //! does not grow with the history. Writes nothing.
 //!
 //! Looks at each rule alone: it is not inhibited by others, nor held by a silent device.
@@ -17,20 +17,23 @@ mod sweep;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, PgPool};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::facts::Facts;
 use super::model::{Mode, Rule};
 use crate::log::{Log, archived_months};
 use crate::vital::Vital;
 
-use fold::Worker;
+use fold::Fold;
 pub use fold::{PatientTrials, Tally};
 pub use report::{Report, WardNumbers, compared};
+use rows::{Held, Numbers, Slice};
 pub use sweep::{Axis, SweepError, picture, variants};
 
 /// What is asked.
@@ -96,7 +99,8 @@ pub enum BacktestError {
     Cancelled,
 }
 
-/// Runs: one worker a core, each with shards of its own.
+/// Runs. Every core reads a part of a slice's pages, then every core judges a part of
+/// its patients: the log is read once, in the order in which it lies.
 pub async fn run(
     log: &Log,
     question: Question,
@@ -105,42 +109,85 @@ pub async fn run(
 ) -> Result<Found, BacktestError> {
     refuse_archived(log, &question).await?;
     let question = Question { rules: question.rules.iter().map(at_work).collect(), ..question };
-    let facts = Arc::new(facts_of(log.pool(), &question.tenant).await?);
-    let shards: Arc<Mutex<Vec<i16>>> = Arc::new(Mutex::new(log.shards().collect()));
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut workers = tokio::task::JoinSet::new();
-    for _ in 0..cores.min(log.shards().count()) {
-        let (pool, question, progress) = (log.pool().clone(), question.clone(), progress.clone());
-        let (facts, shards, lines) = (facts.clone(), shards.clone(), lines.clone());
-        workers.spawn(async move {
-            let mut found = Found::default();
-            loop {
-                let shard = shards.lock().unwrap_or_else(PoisonError::into_inner).pop();
-                let Some(shard) = shard else { return Ok::<Found, BacktestError>(found) };
-                let mut worker = Worker::new(&question, shard, &facts, lines.clone());
-                worker.run(&pool, &progress).await?;
-                found.add(worker.end()?);
-            }
-        });
+    let pool = log.pool();
+    let facts = facts_of(pool, &question.tenant).await?;
+    let numbers = Numbers::of(pool, &question).await?;
+    let names_devices = lines.is_some();
+    let mut fold = Fold::new(&question, log, &facts, lines).await?;
+    // From the last to the first, for they are taken from the end.
+    let mut slices = Slice::all(pool, &question).await?;
+    slices.reverse();
+    for slice in &slices {
+        let rows = estimate(pool, &slice.sql(&question, false, log.shards())).await?;
+        progress.total.fetch_add(rows, Ordering::Relaxed);
     }
-    let mut found = Found::default();
-    while let Some(done) = workers.join_next().await {
-        found.add(done.map_err(|_| BacktestError::Worker)??);
+    let (patients, devices) = (Arc::default(), Arc::default());
+    let mut held: Vec<Held> = (0..cores()).map(|_| Held::new(&patients, &devices)).collect();
+    while let Some(slice) = slices.pop() {
+        let is_whole;
+        let sql = slice.sql(&question, names_devices, log.shards());
+        (held, is_whole) = read(pool, &slice, &sql, &numbers, held, progress).await?;
+        if is_whole {
+            // A slice is judged without a pause; others must get their turn.
+            tokio::task::block_in_place(|| fold.slice(&mut held, &patients, &devices))?;
+        } else {
+            let [first, second] = slice.halves();
+            slices.extend([second, first]);
+        }
     }
+    let mut found = fold.end()?;
     found.patients.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(found)
+}
+
+/// Reads a slice, each reader a part. `false` when it is too large for one of them.
+async fn read(
+    pool: &PgPool,
+    slice: &Slice,
+    sql: &str,
+    numbers: &Numbers,
+    held: Vec<Held>,
+    progress: &Progress,
+) -> Result<(Vec<Held>, bool), BacktestError> {
+    let parts = slice.parts(held.len());
+    let readers = held.into_iter().zip(parts).map(|(mut held, pages)| {
+        let (pool, sql, progress) = (pool.clone(), sql.to_owned(), progress.clone());
+        let numbers = numbers.clone();
+        let reader = tokio::spawn(async move {
+            let is_whole = held.read(&pool, &sql, pages, &numbers, &progress).await?;
+            Ok::<_, BacktestError>((held, is_whole))
+        });
+        // Who no longer waits for it no longer wants it.
+        AbortOnDropHandle::new(reader)
+    });
+    let readers: Vec<_> = readers.collect();
+    let (mut all, mut whole) = (Vec::with_capacity(readers.len()), true);
+    for reader in readers {
+        let (held, is_whole) = reader.await.map_err(|_| BacktestError::Worker)??;
+        all.push(held);
+        whole &= is_whole;
+    }
+    if !whole {
+        let rows = all.iter().flat_map(|held| &held.rows).map(Vec::len).sum::<usize>();
+        progress.done.fetch_sub(rows as u64, Ordering::Relaxed);
+    }
+    Ok((all, whole))
+}
+
+/// How many rows PostgreSQL expects.
+async fn estimate(pool: &PgPool, sql: &str) -> Result<u64, sqlx::Error> {
+    let sql = format!("explain (format json) {sql}");
+    let plan: Value = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(pool).await?;
+    Ok(plan.pointer("/0/Plan/Plan Rows").and_then(Value::as_u64).unwrap_or_default())
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// A trial asks what would be if it paged, whatever the rule's mode.
 fn at_work(rule: &Arc<Rule>) -> Arc<Rule> {
     Arc::new(Rule { mode: Mode::Active, ..(**rule).clone() })
-}
-
-impl Found {
-    fn add(&mut self, other: Found) {
-        self.readings += other.readings;
-        self.patients.extend(other.patients);
-    }
 }
 
 impl Progress {
@@ -164,7 +211,7 @@ impl Question {
         }
     }
 
-    fn wants_suspect(&self) -> bool {
+    fn looks_at_devices(&self) -> bool {
         self.rules.iter().any(|rule| rule.looks_at_devices())
     }
 }
