@@ -6,7 +6,7 @@
 //! `--seconds N` is how long each round of paging lasts, `--alerts N` how many alerts are
 //! fanned out to ten endpoints.
 //!
-//! The rounds of paging take turns, beside five other receivers that answer and beside
+//! The rounds of paging take turns: alone, beside five other receivers that answer, and beside
 //! five that hang, drip, fail, answer without end and reset, so that what a busy machine
 //! does meets both alike, and the difference is the receivers' behaviour, not their number.
 
@@ -56,8 +56,9 @@ async fn main() {
         let token = token_of(&dir, "bench", &format!("pager-{n}")).await;
         pagers.push(Client::connect(&server.address, &token).await);
     }
-    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    let (mut alone, mut among, mut beside) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
+        let of_alone = pages(&mut pagers, &book, seconds).await;
         let others = register_all(&mut owner, &good, GOOD).await;
         let of_round = pages(&mut pagers, &book, seconds).await;
         delete(&mut owner, others).await;
@@ -66,25 +67,32 @@ async fn main() {
         delete(&mut owner, others).await;
         // The first one warms up.
         if round > 0 {
-            alone.extend(of_round);
+            alone.extend(of_alone);
+            among.extend(of_round);
             beside.extend(of_bad);
         }
     }
     background.store(true, Ordering::Relaxed);
-    let (alone, beside) = (Latencies::new(alone), Latencies::new(beside));
-    let ratio = beside.ms(0.99) / alone.ms(0.99);
+    let [alone, among, beside] = [alone, among, beside].map(Latencies::new);
+    let ratio = beside.ms(0.99) / among.ms(0.99);
 
     let per_second = fan_out(&server, &dir, &book, &good, alerts).await;
     println!("{ALERTS_PER_SECOND} alerts/s, {BACKGROUND_PER_SECOND} readings/s behind");
     println!("POST to webhook received                       p50 ms   p99 ms");
-    println!("{:44} {:8.2} {:8.2}", "  beside five good receivers", alone.ms(0.5), alone.ms(0.99));
-    println!("{:44} {:8.2} {:8.2}", "  beside five bad receivers", beside.ms(0.5), beside.ms(0.99));
-    println!("{:44} {:17.2}", "  p99 beside them, as a ratio", ratio);
+    for (name, of) in [
+        ("  alone", &alone),
+        ("  beside five good receivers", &among),
+        ("  beside five bad receivers", &beside),
+    ] {
+        println!("{name:44} {:8.2} {:8.2}", of.ms(0.5), of.ms(0.99));
+    }
+    println!("{:44} {:17.2}", "  p99 beside bad ones to beside good ones", ratio);
     println!(
         "{alerts} alerts to {ENDPOINTS} endpoints, from the first POST: {per_second:.0} deliveries/s"
     );
     let json = serde_json::json!({
         "deliveries_per_s": per_second, "p50_ms": alone.ms(0.5), "p99_ms": alone.ms(0.99),
+        "p50_with_answering_ms": among.ms(0.5), "p99_with_answering_ms": among.ms(0.99),
         "p50_with_hanging_ms": beside.ms(0.5), "p99_with_hanging_ms": beside.ms(0.99),
         "p99_ratio_with_hanging": ratio, "alerts_per_s": ALERTS_PER_SECOND,
         "readings_per_s": BACKGROUND_PER_SECOND, "endpoints": ENDPOINTS,

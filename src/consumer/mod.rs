@@ -15,14 +15,16 @@ mod park;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{Connection, PgConnection, PgPool};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use park::leave_out;
 pub use park::{Parked, act_apart, ask_to_resume, counts, parked, resume, resume_asked};
 
-use crate::log::{AppendError, EVENTS_PER_APPEND_MAX, Log, Window, answered, signal_or_poll};
+use crate::log::{
+    AppendError, EVENTS_PER_APPEND_MAX, Held, Log, Window, on_connection, signal_or_poll,
+};
 
 /// A consumer that nobody waits for lets this many times as much time pass as its last
 /// step took, within its patience: the slower the steps, the more each one has to do, and
@@ -222,19 +224,33 @@ pub async fn step<C: Consumer>(
     consumer: &C,
     shard: i16,
 ) -> Result<Step, ConsumerError> {
-    match try_step(pool, consumer, shard, false).await {
-        Err(error) if error.is_of_an_event() => try_step(pool, consumer, shard, true).await,
-        stepped => stepped,
-    }
+    step_on(pool, &mut None, consumer, shard).await
+}
+
+async fn step_on<C: Consumer>(
+    pool: &PgPool,
+    held: &mut Held,
+    consumer: &C,
+    shard: i16,
+) -> Result<Step, ConsumerError> {
+    on_connection(pool, held, async |connection| {
+        match try_step(connection, consumer, shard, false).await {
+            Err(error) if error.is_of_an_event() => {
+                try_step(connection, consumer, shard, true).await
+            }
+            stepped => stepped,
+        }
+    })
+    .await
 }
 
 async fn try_step<C: Consumer>(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     consumer: &C,
     shard: i16,
     apart: bool,
 ) -> Result<Step, ConsumerError> {
-    let mut tx = pool.begin().await?;
+    let mut tx = connection.begin().await?;
     let claimed: Option<Claimed> = sqlx::query_as(include_str!("claim.sql"))
         .bind(shard)
         .bind(consumer.name())
@@ -280,13 +296,19 @@ pub async fn run<C: Consumer>(
     };
     let mut urgent = log.wake().follow_urgent(shard);
     let mut wanted = log.wake().follow_wanted(consumer.name(), shard);
+    // A connection that nobody else could have is kept: giving it back costs two round
+    // trips, and the next event might wait for them.
+    let keeps = pool.options().get_max_connections() == 1;
+    let mut held = None;
     while !stop.is_cancelled() {
         // Marked as seen before looking, so that a move in between wakes us.
         moved.mark_unchanged();
         urgent.mark_unchanged();
         wanted.mark_unchanged();
         let started = Instant::now();
-        match answered(step(&pool, &*consumer, shard)).await {
+        let stepped = step_on(&pool, &mut held, &*consumer, shard).await;
+        held = held.filter(|_| keeps);
+        match stepped {
             Ok(Step::Behind) => continue,
             Ok(Step::CaughtUp | Step::Idle) => {}
             Err(error) => {

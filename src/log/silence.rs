@@ -31,7 +31,7 @@ pub type Held = Option<PoolConnection<Postgres>>;
 
 /// The same on a connection of any pool: a silent one is not given back, and one that
 /// answered is held.
-pub(super) async fn on_connection<T, E: From<sqlx::Error>>(
+pub(crate) async fn on_connection<T, E: From<sqlx::Error>>(
     pool: &PgPool,
     held: &mut Held,
     ask: impl AsyncFnOnce(&mut PgConnection) -> Result<T, E>,

@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::de::Error as _;
-use sqlx::PgConnection;
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row};
 
 use super::evaluate::{EvaluateError, Evaluator, RuleChanged, SILENCE_SET};
 use super::model::Rule;
 use super::registry::{Book, Interest, Silence};
 use crate::consumer::{Consumer, ConsumerError, Follows, RULES};
-use crate::event::{AlertState, Event, NO_PATIENT, RULE_CHANGED, Recorded};
+use crate::event::{AlertState, Event, RULE_CHANGED, Recorded};
 use crate::log::{Log, Window, append, decode_events};
 
 /// The most positions of one step: a page that waits behind a flood waits for this
@@ -133,44 +134,16 @@ impl Raise {
         Ok(Arc::new(book))
     }
 
-    /// Loads what is remembered of the patients of these events and of those whose time
-    /// has come.
-    async fn load(
+    /// Loads what is remembered of those whose time has come.
+    async fn due(
         &self,
         tx: &mut PgConnection,
         shard: i16,
-        events: &[Recorded],
-        due_by: Option<DateTime<Utc>>,
+        by: DateTime<Utc>,
     ) -> Result<Evaluator, ConsumerError> {
-        let of = |r: &Recorded| r.event.patient_id != NO_PATIENT;
-        let mut patients: Vec<(&str, &str)> = events
-            .iter()
-            .filter(|r| of(r))
-            .map(|r| (&*r.event.tenant, &*r.event.patient_id))
-            .collect();
-        patients.sort_unstable();
-        patients.dedup();
-        let (tenants, ids): (Vec<&str>, Vec<&str>) = patients.into_iter().unzip();
-        let rows: Vec<(String, String, String, String)> =
-            sqlx::query_as(include_str!("load_states.sql"))
-                .bind(shard)
-                .bind(tenants)
-                .bind(ids)
-                .bind(due_by)
-                .fetch_all(tx)
-                .await?;
-        let mut evaluator = Evaluator::default();
-        for (tenant, patient_id, rule, state) in rows {
-            let misread =
-                |source| ConsumerError::State { patient: format!("{tenant}/{patient_id}"), source };
-            let patient = evaluator.patient(&tenant.as_str().into(), &patient_id);
-            if rule == FACTS {
-                patient.facts = serde_json::from_str(&state).map_err(misread)?;
-            } else {
-                patient.load(&rule, serde_json::from_str(&state).map_err(misread)?);
-            }
-        }
-        Ok(evaluator)
+        let rows =
+            sqlx::query(include_str!("load_due.sql")).bind(shard).bind(by).fetch_all(tx).await?;
+        remembered(&rows)
     }
 
     async fn save(
@@ -208,7 +181,7 @@ impl Raise {
         upto: DateTime<Utc>,
     ) -> Result<Vec<Event>, ConsumerError> {
         let book = self.book(tx, shard, position).await?;
-        let mut evaluator = self.load(tx, shard, &[], Some(upto)).await?;
+        let mut evaluator = self.due(tx, shard, upto).await?;
         let mut said = Vec::new();
         evaluator.ticks(&book, shard, upto, &mut said);
         self.save(tx, shard, &evaluator, &book).await?;
@@ -300,16 +273,15 @@ impl Consumer for Raise {
     async fn act(&self, tx: &mut PgConnection, window: &Window) -> Result<Raised, ConsumerError> {
         let shard = window.shard;
         let mut book = self.book(tx, shard, window.after).await?;
-        let mut events = relevant(tx, window, &book.interest()).await?;
+        let upto = if book.has_timers() { time_of(tx, shard, window.to).await? } else { None };
+        let (mut events, mut evaluator) = relevant(tx, window, &book.interest(), upto).await?;
         if events.iter().any(|recorded| recorded.event.kind == RULE_CHANGED) {
             // What a rule that begins in this window would have to see was not asked for.
-            events = relevant(tx, window, &Interest::everything()).await?;
+            (events, evaluator) = relevant(tx, window, &Interest::everything(), upto).await?;
         }
-        let upto = if book.has_timers() { time_of(tx, shard, window.to).await? } else { None };
         if events.is_empty() && upto.is_none() {
             return Ok(Raised { events: Vec::new(), book });
         }
-        let mut evaluator = self.load(tx, shard, &events, upto).await?;
         let mut said = Vec::new();
         for recorded in &events {
             evaluator
@@ -338,14 +310,16 @@ impl Consumer for Raise {
     }
 }
 
-/// The events of a window that can change anything, in order.
+/// The events of a window that can change anything, in order, with what is remembered of
+/// their patients and of those whose time has come by `due_by`.
 async fn relevant(
     tx: &mut PgConnection,
     window: &Window,
     interest: &Interest,
-) -> Result<Vec<Recorded>, sqlx::Error> {
+    due_by: Option<DateTime<Utc>>,
+) -> Result<(Vec<Recorded>, Evaluator), ConsumerError> {
     let bounds = interest.bounds();
-    let rows = sqlx::query(include_str!("relevant.sql"))
+    let mut rows = sqlx::query(include_str!("relevant.sql"))
         .bind(window.shard)
         .bind(window.after)
         .bind(window.to)
@@ -356,9 +330,38 @@ async fn relevant(
         .bind(bounds.iter().map(|(.., below)| *below).collect::<Vec<_>>())
         .bind(interest.suspect)
         .bind(interest.vitals.iter().map(|vital| vital.name()).collect::<Vec<_>>())
+        .bind(due_by)
         .fetch_all(tx)
         .await?;
-    decode_events(window.shard, &rows)
+    // The states come last: they have no position.
+    let mut events = 0;
+    for row in &rows {
+        if row.try_get::<Option<i64>, _>("position")?.is_none() {
+            break;
+        }
+        events += 1;
+    }
+    let states = rows.split_off(events);
+    Ok((decode_events(window.shard, &rows)?, remembered(&states)?))
+}
+
+/// Rows with a patient, a rule and its state.
+fn remembered(rows: &[PgRow]) -> Result<Evaluator, ConsumerError> {
+    let mut evaluator = Evaluator::default();
+    for row in rows {
+        let (tenant, patient_id): (&str, &str) =
+            (row.try_get("tenant")?, row.try_get("patient_id")?);
+        let (rule, state): (&str, &str) = (row.try_get("rule")?, row.try_get("state")?);
+        let misread =
+            |source| ConsumerError::State { patient: format!("{tenant}/{patient_id}"), source };
+        let patient = evaluator.patient(&tenant.into(), patient_id);
+        if rule == FACTS {
+            patient.facts = serde_json::from_str(state).map_err(misread)?;
+        } else {
+            patient.load(rule, serde_json::from_str(state).map_err(misread)?);
+        }
+    }
+    Ok(evaluator)
 }
 
 /// The log's time at a position: all that is due by then comes before what follows.

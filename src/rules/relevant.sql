@@ -9,6 +9,9 @@
 -- $6, $7, $8: vitals, and above and below which values a reading of theirs breaks a limit;
 -- $9: suspect readings matter as well; $10: the vitals of all rules, also of those that
 -- only wait for an alert to clear
+--
+-- After the events comes what the rules remember of their patients, and of those whose
+-- time has come by $11, if any: rows without a position. One answer, one round trip.
 with heard as materialized (
     select position, recorded_at, tenant, patient_id, type, vital, value, quality, suspect,
            occurred_at, source_id, value > bound.above or value < bound.below as breaks
@@ -44,4 +47,17 @@ with heard as materialized (
       and type in ('patient_registered', 'alert_acknowledged', 'alert_clear_requested',
                    'reading_retracted', 'rule_changed', 'silence_set')
 )
-select * from relevant order by position
+select r.*, null as rule, null as state from relevant r
+union all
+select null, null, s.tenant, s.patient_id, null, null, null, null, null, null, null, null, s.rule, s.state
+from (
+    select tenant, patient_id from relevant
+    union
+    select tenant, patient_id from rule_state where shard = $1 and due_at <= $11
+) p
+-- "offset 0": patient by patient, never by reading what is remembered of everybody.
+cross join lateral (
+    select tenant, patient_id, rule, state::text as state from rule_state
+    where shard = $1 and tenant = p.tenant and patient_id = p.patient_id offset 0
+) s
+order by position nulls last

@@ -120,9 +120,10 @@ async fn consumers_read_a_shard_by_its_positions() {
     uses(&found, "_shard_position_idx", "event");
 
     let relevant = include_str!("../../src/rules/relevant.sql");
-    let types = format!("{WINDOW}, text[], float8[], float8[], bool, text[]");
-    let values =
-        format!("{WINDOW_AT}, '{{heart_rate}}', '{{120}}', '{{0}}', false, '{{heart_rate}}'");
+    let types = format!("{WINDOW}, text[], float8[], float8[], bool, text[], timestamptz");
+    let values = format!(
+        "{WINDOW_AT}, '{{heart_rate}}', '{{120}}', '{{0}}', false, '{{heart_rate}}', now()"
+    );
     let found = plan(&mut connection, &types, &values, relevant).await;
     uses(&found, "_shard_position_idx", "event");
     uses(&found, "rule_state_pkey", "rule_state");
@@ -259,8 +260,9 @@ async fn what_is_about_one_month_of_two_years_looks_into_no_other() {
         assert_eq!(looked_into(&mut connection, WINDOW, &at, sql).await, only, "{sql}");
     }
     let relevant = include_str!("../../src/rules/relevant.sql");
-    let types = format!("{WINDOW}, text[], float8[], float8[], bool, text[]");
-    let values = format!("{at}, '{{heart_rate}}', '{{10}}', '{{0}}', false, '{{heart_rate}}'");
+    let types = format!("{WINDOW}, text[], float8[], float8[], bool, text[], timestamptz");
+    let values =
+        format!("{at}, '{{heart_rate}}', '{{10}}', '{{0}}', false, '{{heart_rate}}', null");
     assert_eq!(looked_into(&mut connection, &types, &values, relevant).await, only);
 
     let patient = format!("{shard}::smallint, 'ward', 'p'");
@@ -308,10 +310,8 @@ async fn the_newest_value_at_a_moment_is_not_searched_for_in_older_months_than_n
 async fn what_a_step_and_a_list_ask_of_small_tables_goes_by_their_keys() {
     let database = Database::new().await;
     let mut connection = connect(&database).await;
-    let load = include_str!("../../src/rules/load_states.sql");
-    let values = "0::smallint, '{t}', '{p}', null";
-    let types = "smallint, text[], text[], timestamptz";
-    let found = plan(&mut connection, types, values, load).await;
+    let due = include_str!("../../src/rules/load_due.sql");
+    let found = plan(&mut connection, "smallint, timestamptz", "0::smallint, now()", due).await;
     uses(&found, "rule_state_pkey", "rule_state");
 
     let save = include_str!("../../src/rules/save_states.sql");
