@@ -28,6 +28,9 @@ use crate::log::{Log, answered};
 const POLL_MS: u64 = 200;
 /// Outcomes written in one transaction.
 const OUTCOMES_PER_WRITE_MAX: usize = 500;
+/// How long an outcome that nobody waits for may wait for others, to be written with them:
+/// a statement costs much more than a row. After a crash so much more is sent twice.
+const RECORD_PACE_MS: u64 = 10;
 /// The pause before outcomes that could not be written are tried again.
 const RETRY_PAUSE_MS: u64 = 500;
 
@@ -147,6 +150,14 @@ impl Deliverer {
     async fn record_all(&self, mut outcomes: mpsc::UnboundedReceiver<Outcome>) {
         let mut batch = Vec::new();
         while outcomes.recv_many(&mut batch, OUTCOMES_PER_WRITE_MAX).await > 0 {
+            if !batch.iter().any(Outcome::is_waited_for) {
+                tokio::time::sleep(Duration::from_millis(RECORD_PACE_MS)).await;
+                while batch.len() < OUTCOMES_PER_WRITE_MAX
+                    && let Ok(outcome) = outcomes.try_recv()
+                {
+                    batch.push(outcome);
+                }
+            }
             self.record_surely(&mut batch).await;
             for outcome in batch.drain(..) {
                 self.after(&outcome).await;

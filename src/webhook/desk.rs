@@ -179,7 +179,11 @@ impl Desk {
                 let lane = lane.or_insert_with(|| Lane::new(&delivery.tenant));
                 lane.waiting.push_back(Waiting::new(delivery));
             } else {
-                unclaimed = true;
+                match book.lanes.get_mut(&delivery.endpoint_id) {
+                    // Looked for when something of it ends: a claim now would be in vain.
+                    Some(lane) if lane.room() == 0 => lane.behind = true,
+                    _ => unclaimed = true,
+                }
             }
         }
         drop(book);

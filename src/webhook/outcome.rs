@@ -39,6 +39,12 @@ impl Outcome {
         self.status == Some(410)
     }
 
+    /// Whether something follows from it that must not wait: the next one of an alert, or
+    /// what is done about its endpoint.
+    pub fn is_waited_for(&self) -> bool {
+        self.claimed.ordered || self.claimed.probe || self.opens || self.gone()
+    }
+
     /// How long until the next attempt, if there is one.
     pub fn retry_in(&self) -> Option<Duration> {
         if self.delivered() {

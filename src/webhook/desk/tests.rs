@@ -52,6 +52,20 @@ fn an_endpoint_has_its_slots_and_no_more_and_goes_on_in_them() {
 }
 
 #[test]
+fn what_a_full_lane_has_no_room_for_is_looked_for_when_something_of_it_ends() {
+    use futures_util::FutureExt;
+    let desk = Desk::default();
+    let unclaimed = |endpoint| Claimed { attempts: 0, ..delivery("t", endpoint, 1_000) };
+    let endpoint = lane(&desk, "t", QUEUED_PER_ENDPOINT_MAX as i64);
+    desk.made(vec![unclaimed(endpoint)]);
+    assert!(desk.told_to_look().now_or_never().is_none(), "it would be claimed in vain");
+    drop(desk.start());
+    assert!(desk.told_to_look().now_or_never().is_some());
+    desk.made(vec![unclaimed(Uuid::new_v4())]);
+    assert!(desk.told_to_look().now_or_never().is_some(), "there is room for another's");
+}
+
+#[test]
 fn a_tenant_that_hangs_everywhere_leaves_others_their_slots() {
     let desk = Desk::default();
     let greedy: Vec<Uuid> = (0..100).map(|_| lane(&desk, "greedy", 128)).collect();
