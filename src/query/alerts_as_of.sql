@@ -1,12 +1,13 @@
--- The alerts of one patient that stood at $4, by what had been recorded by $5.
--- Events without a vital are found by the natural key as well.
+-- The alerts of one patient that stood at $4, by what had been recorded by $5; and last, as
+-- a row without an id, their record as it was then. Events without a vital are found by the
+-- natural key as well, in one walk over the months.
 with said as (
-    select (data ->> 'alertId')::uuid as id, data ->> 'state' as said, event_data(type, data) as data, occurred_at, recorded_at, position
+    select type, (data ->> 'alertId')::uuid as id, data ->> 'state' as said, event_data(type, data) as data, occurred_at, recorded_at, position
     from event
     where shard = $1 and tenant = $2 and patient_id = $3 and vital is null
       -- Nothing is recorded more than minutes before it was true: fewer months to look at.
       and occurred_at <= least($4, $5 + interval '10 min') and recorded_at <= $5
-      and (type = 'alert_acknowledged' or type ~ '^[A-Z]')
+      and (type in ('alert_acknowledged', 'patient_registered') or type ~ '^[A-Z]')
 )
 select r.id, $3 as patient_id, 'active' as state,
        r.data ->> 'event' as event, r.data ->> 'priority' as priority, r.data ->> 'rule' as rule,
@@ -15,8 +16,16 @@ select r.id, $3 as patient_id, 'active' as state,
        r.data ->> 'deviceId' as device_id, (r.data ->> 'since')::timestamptz as since,
        r.recorded_at as raised_at, null::timestamptz as cleared_since, null::float8 as cleared_value,
        (select a.data ->> 'acknowledged' from said a
-        where a.id = r.id and a.said = 'acknowledged' order by a.position limit 1) as acknowledged
+        where a.id = r.id and a.said = 'acknowledged' order by a.position limit 1) as acknowledged,
+       null as record
 from said r
 where r.said = 'raised'
   and not exists (select from said c where c.id = r.id and c.said in ('cleared', 'retracted'))
-order by since, r.id
+union all
+(select null, $3, null, null, null, null, null, null, null, null, null, null, null, null, null, null,
+        data ->> 'record'
+ from said
+ where type = 'patient_registered'
+ order by occurred_at desc, position desc
+ limit 1)
+order by since nulls last, id

@@ -7,7 +7,9 @@
 //! knows the time.
 
 use chrono::{DateTime, Utc};
+use sqlx::postgres::PgRow;
 use sqlx::{FromRow, PgConnection, Row};
+use uuid::Uuid;
 
 use super::alerts::Alert;
 use super::reach::{Reach, Unanswered, What};
@@ -70,15 +72,37 @@ pub async fn state(
     moment: Moment,
     device: Option<&str>,
 ) -> Result<Option<State>, Unanswered> {
+    let moment = settled(log, log.shard_of(tenant, patient_id), moment).await?;
+    if moment == Moment::default() && device.is_none() {
+        return Ok(present(log, tenant, patient_id).await?);
+    }
+    let what = What::Newest(moment);
+    let reach = Reach { tenant, patient_id, vitals: &[], device, what };
     let shard = log.shard_of(tenant, patient_id);
-    let moment = settled(log, shard, moment).await?;
-    let is_present = moment == Moment::default() && device.is_none();
-    let parts: &[Part] = match is_present {
-        true => &[Part::Vitals, Part::Alerts, Part::Records],
-        false => &[Part::Said],
+    let freshness = async {
+        // What was known by a settled moment is in the log, whatever is folded later.
+        Ok(moment.known_at.is_some() || fresh(log, &[shard], &[Part::Said]).await?)
     };
-    // What was known by a settled moment is in the log, whatever is folded later.
-    let fresh = moment.known_at.is_some() || fresh(log, &[shard], parts).await?;
+    // At once: each is a round trip.
+    let (fresh, ()) = tokio::try_join!(freshness, reach.check(log))?;
+    let mut tx = log.pool().begin_with(LOOK).await?;
+    let state = past(&mut tx, shard, tenant, patient_id, moment, device).await?;
+    // Rolled back when it is given back, which nobody has to wait for.
+    drop(tx);
+    reach.check(log).await?;
+    let is_empty = state.vitals.is_empty() && state.alerts.is_empty() && state.record.is_none();
+    if is_empty && !is_known(log, tenant, patient_id).await? {
+        return Ok(None);
+    }
+    // The log is never behind itself, but what the rules will say is not in it yet.
+    Ok(Some(State { fresh, ..state }))
+}
+
+/// The state now, from the projections.
+async fn present(log: &Log, tenant: &str, patient_id: &str) -> Result<Option<State>, sqlx::Error> {
+    let shard = log.shard_of(tenant, patient_id);
+    let parts = [Part::Vitals, Part::Alerts, Part::Records];
+    let fresh = fresh(log, &[shard], &parts).await?;
     let patient: Option<(Option<String>,)> = sqlx::query_as(
         "select record from patient where shard = $1 and tenant = $2 and patient_id = $3",
     )
@@ -92,20 +116,10 @@ pub async fn state(
         return Ok(None);
     }
     let record = patient.and_then(|(record,)| record);
-    let what = What::Newest(moment);
-    let reach = Reach { tenant, patient_id, vitals: &[], device, what };
-    reach.check(log).await?;
     let mut tx = log.pool().begin_with(LOOK).await?;
-    let state = if is_present {
-        let (vitals, alerts) = current(&mut tx, shard, tenant, patient_id).await?;
-        State { vitals, alerts, record, fresh, moment }
-    } else {
-        // The log is never behind itself, but what the rules will say is not in it yet.
-        State { fresh, ..past(&mut tx, shard, tenant, patient_id, moment, device).await? }
-    };
-    tx.rollback().await?;
-    reach.check(log).await?;
-    Ok(Some(state))
+    let (vitals, alerts) = current(&mut tx, shard, tenant, patient_id).await?;
+    drop(tx);
+    Ok(Some(State { vitals, alerts, record, fresh, moment: Moment::default() }))
 }
 
 /// Whether anybody ever heard of a patient. The log knows, and is never behind.
@@ -202,7 +216,7 @@ pub(super) async fn past(
         rows = ask(include_str!("state_as_of.sql")).fetch_all(&mut *tx).await?;
     }
     let vitals = rows.iter().map(Newest::from_row).collect::<Result<_, _>>()?;
-    let mut alerts: Vec<Alert> = sqlx::query_as(include_str!("alerts_as_of.sql"))
+    let mut rows = sqlx::query(include_str!("alerts_as_of.sql"))
         .bind(shard)
         .bind(tenant)
         .bind(patient_id)
@@ -210,22 +224,16 @@ pub(super) async fn past(
         .bind(known_at)
         .fetch_all(&mut *tx)
         .await?;
+    // The record comes last, and has no id.
+    let is_record = |row: &PgRow| row.try_get::<Option<Uuid>, _>("id").is_ok_and(|id| id.is_none());
+    let record = match rows.pop_if(|row| is_record(row)) {
+        Some(row) => row.try_get("record")?,
+        None => None,
+    };
+    let mut alerts: Vec<Alert> = rows.iter().map(Alert::from_row).collect::<Result<_, _>>()?;
     alerts.retain(|alert| device.is_none_or(|only| only == alert.device_id));
-    let record: Option<Option<String>> = sqlx::query_scalar(
-        "select data ->> 'record' from event \
-         where shard = $1 and tenant = $2 and patient_id = $3 and vital is null \
-           and occurred_at <= $4 and recorded_at <= $5 and type = 'patient_registered' \
-         order by occurred_at desc, position desc limit 1",
-    )
-    .bind(shard)
-    .bind(tenant)
-    .bind(patient_id)
-    .bind(as_of)
-    .bind(known_at)
-    .fetch_optional(&mut *tx)
-    .await?;
     // The log is never behind itself.
-    Ok(State { vitals, alerts, record: record.flatten(), fresh: true, moment })
+    Ok(State { vitals, alerts, record, fresh: true, moment })
 }
 
 /// The moment, such that its answer lasts.
