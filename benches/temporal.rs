@@ -37,7 +37,7 @@ const PATIENT: &str = "p";
 /// From the first reading to the last.
 const DAYS: i64 = 660;
 /// Answers that are thrown away: plans are made, pages are read.
-const WARM_UP: usize = 50;
+const WARM_UP: usize = 300;
 /// Times that a whole history is taken.
 const WHOLE: usize = 3;
 

@@ -69,27 +69,30 @@ pub async fn state(
     log: &Log,
     tenant: &str,
     patient_id: &str,
-    moment: Moment,
+    asked: Moment,
     device: Option<&str>,
 ) -> Result<Option<State>, Unanswered> {
-    let moment = settled(log, log.shard_of(tenant, patient_id), moment).await?;
-    if moment == Moment::default() && device.is_none() {
+    if asked == Moment::default() && device.is_none() {
         return Ok(present(log, tenant, patient_id).await?);
     }
-    let what = What::Newest(moment);
-    let reach = Reach { tenant, patient_id, vitals: &[], device, what };
     let shard = log.shard_of(tenant, patient_id);
+    let reach = |moment| {
+        let what = What::Newest(moment);
+        Reach { tenant, patient_id, vitals: &[], device, what }
+    };
+    let settling = async { Ok(settled(log, shard, asked).await?) };
     let freshness = async {
         // What was known by a settled moment is in the log, whatever is folded later.
-        Ok(moment.known_at.is_some() || fresh(log, &[shard], &[Part::Said]).await?)
+        Ok(asked.known_at.is_some() || fresh(log, &[shard], &[Part::Said]).await?)
     };
+    let before = reach(asked);
     // At once: each is a round trip.
-    let (fresh, ()) = tokio::try_join!(freshness, reach.check(log))?;
+    let (moment, fresh, ()) = tokio::try_join!(settling, freshness, before.check(log))?;
     let mut tx = log.pool().begin_with(LOOK).await?;
     let state = past(&mut tx, shard, tenant, patient_id, moment, device).await?;
     // Rolled back when it is given back, which nobody has to wait for.
     drop(tx);
-    reach.check(log).await?;
+    reach(moment).check(log).await?;
     let is_empty = state.vitals.is_empty() && state.alerts.is_empty() && state.record.is_none();
     if is_empty && !is_known(log, tenant, patient_id).await? {
         return Ok(None);
@@ -144,12 +147,16 @@ pub async fn newest(
     device: Option<&str>,
 ) -> Result<Option<(Newest, bool)>, sqlx::Error> {
     let shard = log.shard_of(tenant, patient_id);
-    if device.is_some() {
+    let of_log = async || {
         let mut tx = log.pool().begin_with(LOOK).await?;
         let moment = Moment::default();
         let state = past(&mut tx, shard, tenant, patient_id, moment, device).await?;
-        tx.rollback().await?;
-        return Ok(state.vitals.into_iter().find(|n| n.vital == vital).map(|n| (n, true)));
+        drop(tx);
+        let newest = state.vitals.into_iter().find(|n| n.vital == vital);
+        Ok::<_, sqlx::Error>(newest.map(|n| (n, true)))
+    };
+    if device.is_some() {
+        return of_log().await;
     }
     let fresh = fresh(log, &[shard], &[Part::Vitals]).await?;
     let row: Option<Newest> = sqlx::query_as(
@@ -163,7 +170,11 @@ pub async fn newest(
     .bind(vital.name())
     .fetch_optional(log.pool())
     .await?;
-    Ok(row.map(|newest| (newest, fresh)))
+    match row {
+        // "There is none" must be true, however far behind the table is.
+        None if !fresh => of_log().await,
+        row => Ok(row.map(|newest| (newest, fresh))),
+    }
 }
 
 async fn current(
