@@ -24,6 +24,8 @@ use crate::rules::{Rule, versions};
 
 /// How often the progress is shown.
 const LOOK_MS: u64 = 200;
+/// Half of them read the history.
+const CONNECTIONS_MAX: u32 = 32;
 
 /// Options of `vitals backtest`.
 #[derive(Args)]
@@ -68,7 +70,7 @@ pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
     let axes = options.sweep.iter().map(|axis| axis.parse()).collect::<Result<Vec<Axis>, _>>()?;
     let database = Database::open(common).await?;
     let tried = async {
-        let log = database.log(common, database.patient_pool(8)).await?;
+        let log = database.log(common, database.patient_pool(CONNECTIONS_MAX)).await?;
         if axes.is_empty() {
             one(&log, &options, rule).await
         } else {

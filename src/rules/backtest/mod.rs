@@ -3,8 +3,8 @@
 //!
 //! Guarantees that the same [`super::step()`] judges as live, every reading as if it had
 //! come at once, in the order in which it was measured; several rules are tried over one
-//! reading of the history; memory is bounded by [`rows::ROWS_HELD_MAX`] a core and
-//! does not grow with the history. Writes nothing.
+//! reading of the history; memory is bounded by [`ROWS_HELD_MAX`] and does not grow with
+//! the history. Writes nothing.
 //!
 //! Looks at each rule alone: it is not inhibited by others, nor held by a silent device.
 //! Of a patient's record (ward, age, own limits) it takes what is recorded now. Does not
@@ -33,7 +33,7 @@ use crate::vital::Vital;
 use fold::Fold;
 pub use fold::{PatientTrials, Tally};
 pub use report::{Report, WardNumbers, compared};
-use rows::{Held, Numbers, Slice};
+use rows::{Held, Numbers, ROWS_HELD_MAX, Slice};
 pub use sweep::{Axis, SweepError, picture, variants};
 
 /// What is asked.
@@ -122,7 +122,10 @@ pub async fn run(
         progress.total.fetch_add(rows, Ordering::Relaxed);
     }
     let (patients, devices) = (Arc::default(), Arc::default());
-    let mut held: Vec<Held> = (0..cores()).map(|_| Held::new(&patients, &devices)).collect();
+    // Others ask, too: a question takes half of the connections at most.
+    let readers = cores().min(pool.options().get_max_connections() as usize / 2).max(1);
+    let most = ROWS_HELD_MAX / readers;
+    let mut held: Vec<Held> = (0..readers).map(|_| Held::new(&patients, &devices, most)).collect();
     while let Some(slice) = slices.pop() {
         let is_whole;
         let sql = slice.sql(&question, names_devices, log.shards());

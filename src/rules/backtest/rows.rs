@@ -1,7 +1,7 @@
 //! Reading the history: narrow rows by binary COPY, decoded by hand.
 //!
-//! Guarantees that a slice of time is either held whole or refused, when it has more
-//! than [`ROWS_HELD_MAX`] rows: then the caller asks for smaller ones. Does not order
+//! Guarantees that a part of a slice is either held whole or refused, when it has more
+//! rows than it may have: then the caller asks for a smaller slice. Does not order
 //! rows: PostgreSQL sends them as they lie, which costs it least.
 
 use std::collections::{HashMap, HashSet};
@@ -15,8 +15,8 @@ use super::{BacktestError, Progress, Question};
 use crate::log::partition::Span;
 use crate::vital::Vital;
 
-/// Rows that a reader holds, at 40 bytes each.
-pub const ROWS_HELD_MAX: usize = 2_000_000;
+/// Rows that all readers together hold, at 40 bytes each.
+pub const ROWS_HELD_MAX: usize = 4_000_000;
 
 /// Bytes that are gathered before they are taken apart.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -255,14 +255,17 @@ impl Numbers {
 pub struct Held {
     patients: Names,
     devices: Names,
+    /// How many rows at most.
+    most: usize,
     /// Of each patient, by number, the rows of this part.
     pub rows: Vec<Vec<Row>>,
 }
 
 impl Held {
     /// Nothing yet; numbers will be those of the directories.
-    pub fn new(patients: &Arc<Directory>, devices: &Arc<Directory>) -> Held {
-        Held { patients: Names::new(patients), devices: Names::new(devices), rows: Vec::new() }
+    pub fn new(patients: &Arc<Directory>, devices: &Arc<Directory>, most: usize) -> Held {
+        let (patients, devices) = (Names::new(patients), Names::new(devices));
+        Held { patients, devices, most, rows: Vec::new() }
     }
 
     /// Reads what [`Slice::sql`] asks, from these pages. `false` when there are more rows
@@ -314,7 +317,7 @@ impl Held {
             }
             bytes.drain(..at);
             progress.read(count - before)?;
-            if is_end || count as usize > ROWS_HELD_MAX {
+            if is_end || count as usize > self.most {
                 return Ok(is_end);
             }
         }
