@@ -235,6 +235,21 @@ async fn a_slow_database_makes_answers_slow_and_a_full_queue_is_told_at_once() {
     assert_eq!(stored, expected);
 }
 
+/// A table that is behind does not say that there is no value.
+#[tokio::test]
+async fn a_value_is_found_in_the_log_while_its_projection_is_behind() {
+    let database = Database::new().await;
+    let server = Server::start(&database).await;
+    let hospital = Hospital::new(&server, "ward");
+    let pool = database.pool();
+    let mut held = pool.begin().await.unwrap();
+    let hold = "select from checkpoint where consumer = 'projection:current_vitals' for update";
+    sqlx::query(hold).execute(&mut *held).await.unwrap();
+    hospital.store(&[heart_rate("p", 81.0, now())]).await;
+    assert_eq!(hospital.found("/patients/p/heart-rate").await["heartRate"], 81);
+    held.rollback().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_swallow_everything_are_given_up() {
     let database = Database::new().await;
