@@ -9,10 +9,8 @@ pub mod link;
 
 use std::sync::Arc;
 
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::FromRequestParts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
-use axum::middleware::Next;
-use axum::response::Response;
 use chrono::{DateTime, Utc};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -81,6 +79,7 @@ pub struct Keys {
 struct Signing {
     decoding: DecodingKey,
     encoding: EncodingKey,
+    validation: Validation,
 }
 
 /// Why a secret cannot be used.
@@ -97,6 +96,7 @@ impl Keys {
         let signing = Signing {
             decoding: DecodingKey::from_secret(secret),
             encoding: EncodingKey::from_secret(secret),
+            validation: validation(Algorithm::HS256),
         };
         Ok(Keys { ours: Some(Arc::new(signing)), others: None, clock })
     }
@@ -132,8 +132,7 @@ impl Keys {
         let header = jsonwebtoken::decode_header(token).map_err(refused)?;
         match (header.alg, &self.ours, &self.others) {
             (Algorithm::HS256, Some(ours), _) => {
-                let validation = validation(Algorithm::HS256);
-                let decoded = jsonwebtoken::decode(token, &ours.decoding, &validation);
+                let decoded = jsonwebtoken::decode(token, &ours.decoding, &ours.validation);
                 Ok(decoded.map_err(refused)?.claims)
             }
             (Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA, _, Some(set)) => {
@@ -144,8 +143,9 @@ impl Keys {
         }
     }
 
-    async fn verify(&self, token: &str) -> Result<Caller, Problem> {
-        let claims = self.claims(token).await?;
+    /// Who calls, by the token of their request.
+    pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+        let claims = self.claims(bearer(headers)?).await?;
         let now = self.clock.now().timestamp();
         if claims.exp <= now {
             return Err(expired());
@@ -267,17 +267,6 @@ fn unauthorised(detail: impl Into<String>) -> Problem {
         .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
 }
 
-/// Lets a request with a good token through, with its [`Caller`].
-pub async fn authenticate(
-    State(keys): State<Keys>,
-    mut request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
-    let caller = keys.verify(bearer(request.headers())?).await?;
-    request.extensions_mut().insert(caller);
-    Ok(next.run(request).await)
-}
-
 /// The token of a request.
 fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     headers
@@ -294,7 +283,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Caller, Problem> {
-        // Absent only where a route stands outside `authenticate`.
-        parts.extensions.get().cloned().ok_or_else(|| unauthorised("no token was checked"))
+        // Absent only where a route stands outside the gate.
+        parts.extensions.remove().ok_or_else(|| unauthorised("no token was checked"))
     }
 }

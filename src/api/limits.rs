@@ -16,17 +16,14 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use governor::clock::MonotonicClock;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use self::meter::{Meter, Refused, SUBJECTS_MAX, Standing, Subject};
 use super::auth::Caller;
-use super::body;
 use super::problem::Problem;
 
 /// The longest that a part of a stream waits until it is due.
@@ -60,6 +57,14 @@ struct All {
     devices: Kind,
     gateways: Kind,
     readings: Limit,
+}
+
+/// A request that was counted.
+pub struct Asked<'a> {
+    subject: Subject,
+    /// With this request, whatever flows back while it is done.
+    standing: Standing,
+    policy: &'a HeaderValue,
 }
 
 /// What a kind of caller is told and counted by, beside its readings.
@@ -105,6 +110,29 @@ impl Limits {
                 "these were not stored: send them again then, or fewer at once",
             ),
         }))
+    }
+
+    /// Counts a request before anything is done: 429 when none is left.
+    pub fn request(&self, caller: &Caller) -> Result<Asked<'_>, Problem> {
+        let (Kind { requests, policy }, subject) = (self.kind(caller), subject(caller));
+        requests.take(&subject, NonZeroU32::MIN, policy)?;
+        Ok(Asked { standing: requests.meter.standing(&subject), subject, policy })
+    }
+
+    /// Says with a request's answer where its subject stands, and holds it back if that
+    /// is near a limit.
+    pub async fn answer(&self, asked: Asked<'_>, mut response: Response) -> Response {
+        // Refused because of its readings: that is what it was told, and at once.
+        if response.headers().contains_key(LIMIT) {
+            return response;
+        }
+        let standing = asked.standing.tighter(self.0.readings.meter.standing(&asked.subject));
+        tell(response.headers_mut(), standing, asked.policy);
+        let slowed = standing.slowed();
+        if !slowed.is_zero() {
+            tokio::time::sleep(slowed).await;
+        }
+        response
     }
 
     /// Counts readings before they are stored: 429 when fewer are left, 413 when they
@@ -211,35 +239,6 @@ fn policy(requests: NonZeroU32, readings: NonZeroU32) -> HeaderValue {
         format!("{requests};w=60;comment=\"requests\", {readings};w=60;comment=\"readings\"");
     // Digits and the words above: always a value.
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
-}
-
-/// Counts a request, lets it through, and says with its answer where the subject
-/// stands.
-pub async fn limit(State(limits): State<Limits>, request: Request, next: Next) -> Response {
-    // Absent only where a route stands outside `authenticate`, which asks for nothing.
-    let Some(caller) = request.extensions().get::<Caller>() else {
-        return next.run(request).await;
-    };
-    let (Kind { requests, policy }, subject) = (limits.kind(caller), subject(caller));
-    if let Err(problem) = requests.take(&subject, NonZeroU32::MIN, policy) {
-        // So that its sender gets to read the answer.
-        body::discard(request).await;
-        return problem.into_response();
-    }
-    // Where it stands with this one, whatever flows back while it is done.
-    let asked = requests.meter.standing(&subject);
-    let mut response = next.run(request).await;
-    // Refused because of its readings: that is what it was told, and at once.
-    if response.headers().contains_key(LIMIT) {
-        return response;
-    }
-    let standing = asked.tighter(limits.0.readings.meter.standing(&subject));
-    tell(response.headers_mut(), standing, policy);
-    let slowed = standing.slowed();
-    if !slowed.is_zero() {
-        tokio::time::sleep(slowed).await;
-    }
-    response
 }
 
 fn tell(headers: &mut HeaderMap, standing: Standing, policy: &HeaderValue) {

@@ -27,20 +27,19 @@ use crate::ingest::{Ingest, ParseError, Parsed, Rejected, Sender, Stored, parse}
 const STREAMS_MAX: usize = 256;
 
 /// What the route stands on.
-#[derive(Clone)]
 pub struct Door {
     pub(super) ingest: Ingest,
     pub(super) clock: Clock,
     pub(super) limits: Limits,
     /// Room for streams.
-    streams: Arc<Semaphore>,
+    streams: Semaphore,
     /// Ends streams.
     pub(super) stop: CancellationToken,
 }
 
 /// Stores readings.
 pub async fn store(
-    State(door): State<Door>,
+    State(door): State<Arc<Door>>,
     caller: Caller,
     mut body: Incoming,
 ) -> Result<Response, Problem> {
@@ -69,8 +68,7 @@ pub async fn store(
 impl Door {
     /// A door without streams.
     pub fn new(ingest: Ingest, clock: Clock, limits: Limits, stop: CancellationToken) -> Door {
-        let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-        Door { ingest, clock, limits, streams, stop }
+        Door { ingest, clock, limits, streams: Semaphore::new(STREAMS_MAX), stop }
     }
 
     /// Counts some lines of a stream and stores the readings among them. Its sender can

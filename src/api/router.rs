@@ -1,25 +1,28 @@
 //! The table of contents, grouped by who calls.
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{OriginalUri, Request};
+use axum::extract::{OriginalUri, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
+use futures_util::FutureExt;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
-use tower_http::catch_panic::CatchPanicLayer;
 
-use super::auth::link::{Doors, authenticate_or_link};
-use super::auth::{Keys, authenticate};
+use super::auth::link::Links;
+use super::auth::{Caller, Keys};
 use super::body::TimeLimit;
-use super::limits::{Limits, limit};
+use super::limits::Limits;
 use super::problem::Problem;
 use super::{
-    alerts, corrections, deliveries, devices, diff, health, history, jobs, openapi, page, patients,
-    readings, replay, rules, silences, stream, webhook_events, webhooks,
+    alerts, body, corrections, deliveries, devices, diff, health, history, jobs, openapi, page,
+    patients, readings, replay, rules, silences, stream, webhook_events, webhooks,
 };
 use crate::clock::Clock;
 use crate::ingest::Ingest;
@@ -61,7 +64,8 @@ pub fn router(api: Api) -> Router {
 
     let door =
         readings::Door::new(api.ingest, api.clock.clone(), api.limits.clone(), api.stop.clone());
-    let senders = Router::new().route("/readings", post(readings::store)).with_state(door);
+    let senders =
+        Router::new().route("/readings", post(readings::store)).with_state(Arc::new(door));
     let dashboards = Router::new()
         .route("/patients", get(patients::list))
         .route("/patients/{patient_id}", get(patients::state).put(patients::register))
@@ -88,9 +92,10 @@ pub fn router(api: Api) -> Router {
         .route("/alerts/{id}/ack", post(alerts::acknowledge))
         .with_state(questions.clone())
         .method_not_allowed_fallback(method_not_allowed);
-    let doors = Doors { keys: api.keys.clone(), links: api.links, clock: api.clock.clone() };
-    let answering = within(answering, &api.limits)
-        .layer(middleware::from_fn_with_state(doors, authenticate_or_link));
+    let tokens = Arc::new(Gate { keys: api.keys, limits: api.limits });
+    let links = Links { links: api.links, clock: api.clock.clone() };
+    let answering = answering
+        .layer(middleware::from_fn_with_state((tokens.clone(), links), admit_by_token_or_link));
     let rulebook = rules::Rulebook {
         log: api.log.clone(),
         clock: questions.clock,
@@ -134,32 +139,72 @@ pub fn router(api: Api) -> Router {
         .merge(hospitals)
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed);
-    let v1 = within(v1, &api.limits)
-        .layer(middleware::from_fn_with_state(api.keys, authenticate))
-        .merge(answering);
+    let v1 = v1.layer(middleware::from_fn_with_state(tokens, admit_by_token)).merge(answering);
     let others = Router::new()
         .merge(operators(api.log, api.metrics))
         .merge(page::routes())
         .merge(openapi::routes())
-        .layer(middleware::from_fn(limit_time));
+        .layer(middleware::from_fn(within_time));
 
     Router::new()
         .nest("/api/v1", v1)
         .merge(others)
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn(common_headers))
+        .layer(middleware::from_fn(every_answer))
 }
 
-/// Time limit, net and rate limits, for whoever has been let in.
-fn within(routes: Router, limits: &Limits) -> Router {
-    // Inside the limits: also an answer that came too late, or a defect, is counted and
-    // told so, and the time by which it is slowed down is not its own.
-    routes
-        .layer(middleware::from_fn(limit_time))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn_with_state(limits.clone(), limit))
+/// What a request has to pass. One layer, and not one for each of its parts: a layer
+/// costs every request a copy of all that lies inside it.
+struct Gate {
+    keys: Keys,
+    limits: Limits,
+}
+
+async fn admit_by_token(
+    State(gate): State<Arc<Gate>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let caller = gate.keys.caller(request.headers()).await?;
+    gate.admit(caller, request, next).await
+}
+
+async fn admit_by_token_or_link(
+    State((gate, links)): State<(Arc<Gate>, Links)>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let (mut parts, body) = request.into_parts();
+    let caller = match links.caller(&mut parts).await? {
+        Some(caller) => caller,
+        None => gate.keys.caller(&parts.headers).await?,
+    };
+    gate.admit(caller, Request::from_parts(parts, body), next).await
+}
+
+impl Gate {
+    /// Rate limits, a net and a time limit, for whoever has been let in.
+    async fn admit(
+        &self,
+        caller: Caller,
+        mut request: Request,
+        next: Next,
+    ) -> Result<Response, Problem> {
+        let standing = match self.limits.request(&caller) {
+            Ok(standing) => standing,
+            Err(problem) => {
+                // So that its sender gets to read the answer.
+                body::discard(request).await;
+                return Err(problem);
+            }
+        };
+        request.extensions_mut().insert(caller);
+        // Inside the limits: also an answer that came too late, or a defect, is counted and
+        // told so, and the time by which it is slowed down is not its own.
+        let response = caught(within_time(request, next)).await;
+        Ok(self.limits.answer(standing, response).await)
+    }
 }
 
 /// What every process answers, whatever its roles.
@@ -186,10 +231,11 @@ async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Pr
 
 /// The body of a streaming answer is not limited, its beginning is; unless a handler
 /// lifts the limit, because it reads a body without an end.
-async fn limit_time(mut request: Request, next: Next) -> Result<Response, Problem> {
+async fn within_time(mut request: Request, next: Next) -> Result<Response, Problem> {
     let limit = TimeLimit::default();
     request.extensions_mut().insert(limit.clone());
     tokio::select! {
+        biased;
         answer = next.run(request) => Ok(answer),
         () = limit.over(Duration::from_millis(ANSWER_MS_MAX)) => {
             Err(Problem::unavailable("timeout", "no answer in time: try again"))
@@ -197,18 +243,38 @@ async fn limit_time(mut request: Request, next: Next) -> Result<Response, Proble
     }
 }
 
-async fn common_headers(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+/// A defect of one handler is one bad answer.
+async fn caught(answer: impl Future<Output: IntoResponse>) -> Response {
+    AssertUnwindSafe(answer)
+        .catch_unwind()
+        .await
+        .map_or_else(|panic| panicked(&*panic), IntoResponse::into_response)
+}
+
+async fn every_answer(request: Request, next: Next) -> Response {
+    let mut response = caught(next.run(request)).await;
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
 }
 
-fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
+fn panicked(panic: &(dyn Any + Send)) -> Response {
     let what = panic.downcast_ref::<&str>().copied();
     let what = what.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     tracing::error!(what, "a handler panicked");
     let detail = "this is a defect of the server: it was logged";
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_defect_of_a_handler_is_one_bad_answer() {
+        let defect = async || -> StatusCode { panic!("a test's") };
+        assert_eq!(caught(defect()).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(caught(async { StatusCode::CREATED }).await.status(), StatusCode::CREATED);
+    }
 }

@@ -4,26 +4,22 @@
 //! nothing else: this stands before that route alone, and the link's signature is over
 //! the alert's id. A request with a token is judged by its token.
 
-use axum::extract::{FromRequestParts, Path, Query, Request, State};
-use axum::http::header;
-use axum::middleware::Next;
-use axum::response::Response;
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::{header, request::Parts};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Caller, Keys, bearer};
+use super::Caller;
 use crate::api::problem::Problem;
 use crate::clock::Clock;
 use crate::webhook::ack::{AckLinks, LinkError};
 
-/// What opens the route.
+/// Links, and until when they are good.
 #[derive(Clone)]
-pub struct Doors {
-    /// Tokens.
-    pub keys: Keys,
-    /// Links.
+pub struct Links {
+    /// How they are signed.
     pub links: AckLinks,
-    /// Until when a link is good.
+    /// The time.
     pub clock: Clock,
 }
 
@@ -32,45 +28,40 @@ struct Linked {
     link: String,
 }
 
-/// Lets a request with a good token or a good link through, with its [`Caller`].
-pub async fn authenticate_or_link(
-    State(doors): State<Doors>,
-    request: Request,
-    next: Next,
-) -> Result<Response, Problem> {
-    let (mut parts, body) = request.into_parts();
-    let link = Query::<Linked>::from_request_parts(&mut parts, &()).await.ok();
-    let caller = match link {
-        Some(Query(Linked { link })) if !parts.headers.contains_key(header::AUTHORIZATION) => {
-            let path = Path::<Uuid>::from_request_parts(&mut parts, &()).await;
-            // What is no id of ours is the id of nothing.
-            let Path(alert) = path.map_err(|_| Problem::not_found("alert"))?;
-            by_link(&doors, &link, alert)?
-        }
-        _ => doors.keys.verify(bearer(&parts.headers)?).await?,
-    };
-    parts.extensions.insert(caller);
-    Ok(next.run(Request::from_parts(parts, body)).await)
-}
-
-fn by_link(doors: &Doors, link: &str, alert: Uuid) -> Result<Caller, Problem> {
-    let tenant = doors.links.tenant(link, alert, doors.clock.now());
-    let tenant = tenant.map_err(|error| {
-        let code = match error {
-            LinkError::Invalid => "link_invalid",
-            LinkError::Expired(_) => "link_expired",
+impl Links {
+    /// Who comes by a link; `None` when a token is to judge.
+    pub async fn caller(&self, parts: &mut Parts) -> Result<Option<Caller>, Problem> {
+        let link = Query::<Linked>::from_request_parts(parts, &()).await.ok();
+        let Some(Query(Linked { link })) =
+            link.filter(|_| !parts.headers.contains_key(header::AUTHORIZATION))
+        else {
+            return Ok(None);
         };
-        Problem::forbidden(code, error.to_string())
-    })?;
-    Ok(Caller {
-        tenant: tenant.into(),
-        // Its own subject: who knows one link can use up no other's limits.
-        subject: format!("link {alert}"),
-        scope: "alerts:ack".to_owned(),
-        device: None,
-        patient: None,
-        // For this one request.
-        expires: doors.clock.now().timestamp(),
-        linked: true,
-    })
+        let path = Path::<Uuid>::from_request_parts(parts, &()).await;
+        // What is no id of ours is the id of nothing.
+        let Path(alert) = path.map_err(|_| Problem::not_found("alert"))?;
+        self.by_link(&link, alert).map(Some)
+    }
+
+    fn by_link(&self, link: &str, alert: Uuid) -> Result<Caller, Problem> {
+        let now = self.clock.now();
+        let tenant = self.links.tenant(link, alert, now).map_err(|error| {
+            let code = match error {
+                LinkError::Invalid => "link_invalid",
+                LinkError::Expired(_) => "link_expired",
+            };
+            Problem::forbidden(code, error.to_string())
+        })?;
+        Ok(Caller {
+            tenant: tenant.into(),
+            // Its own subject: who knows one link can use up no other's limits.
+            subject: format!("link {alert}"),
+            scope: "alerts:ack".to_owned(),
+            device: None,
+            patient: None,
+            // For this one request.
+            expires: now.timestamp(),
+            linked: true,
+        })
+    }
 }
