@@ -6,6 +6,7 @@
 with retracted as materialized (
     -- Almost always none, and found by the index of what is no reading.
     select tenant, patient_id, (data ->> 'vital')::vital as vital,
+           -- Read here, so that a retraction that nobody can read is not passed over.
            (data ->> 'readingPosition')::bigint as position
     from event
     where shard = $1 and position > $2 and position <= $3
@@ -40,18 +41,45 @@ with retracted as materialized (
 ), reading as materialized (
     select tenant, patient_id, vital, value, quality, suspect,
            occurred_at, recorded_at, source_id, position
-    from event e
+    from event
     where shard = $1 and position > $2 and position <= $3
       and occurred_at >= $4 and occurred_at <= $5
       and type = 'reading'
-      and not exists (select from retracted r
-                      where r.tenant = e.tenant and r.patient_id = e.patient_id and r.vital = e.vital)
 -- By hashing, and only what is left is sorted: sorting every reading by five columns
 -- took five times as long.
-), newest as (
-    select tenant, patient_id, vital, max(occurred_at) as occurred_at
+), newest as materialized (
+    select tenant, patient_id, vital, max(occurred_at) as occurred_at,
+           min(recorded_at) as first_recorded
     from reading
     group by tenant, patient_id, vital
+), registered as materialized (
+    -- Few, and found by the index of what is no reading.
+    select tenant, patient_id, recorded_at, data -> 'record' as record, position
+    from event
+    where shard = $1 and position > $2 and position <= $3
+      and occurred_at >= $4 and occurred_at <= $5
+      and type <> 'reading' and type = 'patient_registered'
+), heard_of as (
+    select tenant, patient_id, min(recorded_at) as recorded_at
+    from (select tenant, patient_id, first_recorded as recorded_at from newest
+          union all
+          select tenant, patient_id, recorded_at from registered) heard
+    group by tenant, patient_id
+), directory as (
+    insert into patient as p
+    select $1, tenant, patient_id, heard_of.recorded_at, record ->> 'ward', record::text, position
+    from heard_of
+    left join (select distinct on (tenant, patient_id) tenant, patient_id, record, position
+               from registered
+               order by tenant, patient_id, position desc) last using (tenant, patient_id)
+    -- Whom the table knows, only if something was registered: a conflict would lock the row.
+    where position is not null
+       or coalesce((select false from patient known
+                    where known.shard = $1 and known.tenant = heard_of.tenant
+                      and known.patient_id = heard_of.patient_id), true)
+    on conflict (shard, tenant, patient_id) do update
+       set ward = excluded.ward, record = excluded.record, position = excluded.position
+     where excluded.position is not null
 ), folded as (
     (select distinct on (tenant, patient_id, vital)
             tenant, patient_id, vital, value, quality, suspect,
@@ -61,6 +89,7 @@ with retracted as materialized (
      -- a join by loops took all of a core.
      where ((tenant, patient_id, vital, occurred_at)
             in (select tenant, patient_id, vital, occurred_at from newest)) is true
+       and ((tenant, patient_id, vital) in (select tenant, patient_id, vital from retracted)) is not true
      order by tenant, patient_id, vital, position desc)
     union all
     select * from again where position is not null

@@ -25,7 +25,7 @@ use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
 use crate::log::Log;
-use crate::projection::{self, ALERT, CURRENT_VITALS, DEVICE, PATIENT};
+use crate::projection::{self, ALERT, CURRENT_VITALS, ROLLUP};
 
 /// Begins a look at the log: one snapshot, and statements that are planned once and then
 /// find their months by themselves. Planning them anew for two years of months took four
@@ -69,16 +69,15 @@ pub async fn fresh(log: &Log, shards: &[i16], parts: &[Part]) -> Result<bool, sq
     let until = Instant::now() + Duration::from_millis(FRESH_WAIT_MS_MAX);
     let has = |part: Part| parts.contains(&part);
     let mut whole = Vec::new();
-    whole.extend(has(Part::Vitals).then_some(CURRENT_VITALS.consumer));
-    whole.extend(has(Part::Existence).then_some(PATIENT.consumer));
-    whole.extend(has(Part::Devices).then_some(DEVICE.consumer));
+    whole.extend((has(Part::Vitals) || has(Part::Existence)).then_some(CURRENT_VITALS.consumer));
+    whole.extend(has(Part::Devices).then_some(ROLLUP.consumer));
     whole.extend((has(Part::Alerts) || has(Part::Said)).then_some(crate::consumer::RULES));
     if !caught_up(log, shards, &whole, &[], until).await? {
         return Ok(false);
     }
     let mut sparse = Vec::new();
     sparse.extend(has(Part::Alerts).then_some(ALERT.consumer));
-    sparse.extend(has(Part::Records).then_some(PATIENT.consumer));
+    sparse.extend(has(Part::Records).then_some(CURRENT_VITALS.consumer));
     // The heads again: the rules may have appended.
     Ok(sparse.is_empty() || caught_up(log, shards, &[], &sparse, until).await?)
 }

@@ -10,7 +10,7 @@ use sqlx::AssertSqlSafe;
 use super::LOOK;
 use super::history::{Bucket, Question};
 use crate::log::{Log, Window};
-use crate::projection::{Projection, VITAL_HOUR, VITAL_MINUTE};
+use crate::projection::ROLLUP;
 use crate::vital::Vital;
 
 /// A fold that is farther behind is not worth completing from the log.
@@ -46,7 +46,7 @@ pub(super) async fn buckets(
         .bind(shard)
         .bind(&question.tenant)
         .bind(&question.patient_id)
-        .bind(table.consumer)
+        .bind(ROLLUP.consumer)
         .fetch_optional(&mut *tx)
         .await?;
     let usable =
@@ -56,7 +56,7 @@ pub(super) async fn buckets(
         return Ok(None);
     };
     let unfolded = Window::between(&mut tx, shard, place.position, place.head).await?;
-    let sql = include_str!("rollup.sql").replace("vital_minute", table.name);
+    let sql = include_str!("rollup.sql").replace("vital_minute", table);
     let rows = sqlx::query_as(AssertSqlSafe(sql))
         .bind(shard)
         .bind(&question.tenant)
@@ -77,12 +77,12 @@ pub(super) async fn buckets(
     Ok(Some(rows))
 }
 
-/// The longest fold whose rows fill buckets wholly, and its length.
-fn fold_of(every_seconds: f64) -> Option<(&'static Projection, i64)> {
+/// The table of the longest rows that fill buckets wholly, and its length.
+fn fold_of(every_seconds: f64) -> Option<(&'static str, i64)> {
     let fits = |seconds: i64| every_seconds % seconds as f64 == 0.0;
     match () {
-        () if fits(HOUR_SECONDS) => Some((&VITAL_HOUR, HOUR_SECONDS)),
-        () if fits(MINUTE_SECONDS) => Some((&VITAL_MINUTE, MINUTE_SECONDS)),
+        () if fits(HOUR_SECONDS) => Some(("vital_hour", HOUR_SECONDS)),
+        () if fits(MINUTE_SECONDS) => Some(("vital_minute", MINUTE_SECONDS)),
         () => None,
     }
 }

@@ -121,7 +121,9 @@ async fn poison_parks_its_patient_and_taking_them_up_again_is_as_if_they_never_w
     let database = Database::new().await;
     let (log, pool) = (database.log().await, database.pool());
     poisoned(&log).await;
-    for projection in [&projection::CURRENT_VITALS, &projection::VITAL_MINUTE] {
+    for (projection, table) in
+        [(&projection::CURRENT_VITALS, "current_vitals"), (&projection::ROLLUP, "vital_hour")]
+    {
         fold(&log, projection).await;
         let parked: Vec<Parked> = consumer::parked(&pool).await.unwrap();
         let [parked] = &*parked else { panic!("{}: {parked:?}", projection.name) };
@@ -152,10 +154,10 @@ async fn poison_parks_its_patient_and_taking_them_up_again_is_as_if_they_never_w
         for shard in log.shards() {
             assert_eq!(projection::check(&pool, projection, shard).await.unwrap().1, []);
         }
-        let taken_up = rows(&pool, projection.name).await;
+        let taken_up = rows(&pool, table).await;
         let rebuilt = projection::rebuild(&log, projection, |_, _| {}).await.unwrap();
         assert_eq!(rebuilt.differing, Some(0), "{}", projection.name);
-        assert_eq!(rows(&pool, projection.name).await, taken_up);
+        assert_eq!(rows(&pool, table).await, taken_up);
         // Poison again for the next one.
         let sql = "update event set data = replace(data::text, '-1', '\"no number\"')::json \
                    where type = 'reading_retracted'";
