@@ -34,6 +34,8 @@ pub const READINGS_QUEUED_MAX: usize = 100_000;
 const COMMIT_MS_MAX: u64 = 10_000;
 /// The longest that who can wait waits for room in the queue.
 const ROOM_MS_MAX: u64 = 20_000;
+/// Transactions of small requests at one time, however few cores there are.
+const TURNS_MIN: usize = 2;
 /// Between two looks for room.
 const ROOM_PAUSE_MS: u64 = 50;
 
@@ -78,11 +80,16 @@ impl Ingest {
     /// Starts one writer a shard in `tasks`. They end when the last clone of the
     /// door is gone and all that was handed in is written.
     pub fn start(log: &Log, tasks: &Tasks) -> Ingest {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let turns = Arc::new(Semaphore::new(cores.max(TURNS_MIN)));
         let writers = log
             .shards()
             .map(|shard| {
                 let (sender, requests) = mpsc::unbounded_channel();
-                tasks.spawn("a writer of the log", writer::run(log.clone(), shard, requests));
+                tasks.spawn(
+                    "a writer of the log",
+                    writer::run(log.clone(), shard, turns.clone(), requests),
+                );
                 sender
             })
             .collect();

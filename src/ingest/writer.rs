@@ -5,7 +5,9 @@
 //! take its neighbours along. Waits for no timer: while a commit is under way the
 //! next batch gathers by itself.
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::IngestError;
 use crate::event::Event;
@@ -14,6 +16,11 @@ use crate::log::{AppendError, Held, Log};
 /// Readings after which no further request joins a transaction. Larger ones gain nothing
 /// and make others wait (measured: ARCHITECTURE, "The append").
 const READINGS_PER_COMMIT_MAX: usize = 1_000;
+
+/// A request of so many readings waits for no turn. Of smaller ones more transactions at
+/// once than there are cores only means that each has fewer of them (measured:
+/// ARCHITECTURE, "The append").
+const TURN_READINGS_MIN: usize = 8;
 
 /// A part of a request, all of one shard.
 pub(super) struct Request {
@@ -25,9 +32,19 @@ pub(super) struct Request {
 }
 
 /// Writes until nobody can hand in any more.
-pub(super) async fn run(log: Log, shard: i16, mut requests: mpsc::UnboundedReceiver<Request>) {
+pub(super) async fn run(
+    log: Log,
+    shard: i16,
+    turns: Arc<Semaphore>,
+    mut requests: mpsc::UnboundedReceiver<Request>,
+) {
     let mut held = None;
     while let Some(first) = requests.recv().await {
+        // What comes while it waits for its turn joins it. Nobody closes the turns.
+        let _turn = match first.events.len() {
+            1..TURN_READINGS_MIN => turns.acquire().await.ok(),
+            _ => None,
+        };
         let mut size = first.events.len();
         let mut batch = vec![first];
         while size < READINGS_PER_COMMIT_MAX
