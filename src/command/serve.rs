@@ -52,7 +52,7 @@ const QUESTION_CONNECTIONS_MAX: u32 = 16;
 /// the fan-out of each shard have one of their own, which has said all they say before.
 const PAGE_CONNECTIONS_MAX: u32 = 4;
 /// Connections for folds, which take turns: no page waits for one of these.
-const FOLD_CONNECTIONS_MAX: u32 = 6;
+const FOLD_CONNECTIONS_MAX: u32 = 3;
 /// Connections for rebuilds of projections whose SQL has changed, while there are any.
 const REBUILD_CONNECTIONS_MAX: u32 = 8;
 /// The pause after a rebuild that failed.

@@ -166,7 +166,7 @@ impl Slice {
     ///
     /// Asks the partition itself and not the log, so that what its bounds say already is
     /// not compared again for every row. The vital comes first: it is what most rows
-    /// fall by. The shards come last, and are all there are: they let a small tenant of
+    /// fall by; and only readings have one, so their type is not asked for. The shards come last, and are all there are: they let a small tenant of
     /// a large log be found by the index.
     ///
     /// What is known before or not needed is not sent: putting a column into words costs
@@ -188,8 +188,7 @@ impl Slice {
             if of_devices { ("", "suspect") } else { (" and not suspect", "null") };
         let mut sql = format!(
             "select patient_id, {device}, {vital}, occurred_at, value, position, {sent}, quality \
-             from {} where vital in ({}){suspect} and tenant = '{}' and type = 'reading' \
-             and shard = any ('{{{}}}')",
+             from {} where vital in ({}){suspect} and tenant = '{}' and shard = any ('{{{}}}')",
             self.table,
             vitals.join(", "),
             question.tenant,
