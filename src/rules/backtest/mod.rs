@@ -20,8 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -88,6 +87,9 @@ pub enum BacktestError {
     /// What PostgreSQL sent is not what was asked for.
     #[error("the history was not understood: {0}")]
     Format(&'static str),
+    /// More readings were measured at one moment than can be held.
+    #[error("too many readings have the same time: ask for fewer vitals")]
+    TooMany,
     /// The lines could not be written.
     #[error("writing the alerts: {0}")]
     Lines(#[from] std::io::Error),
@@ -107,6 +109,17 @@ pub async fn run(
     progress: &Progress,
     lines: Option<Lines>,
 ) -> Result<Found, BacktestError> {
+    run_holding(ROWS_HELD_MAX, log, question, progress, lines).await
+}
+
+/// The same with another bound of what is held at one time: the answer is the same.
+pub async fn run_holding(
+    rows_held_max: usize,
+    log: &Log,
+    question: Question,
+    progress: &Progress,
+    lines: Option<Lines>,
+) -> Result<Found, BacktestError> {
     refuse_archived(log, &question).await?;
     let question = Question { rules: question.rules.iter().map(at_work).collect(), ..question };
     let pool = log.pool();
@@ -114,19 +127,33 @@ pub async fn run(
     let numbers = Numbers::of(pool, &question).await?;
     let names_devices = lines.is_some();
     let mut fold = Fold::new(&question, log, &facts, lines).await?;
-    // From the last to the first, for they are taken from the end.
-    let mut slices = Slice::all(pool, &question).await?;
-    slices.reverse();
-    for slice in &slices {
-        let rows = estimate(pool, &slice.sql(&question, false, log.shards())).await?;
-        progress.total.fetch_add(rows, Ordering::Relaxed);
-    }
-    let (patients, devices) = (Arc::default(), Arc::default());
     // Others ask, too: a question takes half of the connections at most.
     let readers = cores().min(pool.options().get_max_connections() as usize / 2).max(1);
-    let most = ROWS_HELD_MAX / readers;
+    let expected = async |slice: &Slice| slice.estimate(pool, &question, log.shards()).await;
+    // Expectations are rough, and each reader has a part of the room.
+    let expected_max = rows_held_max as u64 / 4 * 3;
+    let mut slices = Vec::new();
+    for mut slice in Slice::all(pool, &question).await? {
+        let rows = expected(&slice).await?;
+        progress.total.fetch_add(rows, Ordering::Relaxed);
+        if rows > expected_max {
+            slice.look_where(pool, readers).await?;
+        }
+        slices.push((slice, rows));
+    }
+    // From the last to the first, for they are taken from the end.
+    slices.reverse();
+    let (patients, devices) = (Arc::default(), Arc::default());
+    let most = rows_held_max / readers;
     let mut held: Vec<Held> = (0..readers).map(|_| Held::new(&patients, &devices, most)).collect();
-    while let Some(slice) = slices.pop() {
+    while let Some((slice, rows)) = slices.pop() {
+        if rows > expected_max
+            && let Some([first, second]) = slice.halves()
+        {
+            let (of_first, of_second) = (expected(&first).await?, expected(&second).await?);
+            slices.extend([(second, of_second), (first, of_first)]);
+            continue;
+        }
         let is_whole;
         let sql = slice.sql(&question, names_devices, log.shards());
         (held, is_whole) = read(pool, &slice, &sql, &numbers, held, progress).await?;
@@ -134,8 +161,10 @@ pub async fn run(
             // A slice is judged without a pause; others must get their turn.
             tokio::task::block_in_place(|| fold.slice(&mut held, &patients, &devices))?;
         } else {
-            let [first, second] = slice.halves();
-            slices.extend([second, first]);
+            // Not what was expected: by what came of it, then.
+            let parts = slice.cut(rows::middle(&held)).or_else(|| slice.first_moment());
+            let [first, second] = parts.ok_or(BacktestError::TooMany)?;
+            slices.extend([(second, 0), (first, 0)]);
         }
     }
     let mut found = fold.end()?;
@@ -157,7 +186,7 @@ async fn read(
         let (pool, sql, progress) = (pool.clone(), sql.to_owned(), progress.clone());
         let numbers = numbers.clone();
         let reader = tokio::spawn(async move {
-            let is_whole = held.read(&pool, &sql, pages, &numbers, &progress).await?;
+            let is_whole = held.read(&pool, &sql, &pages, &numbers, &progress).await?;
             Ok::<_, BacktestError>((held, is_whole))
         });
         // Who no longer waits for it no longer wants it.
@@ -175,13 +204,6 @@ async fn read(
         progress.done.fetch_sub(rows as u64, Ordering::Relaxed);
     }
     Ok((all, whole))
-}
-
-/// How many rows PostgreSQL expects.
-async fn estimate(pool: &PgPool, sql: &str) -> Result<u64, sqlx::Error> {
-    let sql = format!("explain (format json) {sql}");
-    let plan: Value = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(pool).await?;
-    Ok(plan.pointer("/0/Plan/Plan Rows").and_then(Value::as_u64).unwrap_or_default())
 }
 
 fn cores() -> usize {

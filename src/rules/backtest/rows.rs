@@ -7,9 +7,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use chrono::{DateTime, SecondsFormat, Utc};
-use futures_util::StreamExt;
-use sqlx::{PgConnection, PgPool};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
+use futures_util::{StreamExt, TryStreamExt};
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 use super::{BacktestError, Progress, Question};
 use crate::log::partition::Span;
@@ -17,6 +18,15 @@ use crate::vital::Vital;
 
 /// Rows that all readers together hold, at 40 bytes each.
 pub const ROWS_HELD_MAX: usize = 4_000_000;
+
+/// A shorter slice is not halved because of an expectation.
+const SLICE_MIN: TimeDelta = TimeDelta::seconds(1);
+
+/// Pages of which it is looked up which times they hold, 8 MB.
+const ZONE_BLOCKS: i64 = 1024;
+
+/// Of so many rows one is looked at to find the middle of a slice that was too large.
+const SAMPLED: usize = 16;
 
 /// Bytes that are gathered before they are taken apart.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -115,6 +125,8 @@ pub struct Slice {
     table: String,
     /// Pages of it.
     blocks: i64,
+    /// Which times lie where, once somebody has looked.
+    zones: Option<Arc<[Zone]>>,
     /// What the partition can hold.
     whole: (DateTime<Utc>, DateTime<Utc>),
     /// Measured from here on.
@@ -124,11 +136,19 @@ pub struct Slice {
 }
 
 /// Pages of a table, as PostgreSQL numbers them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pages {
     from: i64,
     /// Not included. The last part has no end, for the table grows.
     to: Option<i64>,
+}
+
+/// Pages with the times of what they held when somebody looked.
+#[derive(Clone, Copy, Debug)]
+struct Zone {
+    pages: Pages,
+    /// The first and the last, if there was anything. What has no end is always read.
+    times: Option<(DateTime<Utc>, DateTime<Utc>)>,
 }
 
 impl Slice {
@@ -142,23 +162,84 @@ impl Slice {
                 None => (DateTime::<Utc>::MIN_UTC, FIRST_SPAN),
             };
             let (from, to) = (whole.0.max(question.from), whole.1.min(question.to));
-            (from < to && blocks > 0).then_some(Slice { table, blocks, whole, from, to })
+            (from < to && blocks > 0).then_some(Slice {
+                table,
+                blocks,
+                zones: None,
+                whole,
+                from,
+                to,
+            })
         };
         let mut slices: Vec<Slice> = tables.into_iter().filter_map(slice).collect();
         slices.sort_by_key(|slice| slice.from);
         Ok(slices)
     }
 
-    /// Both halves.
-    pub fn halves(self) -> [Slice; 2] {
-        let middle = self.from + (self.to - self.from) / 2;
-        [Slice { to: middle, ..self.clone() }, Slice { from: middle, ..self }]
+    /// Both halves; `None` when it is too short for that.
+    pub fn halves(&self) -> Option<[Slice; 2]> {
+        let length = self.to - self.from;
+        if length < SLICE_MIN { None } else { self.cut(self.from + length / 2) }
     }
 
-    /// Its pages in as many parts.
-    pub fn parts(&self, parts: usize) -> Vec<Pages> {
-        let of = |n: usize| self.blocks * n as i64 / parts as i64;
-        let part = |n| Pages { from: of(n), to: (n + 1 < parts).then(|| of(n + 1)) };
+    /// What is before a moment and what is not; `None` when that is all on one side.
+    pub fn cut(&self, at: DateTime<Utc>) -> Option<[Slice; 2]> {
+        let parts = [Slice { to: at, ..self.clone() }, Slice { from: at, ..self.clone() }];
+        (self.from < at && at < self.to).then_some(parts)
+    }
+
+    /// Its first microsecond, and what is after it: most of it was measured then.
+    pub fn first_moment(&self) -> Option<[Slice; 2]> {
+        self.cut(self.from + TimeDelta::microseconds(1))
+    }
+
+    /// How many rows PostgreSQL expects.
+    pub async fn estimate(
+        &self,
+        pool: &PgPool,
+        question: &Question,
+        shards: impl Iterator<Item = i16>,
+    ) -> Result<u64, sqlx::Error> {
+        let sql = format!("explain (format json) {}", self.sql(question, false, shards));
+        let plan: Value = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(pool).await?;
+        Ok(plan.pointer("/0/Plan/Plan Rows").and_then(Value::as_u64).unwrap_or_default())
+    }
+
+    /// Looks which times lie in which pages, so that each of its parts is read where it is
+    /// and not everywhere: readings come mostly in the order of time.
+    pub async fn look_where(&mut self, pool: &PgPool, at_once: usize) -> Result<(), sqlx::Error> {
+        let zones = self.parts(usize::try_from(self.blocks / ZONE_BLOCKS).unwrap_or(0) + 1);
+        let looks = zones.into_iter().flatten().map(|pages| {
+            let sql = format!(
+                "select min(occurred_at), max(occurred_at) from {} where{}",
+                self.table,
+                pages.sql()
+            );
+            async move {
+                let times: (Option<DateTime<Utc>>, Option<DateTime<Utc>>) =
+                    sqlx::query_as(AssertSqlSafe(sql)).fetch_one(pool).await?;
+                Ok::<_, sqlx::Error>(Zone { pages, times: times.0.zip(times.1) })
+            }
+        });
+        let zones = futures_util::stream::iter(looks).buffered(at_once);
+        self.zones = Some(zones.try_collect::<Vec<Zone>>().await?.into());
+        Ok(())
+    }
+
+    /// Its pages in as many parts, each in as few pieces as may be.
+    pub fn parts(&self, parts: usize) -> Vec<Vec<Pages>> {
+        let Some(zones) = &self.zones else {
+            let of = |n: usize| self.blocks * n as i64 / parts as i64;
+            let part = |n| Pages { from: of(n), to: (n + 1 < parts).then(|| of(n + 1)) };
+            return (0..parts).map(|n| vec![part(n)]).collect();
+        };
+        let is_ours = |zone: &&Zone| {
+            zone.pages.to.is_none()
+                || zone.times.is_some_and(|(first, last)| first < self.to && self.from <= last)
+        };
+        let ours: Vec<Pages> = zones.iter().filter(is_ours).map(|zone| zone.pages).collect();
+        let of = |n: usize| ours.len() * n / parts;
+        let part = |n| joined(ours.get(of(n)..of(n + 1)).unwrap_or_default());
         (0..parts).map(part).collect()
     }
 
@@ -207,8 +288,20 @@ impl Slice {
 impl Pages {
     fn sql(self) -> String {
         let to = self.to.map_or(String::new(), |to| format!(" and ctid < '({to},0)'"));
-        format!(" and ctid >= '({},0)'{to}", self.from)
+        format!(" ctid >= '({},0)'{to}", self.from)
     }
+}
+
+/// What lies side by side as one.
+fn joined(pages: &[Pages]) -> Vec<Pages> {
+    let mut all: Vec<Pages> = Vec::new();
+    for next in pages {
+        match all.last_mut() {
+            Some(last) if last.to == Some(next.from) => last.to = next.to,
+            _ => all.push(*next),
+        }
+    }
+    all
 }
 
 /// The numbers that PostgreSQL knows vitals by in this database.
@@ -254,8 +347,9 @@ impl Numbers {
 pub struct Held {
     patients: Names,
     devices: Names,
-    /// How many rows at most.
+    /// How many rows at most, and how many there are.
     most: usize,
+    count: usize,
     /// Of each patient, by number, the rows of this part.
     pub rows: Vec<Vec<Row>>,
 }
@@ -264,7 +358,7 @@ impl Held {
     /// Nothing yet; numbers will be those of the directories.
     pub fn new(patients: &Arc<Directory>, devices: &Arc<Directory>, most: usize) -> Held {
         let (patients, devices) = (Names::new(patients), Names::new(devices));
-        Held { patients, devices, most, rows: Vec::new() }
+        Held { patients, devices, most, count: 0, rows: Vec::new() }
     }
 
     /// Reads what [`Slice::sql`] asks, from these pages. `false` when there are more rows
@@ -273,19 +367,23 @@ impl Held {
         &mut self,
         pool: &PgPool,
         sql: &str,
-        pages: Pages,
+        pages: &[Pages],
         numbers: &Numbers,
         progress: &Progress,
     ) -> Result<bool, BacktestError> {
         let mut connection = pool.acquire().await?;
-        let copy = format!("copy ({sql}{}) to stdout (format binary)", pages.sql());
         self.rows.iter_mut().for_each(Vec::clear);
-        let whole = self.copy(&mut connection, &copy, numbers, progress).await;
-        if !matches!(whole, Ok(true)) {
-            // In the middle of a COPY it is of no use to anybody.
-            connection.close_on_drop();
+        self.count = 0;
+        for piece in pages {
+            let copy = format!("copy ({sql} and{}) to stdout (format binary)", piece.sql());
+            let whole = self.copy(&mut connection, &copy, numbers, progress).await;
+            if !matches!(whole, Ok(true)) {
+                // In the middle of a COPY it is of no use to anybody.
+                connection.close_on_drop();
+                return whole;
+            }
         }
-        whole
+        Ok(true)
     }
 
     async fn copy(
@@ -296,7 +394,7 @@ impl Held {
         progress: &Progress,
     ) -> Result<bool, BacktestError> {
         let mut stream = connection.copy_out_raw(copy).await?;
-        let (mut bytes, mut count, mut begun) = (Vec::with_capacity(2 * CHUNK_BYTES), 0, false);
+        let (mut bytes, mut begun) = (Vec::with_capacity(2 * CHUNK_BYTES), false);
         loop {
             let chunk = stream.next().await.transpose()?;
             let is_end = chunk.is_none();
@@ -309,15 +407,16 @@ impl Held {
                 at = header(&bytes)?;
                 begun = true;
             }
-            let before = count;
+            let before = self.count;
             while let Some(length) = self.row(bytes.get(at..).unwrap_or_default(), numbers)? {
                 at += length;
-                count += 1;
+                self.count += 1;
             }
             bytes.drain(..at);
-            progress.read(count - before)?;
-            if is_end || count as usize > self.most {
-                return Ok(is_end);
+            progress.read((self.count - before) as u64)?;
+            let is_room = self.count <= self.most;
+            if is_end || !is_room {
+                return Ok(is_end && is_room);
             }
         }
     }
@@ -356,6 +455,18 @@ impl Held {
         }
         Ok(Some(fields.at))
     }
+}
+
+/// The middle of the times of what is held.
+pub fn middle(held: &[Held]) -> DateTime<Utc> {
+    let rows = held.iter().flat_map(|held| &held.rows).flatten();
+    let mut times: Vec<i64> = rows.step_by(SAMPLED).map(|row| row.at).collect();
+    let place = times.len() / 2;
+    let micros = match times.is_empty() {
+        true => 0,
+        false => *times.select_nth_unstable(place).1,
+    };
+    DateTime::UNIX_EPOCH + TimeDelta::microseconds(micros)
 }
 
 /// The length of what comes before the rows.
@@ -406,14 +517,47 @@ mod tests {
     use super::*;
 
     fn slice(blocks: i64) -> Slice {
-        let (from, to) = (FIRST_SPAN, FIRST_SPAN + chrono::TimeDelta::days(31));
-        Slice { table: "event_2000_01".to_owned(), blocks, whole: (from, to), from, to }
+        let (from, to) = (FIRST_SPAN, FIRST_SPAN + TimeDelta::days(31));
+        Slice {
+            table: "event_2000_01".to_owned(),
+            blocks,
+            zones: None,
+            whole: (from, to),
+            from,
+            to,
+        }
+    }
+
+    #[test]
+    fn a_part_of_the_time_is_read_where_it_lies_and_at_the_tables_end() {
+        let day = |n| FIRST_SPAN + TimeDelta::days(n);
+        let zone = |from, to, times| Zone { pages: Pages { from, to }, times };
+        let zones = [
+            zone(0, Some(10), Some((day(0), day(5)))),
+            zone(10, Some(20), None),
+            zone(20, Some(30), Some((day(4), day(9)))),
+            zone(30, Some(40), Some((day(8), day(12)))),
+            zone(40, None, Some((day(12), day(13)))),
+        ];
+        let zoned = Slice { zones: Some(zones.into()), ..slice(45) };
+        let [first, second] = zoned.cut(day(8)).unwrap();
+        let pages = |from, to| Pages { from, to };
+        assert_eq!(
+            first.parts(1),
+            [vec![pages(0, Some(10)), pages(20, Some(30)), pages(40, None)]]
+        );
+        assert_eq!(second.parts(1), [vec![pages(20, None)]]);
+        assert_eq!(second.parts(2), [vec![pages(20, Some(30))], vec![pages(30, None)]]);
+        assert_eq!(second.parts(9).concat().len(), 3);
+        assert!(zoned.cut(day(0)).is_none() && zoned.cut(day(31)).is_none());
+        assert!(zoned.cut(day(0) + TimeDelta::milliseconds(900)).unwrap()[0].halves().is_none());
     }
 
     #[test]
     fn parts_hold_every_page_once_and_what_is_added_meanwhile() {
         for (blocks, parts) in [(1, 1), (1, 4), (7, 2), (100, 8)] {
             let all = slice(blocks).parts(parts);
+            let all = all.concat();
             assert_eq!((all.len(), all[0].from), (parts, 0));
             assert!(all.windows(2).all(|two| two[0].to == Some(two[1].from)), "{all:?}");
             assert!(all[parts - 1].to.is_none() && all[parts - 1].from <= blocks);
@@ -429,7 +573,7 @@ mod tests {
             rules: Vec::new(),
             keeps_times: false,
         };
-        let [first, second] = slice(1).halves();
+        let [first, second] = slice(1).halves().unwrap();
         assert_eq!(first.to, second.from);
         let (first, second) = (first.sql(&question, true, 0..1), second.sql(&question, true, 0..1));
         assert!(first.ends_with(" and occurred_at < '2000-01-16T12:00:00.000000Z'"), "{first}");
