@@ -13,6 +13,7 @@
 mod fold;
 mod report;
 mod rows;
+mod slice;
 mod sweep;
 
 use std::collections::HashMap;
@@ -32,7 +33,8 @@ use crate::vital::Vital;
 use fold::Fold;
 pub use fold::{PatientTrials, Tally};
 pub use report::{Report, WardNumbers, compared};
-use rows::{Held, Numbers, ROWS_HELD_MAX, Slice};
+use rows::{Held, Numbers, ROWS_HELD_MAX};
+use slice::Slice;
 pub use sweep::{Axis, SweepError, picture, variants};
 
 /// What is asked.
