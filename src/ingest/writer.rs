@@ -6,8 +6,10 @@
 //! next batch gathers by itself.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::IngestError;
 use crate::event::Event;
@@ -21,6 +23,9 @@ const READINGS_PER_COMMIT_MAX: usize = 1_000;
 /// once than there are cores only means that each has fewer of them (measured:
 /// ARCHITECTURE, "The append").
 const TURN_READINGS_MIN: usize = 8;
+
+/// The longest wait for a turn.
+const TURN_WAIT: Duration = Duration::from_millis(10);
 
 /// A part of a request, all of one shard.
 pub(super) struct Request {
@@ -40,9 +45,10 @@ pub(super) async fn run(
 ) {
     let mut held = None;
     while let Some(first) = requests.recv().await {
-        // What comes while it waits for its turn joins it. Nobody closes the turns.
+        // What comes while it waits for its turn joins it. A shard that cannot be written
+        // must not keep the others' turns, so nobody waits for long.
         let _turn = match first.events.len() {
-            1..TURN_READINGS_MIN => turns.acquire().await.ok(),
+            1..TURN_READINGS_MIN => timeout(TURN_WAIT, turns.acquire()).await.ok(),
             _ => None,
         };
         let mut size = first.events.len();
