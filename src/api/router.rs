@@ -191,8 +191,8 @@ impl Gate {
         mut request: Request,
         next: Next,
     ) -> Result<Response, Problem> {
-        let standing = match self.limits.request(&caller) {
-            Ok(standing) => standing,
+        let asked = match self.limits.request(&caller) {
+            Ok(asked) => asked,
             Err(problem) => {
                 // So that its sender gets to read the answer.
                 body::discard(request).await;
@@ -203,7 +203,7 @@ impl Gate {
         // Inside the limits: also an answer that came too late, or a defect, is counted and
         // told so, and the time by which it is slowed down is not its own.
         let response = caught(within_time(request, next)).await;
-        Ok(self.limits.answer(standing, response).await)
+        Ok(self.limits.answer(asked, response).await)
     }
 }
 
@@ -251,6 +251,7 @@ async fn caught(answer: impl Future<Output: IntoResponse>) -> Response {
         .map_or_else(|panic| panicked(&*panic), IntoResponse::into_response)
 }
 
+/// What every answer has, also that to a defect.
 async fn every_answer(request: Request, next: Next) -> Response {
     let mut response = caught(next.run(request)).await;
     let headers = response.headers_mut();

@@ -2,8 +2,8 @@
 //!
 //! Guarantees one append at a time, an answer only after its commit, and that a
 //! batch that PostgreSQL refuses is taken apart, so that one bad request does not
-//! take its neighbours along. Waits for no timer: while a commit is under way the
-//! next batch gathers by itself.
+//! take its neighbours along. While a commit is under way the next batch gathers by
+//! itself; small requests wait for their turn besides, for [`TURN_WAIT`] at most.
 
 use std::sync::Arc;
 use std::time::Duration;

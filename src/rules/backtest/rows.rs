@@ -163,8 +163,8 @@ impl Held {
         Held { patients, devices, most, count: 0, rows: Vec::new() }
     }
 
-    /// Reads what [`super::slice::Slice::sql`] asks, from these pages. `false` when there are more rows
-    /// than may be held.
+    /// Reads what [`super::slice::Slice::sql`] asks, from these pages. `false` when there
+    /// are more rows than may be held.
     pub async fn read(
         &mut self,
         pool: &PgPool,

@@ -1,8 +1,8 @@
 //! Slices: which part of the history is read at one time, and in which pages it lies.
 //!
-//! Guarantees that the slices of a question hold each of its readings once, also those that
-//! come while it is asked, and that a part of a slice reads no page twice. How many rows a
-//! slice has is an expectation: whoever reads it counts.
+//! Guarantees that the slices of a question hold each reading once that was there when it
+//! was asked, and that a part of a slice reads no page twice. What comes meanwhile may be
+//! in them or not. How many rows a slice has is an expectation: whoever reads it counts.
 
 use std::sync::Arc;
 
@@ -154,11 +154,13 @@ impl Slice {
     ///
     /// Asks the partition itself and not the log, so that what its bounds say already is
     /// not compared again for every row. The vital comes first: it is what most rows
-    /// fall by; and only readings have one, so their type is not asked for. The shards come last, and are all there are: they let a small tenant of
-    /// a large log be found by the index.
+    /// fall by; and only readings have one, so their type is not asked for. The shards
+    /// come last, and are all there are: they let a small tenant of a large log be found
+    /// by the index.
     ///
     /// What is known before or not needed is not sent: putting a column into words costs
-    /// a fifth of a read. A vital is sent as the number that [`super::rows::Numbers`] knows it by.
+    /// a fifth of a read. A vital is sent as the number that [`super::rows::Numbers`]
+    /// knows it by.
     pub fn sql(
         &self,
         question: &Question,
