@@ -19,7 +19,7 @@ use vitals::event::{
     ALERT_ACKNOWLEDGED, Event, NO_PATIENT, PATIENT_REGISTERED, READING, RULE_CHANGED,
 };
 use vitals::log::{Log, Window, read_window};
-use vitals::rules::backtest::{self, Lines, Progress, Question};
+use vitals::rules::backtest::{self, BacktestError, Lines, Progress, Question};
 use vitals::rules::{Book, Evaluator, Raise, Rule, ticks};
 use vitals::vital::Vital;
 
@@ -372,4 +372,36 @@ fn a_backtest_raises_the_very_alerts_that_were_raised() {
     let (_database, log) = database(&runtime);
     let rows = prop::collection::vec((0..3_u8, 1..100_u8, 0..70_u8), 1..80);
     in_cases(rows, |rows| runtime.block_on(live_against_backtest(&log, &rows)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_readings_of_one_moment_than_can_be_held_end_a_backtest() {
+    let database = Database::new().await;
+    let log = database.log().await;
+    let at = now() - TimeDelta::seconds(100);
+    for n in 0..20 {
+        let patient = format!("p{n}");
+        let event = Event {
+            vital: Some(Vital::HeartRate),
+            value: Some(80.0),
+            source_id: "d".to_owned(),
+            data: None,
+            ..happening(&patient, READING, at, Value::Null)
+        };
+        log.append(log.shard_of("ward", &patient), &[event]).await.unwrap();
+    }
+    let question = Question {
+        tenant: "ward".to_owned(),
+        from: DateTime::UNIX_EPOCH,
+        to: now(),
+        rules: vec![Arc::new(rule(0, RULES[0], 1))],
+        keeps_times: false,
+    };
+    let tried = async |most| {
+        let (question, progress) = (question.clone(), Progress::default());
+        backtest::run_holding(most, &log, question, &progress, None).await
+    };
+    assert!(matches!(tried(8).await, Err(BacktestError::TooMany)));
+    let whole = 20 * std::thread::available_parallelism().unwrap().get();
+    assert_eq!(tried(whole).await.unwrap().readings, 20);
 }

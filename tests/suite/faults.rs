@@ -286,6 +286,42 @@ async fn waits(pool: &PgPool) -> Option<()> {
     (waiting > 0).then_some(())
 }
 
+/// On two cores all turns at the log are held by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn shards_that_cannot_be_written_hold_up_no_other() {
+    let database = Database::new().await;
+    let (log, pool) = (database.log().await, database.pool());
+    let server = Server::start_with(&database, &["--roles", "api"]).await;
+    let hospital = Hospital::new(&server, "ward");
+    let of_shard = |shard| {
+        let ids = (0..).map(|n| format!("p{n}"));
+        ids.into_iter().find(|id| log.shard_of("ward", id) == shard).unwrap()
+    };
+    let mut lock = pool.begin().await.unwrap();
+    let sql = "select from shard_head where shard <> 0 for update";
+    sqlx::query(sql).execute(&mut *lock).await.unwrap();
+    let mut stuck = JoinSet::new();
+    for shard in log.shards().skip(1) {
+        let body = heart_rate(&of_shard(shard), 80.0, now());
+        let request = hospital.request(Method::POST, "/readings").json(&body);
+        stuck.spawn(async move { request.send().await.unwrap().status() });
+    }
+    eventually("three shards to wait", SOON, async || {
+        let sql = "select count(*) from pg_stat_activity where datname = current_database() \
+                   and wait_event_type = 'Lock'";
+        let waiting: i64 = sqlx::query_scalar(sql).fetch_one(&pool).await.unwrap();
+        (waiting == 3).then_some(())
+    })
+    .await;
+    let free = heart_rate(&of_shard(0), 80.0, now());
+    assert_eq!(hospital.post("/readings", &free).await.0, 201);
+    assert!(stuck.try_join_next().is_none(), "the others wait");
+    lock.rollback().await.unwrap();
+    while let Some(status) = stuck.join_next().await {
+        assert_eq!(status.unwrap(), 201);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_instance_frozen_while_it_holds_a_shard_is_thrown_out() {
     let database = Database::new().await;
