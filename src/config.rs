@@ -46,7 +46,7 @@ pub struct Common {
         default_value = ".vitals"
     )]
     pub data_dir: PathBuf,
-    /// Shards of a new database; fixed from then on
+    /// Shards of a new database; fixed from then on [default: one a core, 2 to 4]
     #[arg(long, global = true, env = "VITALS_SHARDS", value_name = "N", value_parser = clap::value_parser!(i16).range(1..=64))]
     pub shards: Option<i16>,
     /// What to log, as in "info,vitals=debug"
