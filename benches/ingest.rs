@@ -34,7 +34,8 @@ const FSYNCS: usize = 200;
 struct Options {
     json: bool,
     seconds: u64,
-    shards: Vec<String>,
+    /// Nothing: as many as the server chooses.
+    shards: Vec<Option<String>>,
     roles: String,
     /// Connections and readings a request.
     loads: Vec<(usize, usize)>,
@@ -45,7 +46,7 @@ async fn main() {
     let options = options();
     let mut reports = Vec::new();
     for shards in &options.shards {
-        reports.push(run(&options, shards).await);
+        reports.push(run(&options, shards.as_deref()).await);
     }
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("bench");
     std::fs::create_dir_all(&out).unwrap();
@@ -64,7 +65,7 @@ fn options() -> Options {
         json: given.iter().any(|a| a == "--json"),
         seconds: value("--seconds").map_or(10, |s| s.parse().unwrap()),
         shards: value("--shards")
-            .map_or(vec!["4".to_owned()], |s| s.split(',').map(str::to_owned).collect()),
+            .map_or(vec![None], |s| s.split(',').map(|n| Some(n.to_owned())).collect()),
         loads: value("--loads")
             .unwrap_or_else(|| "8x100,8x1000,256x1,1x1".to_owned())
             .split(',')
@@ -75,9 +76,11 @@ fn options() -> Options {
     }
 }
 
-async fn run(options: &Options, shards: &str) -> serde_json::Value {
+async fn run(options: &Options, shards: Option<&str>) -> serde_json::Value {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench-ingest");
-    let server = Server::start(&dir, &["--shards", shards, "--roles", &options.roles]).await;
+    let mut arguments = vec!["--roles", &options.roles];
+    arguments.extend(shards.iter().flat_map(|shards| ["--shards", shards]));
+    let server = Server::start(&dir, &arguments).await;
     let mut tokens = Vec::new();
     for n in 0..CONNECTIONS_MAX {
         tokens.push(token(&dir, &format!("gateway-{n}")).await);
@@ -88,20 +91,21 @@ async fn run(options: &Options, shards: &str) -> serde_json::Value {
     let embedded = Embedded::start(&dir).await.unwrap();
     let psql = Psql(embedded.connect_options().get_socket().unwrap().to_owned());
 
+    let shards = psql.run("select shards from installation").trim().to_owned();
     println!("{shards} shards, roles {}", options.roles);
     println!(
-        "{:<44} {:>11} {:>8} {:>8} {:>8} {:>6}",
-        "", "readings/s", "of SQL", "p50 ms", "p99 ms", "MB"
+        "{:<44} {:>11} {:>8} {:>8} {:>8} {:>6} {:>7}",
+        "", "readings/s", "of SQL", "p50 ms", "p99 ms", "MB", "CPU µs"
     );
     let row = |what: &str,
                per_second: f64,
                plain: f64,
                latencies: Option<&Latencies>,
-               mb: Option<f64>| {
+               server: Option<(f64, f64)>| {
         let ms = |part| latencies.map_or(String::new(), |l| format!("{:.2}", l.ms(part)));
-        let mb = mb.map_or(String::new(), |mb| format!("{mb:.0}"));
+        let server = server.map_or(String::new(), |(mb, us)| format!("{mb:>6.0} {us:>7.1}"));
         println!(
-            "{what:<44} {per_second:>11.0} {:>8.2} {:>8} {:>8} {mb:>6}",
+            "{what:<44} {per_second:>11.0} {:>8.2} {:>8} {:>8} {server}",
             per_second / plain,
             ms(0.5),
             ms(0.99)
@@ -117,15 +121,18 @@ async fn run(options: &Options, shards: &str) -> serde_json::Value {
     row("  the same with one index only", one_index, plain, None, None);
     let mut measured = Vec::new();
     for &(connections, batch) in &options.loads {
+        let before = server.on_core();
         let found: Measured =
             load(&server, &readings, &tokens[..connections], batch, lasting).await;
-        let mb = server.resident_mb();
+        // Of the server's own, PostgreSQL apart: less at the mercy of the neighbours.
+        let on_core = (server.on_core() - before).as_secs_f64() * 1e6;
+        let (mb, each_us) = (server.resident_mb(), on_core / found.count as f64);
         let after = psql.plain(true);
         let around = f64::midpoint(plain, after);
         plain = after;
         plains.push(after);
         let what = format!("{connections} connections, {batch} a request");
-        row(&what, found.per_second, around, Some(&found), Some(mb));
+        row(&what, found.per_second, around, Some(&found), Some((mb, each_us)));
         measured.push((connections, batch, found, mb, around));
     }
     row(
@@ -219,15 +226,17 @@ impl Psql {
         f64::from(rows) / took.as_secs_f64()
     }
 
-    fn run(&self, sql: &str) {
+    fn run(&self, sql: &str) -> String {
         let mut psql = Command::new("psql")
-            .args(["-q", "-v", "ON_ERROR_STOP=1", "-U", "vitals", "-d", "vitals", "-h"])
+            .args(["-qAt", "-v", "ON_ERROR_STOP=1", "-U", "vitals", "-d", "vitals", "-h"])
             .arg(&self.0)
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .spawn()
             .expect("psql is installed");
         psql.stdin.take().unwrap().write_all(sql.as_bytes()).unwrap();
-        assert!(psql.wait().unwrap().success(), "psql failed");
+        let said = psql.wait_with_output().unwrap();
+        assert!(said.status.success(), "psql failed");
+        String::from_utf8(said.stdout).unwrap()
     }
 }

@@ -52,6 +52,16 @@ impl Server {
         line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
     }
 
+    /// How long its threads were on a core so far, PostgreSQL apart.
+    pub fn on_core(&self) -> Duration {
+        let tasks = format!("/proc/{}/task", self.child.id().unwrap());
+        let ns = std::fs::read_dir(tasks).unwrap().map(|task| {
+            let told = std::fs::read_to_string(task.unwrap().path().join("schedstat")).unwrap();
+            told.split(' ').next().unwrap().parse::<u64>().unwrap()
+        });
+        Duration::from_nanos(ns.sum())
+    }
+
     /// Ends it in order.
     pub async fn stop(mut self) {
         Command::new("kill").arg(self.child.id().unwrap().to_string()).status().await.unwrap();
@@ -117,6 +127,8 @@ pub fn reading(patient: &str, value: f64, back_micros: u64) -> String {
 pub struct Measured {
     /// Readings acknowledged in a second.
     pub per_second: f64,
+    /// All of them.
+    pub count: usize,
     latencies: Latencies,
 }
 
@@ -172,8 +184,9 @@ pub async fn load(
     for client in clients {
         latencies.extend(client.await.unwrap());
     }
-    let per_second = (latencies.len() * batch) as f64 / started.elapsed().as_secs_f64();
-    Measured { per_second, latencies: Latencies::new(latencies) }
+    let count = latencies.len() * batch;
+    let per_second = count as f64 / started.elapsed().as_secs_f64();
+    Measured { per_second, count, latencies: Latencies::new(latencies) }
 }
 
 /// One keep-alive connection.
