@@ -5,6 +5,7 @@
 //! its scope. One route has a second door beside tokens: [`link`].
 
 pub mod jwks;
+mod known;
 pub mod link;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 
 use self::jwks::Jwks;
+use self::known::Known;
 use super::problem::Problem;
 use crate::clock::Clock;
 use crate::event::is_fhir_id;
@@ -80,6 +82,7 @@ struct Signing {
     decoding: DecodingKey,
     encoding: EncodingKey,
     validation: Validation,
+    known: Known,
 }
 
 /// Why a secret cannot be used.
@@ -97,6 +100,7 @@ impl Keys {
             decoding: DecodingKey::from_secret(secret),
             encoding: EncodingKey::from_secret(secret),
             validation: validation(Algorithm::HS256),
+            known: Known::default(),
         };
         Ok(Keys { ours: Some(Arc::new(signing)), others: None, clock })
     }
@@ -125,18 +129,25 @@ impl Keys {
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &ours.encoding)
     }
 
-    /// A token's claims, if a key that fits its algorithm signed it. HS256 is only ever
+    /// Whose a token is, if a key that fits its algorithm signed it. HS256 is only ever
     /// our secret, and everything else only ever a key of the set.
-    async fn claims(&self, token: &str) -> Result<Claims, Problem> {
+    async fn signed(&self, token: &str) -> Result<Caller, Problem> {
+        let known = self.ours.as_ref().and_then(|ours| ours.known.get(token));
+        if let Some(caller) = known.or_else(|| self.others.as_ref()?.known(token)) {
+            return Ok(caller);
+        }
         let refused = |error: jsonwebtoken::errors::Error| unauthorised(reason(error.kind()));
         let header = jsonwebtoken::decode_header(token).map_err(refused)?;
         match (header.alg, &self.ours, &self.others) {
             (Algorithm::HS256, Some(ours), _) => {
-                let decoded = jsonwebtoken::decode(token, &ours.decoding, &ours.validation);
-                Ok(decoded.map_err(refused)?.claims)
+                let decoded =
+                    jsonwebtoken::decode::<Claims>(token, &ours.decoding, &ours.validation);
+                let caller = Caller::try_from(decoded.map_err(refused)?.claims)?;
+                ours.known.put(token, &caller);
+                Ok(caller)
             }
             (Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA, _, Some(set)) => {
-                set.decode(token, &header).await
+                set.caller(token, &header).await
             }
             (_, Some(_), None) => Err(unauthorised("the token is not signed with HS256")),
             _ => Err(unauthorised("the token is not signed with RS256, ES256 or EdDSA")),
@@ -145,27 +156,13 @@ impl Keys {
 
     /// Who calls, by the token of their request.
     pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
-        let claims = self.claims(bearer(headers)?).await?;
-        let now = self.clock.now().timestamp();
-        if claims.exp <= now {
-            return Err(expired());
-        }
-        if claims.nbf.is_some_and(|from| from > now) {
+        let caller = self.signed(bearer(headers)?).await?;
+        let now = self.clock.now();
+        caller.may_still(now)?;
+        if caller.begins.is_some_and(|begins| begins > now.timestamp()) {
             return Err(unauthorised("the token is not good yet"));
         }
-        let ids = [Some(&claims.tenant), claims.device.as_ref(), claims.patient.as_ref()];
-        if !ids.into_iter().flatten().all(|id| is_fhir_id(id)) {
-            return Err(unauthorised("tenant, device and patient must be [A-Za-z0-9\\-.]{1,64}"));
-        }
-        Ok(Caller {
-            tenant: claims.tenant.into(),
-            subject: claims.sub,
-            scope: claims.scope,
-            device: claims.device,
-            patient: claims.patient,
-            expires: claims.exp,
-            linked: false,
-        })
+        Ok(caller)
     }
 }
 
@@ -191,11 +188,33 @@ pub struct Caller {
     pub device: Option<String>,
     /// If set, the one patient that they may write and read.
     pub patient: Option<String>,
-    /// Seconds since 1970.
+    /// When the token begins and ceases to be good, seconds since 1970.
+    begins: Option<i64>,
     expires: i64,
     /// Came by a link and not by a token: nobody knows who it is, and they are shown
     /// nothing but what they did.
     pub linked: bool,
+}
+
+impl TryFrom<Claims> for Caller {
+    type Error = Problem;
+
+    fn try_from(claims: Claims) -> Result<Caller, Problem> {
+        let ids = [Some(&claims.tenant), claims.device.as_ref(), claims.patient.as_ref()];
+        if !ids.into_iter().flatten().all(|id| is_fhir_id(id)) {
+            return Err(unauthorised("tenant, device and patient must be [A-Za-z0-9\\-.]{1,64}"));
+        }
+        Ok(Caller {
+            tenant: claims.tenant.into(),
+            subject: claims.sub,
+            scope: claims.scope,
+            device: claims.device,
+            patient: claims.patient,
+            begins: claims.nbf,
+            expires: claims.exp,
+            linked: false,
+        })
+    }
 }
 
 impl Caller {

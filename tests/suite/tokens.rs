@@ -1,5 +1,7 @@
 //! Who may do what: every token that must not open anything, and what narrow ones open.
 
+use std::time::Duration;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
@@ -8,10 +10,12 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 
 use crate::hospital::{Hospital, heart_rate, now};
+use crate::support::eventually;
 use crate::support::http::{Answer, get, post, send};
 use crate::support::postgres::Database;
 use crate::support::server::{SECRET, Server, client};
 
+const SOON: Duration = Duration::from_secs(20);
 const NO_ID: &str = "00000000-0000-0000-0000-000000000000";
 
 /// Every route, and the scope that it takes.
@@ -90,6 +94,28 @@ fn claims_with(key: &str, value: impl Into<Value>) -> Value {
         claims.as_object_mut().unwrap().remove(key);
     }
     claims
+}
+
+/// A token is verified once and remembered; its time is judged with every request.
+#[tokio::test]
+async fn a_token_that_was_good_is_refused_once_it_expires() {
+    let database = Database::new().await;
+    let server = Server::start(&database).await;
+    let hs256 = json!({ "typ": "JWT", "alg": "HS256" });
+    let end = now().timestamp() + 6;
+    let token = forge(&hs256, &claims_with("exp", end), SECRET.as_bytes());
+    for (method, path) in [("GET", "/patients"), ("POST", "/readings"), ("POST", "/readings")] {
+        let answer = ask(&server, method, path, &token).await;
+        assert!(answer.status.is_success(), "{method} {path}: {}", answer.text);
+    }
+    let refused = eventually("the token to expire", SOON, async || {
+        let answer = ask(&server, "POST", "/readings", &token).await;
+        (answer.status != 201).then_some(answer)
+    })
+    .await;
+    assert_refused(&refused, 401, "expired");
+    assert!(refused.text.contains("has expired"), "{}", refused.text);
+    assert!(now().timestamp() >= end, "not before its time");
 }
 
 #[tokio::test]

@@ -19,7 +19,8 @@ use jsonwebtoken::{Algorithm, DecodingKey, Header};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::{Claims, unauthorised, validation};
+use super::known::Known;
+use super::{Caller, Claims, unauthorised, validation};
 use crate::api::problem::Problem;
 
 /// How often a file is looked at.
@@ -58,31 +59,32 @@ pub enum JwksError {
 }
 
 /// A set of keys that is kept up to date.
-#[derive(Debug)]
 pub struct Jwks {
     source: Source,
     /// `None` until it could be read for the first time.
-    set: RwLock<Option<Arc<Vec<PublicKey>>>>,
+    set: RwLock<Option<Arc<Set>>>,
     /// When a token last made us look.
     looked: Mutex<Option<Instant>>,
 }
 
-#[derive(Debug)]
 enum Source {
     File(PathBuf),
     Url { url: reqwest::Url, client: reqwest::Client },
+}
+
+/// The keys of one reading of the source.
+struct Set {
+    /// What they were read from.
+    text: Vec<u8>,
+    keys: Vec<PublicKey>,
+    /// Forgotten with the keys.
+    known: Known,
 }
 
 struct PublicKey {
     id: Option<String>,
     algorithm: Algorithm,
     key: DecodingKey,
-}
-
-impl std::fmt::Debug for PublicKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "PublicKey({:?}, {:?})", self.id, self.algorithm)
-    }
 }
 
 impl Jwks {
@@ -123,8 +125,13 @@ impl Jwks {
         }
     }
 
-    /// The claims of a token that one of the keys signed.
-    pub async fn decode(&self, token: &str, header: &Header) -> Result<Claims, Problem> {
+    /// Whose token it is, if a key that is in force has verified it already.
+    pub fn known(&self, token: &str) -> Option<Caller> {
+        self.set()?.known.get(token)
+    }
+
+    /// Whose token it is, if one of the keys signed it.
+    pub async fn caller(&self, token: &str, header: &Header) -> Result<Caller, Problem> {
         if !self.knows(header) {
             self.look_for_unknown().await;
         }
@@ -134,26 +141,30 @@ impl Jwks {
                 "the keys of tokens are not known yet: try again",
             )
         })?;
-        let mut fitting = set.iter().filter(|key| key.fits(header)).peekable();
+        let mut fitting = set.keys.iter().filter(|key| key.fits(header)).peekable();
         if fitting.peek().is_none() {
             return Err(unauthorised("the token was signed with a key that is not known here"));
         }
         let mut refused = ErrorKind::InvalidSignature;
         for key in fitting {
             match jsonwebtoken::decode::<Claims>(token, &key.key, &validation(key.algorithm)) {
-                Ok(decoded) => return Ok(decoded.claims),
+                Ok(decoded) => {
+                    let caller = Caller::try_from(decoded.claims)?;
+                    set.known.put(token, &caller);
+                    return Ok(caller);
+                }
                 Err(error) => refused = error.into_kind(),
             }
         }
         Err(unauthorised(super::reason(&refused)))
     }
 
-    fn set(&self) -> Option<Arc<Vec<PublicKey>>> {
+    fn set(&self) -> Option<Arc<Set>> {
         self.set.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn knows(&self, header: &Header) -> bool {
-        self.set().is_some_and(|set| set.iter().any(|key| key.fits(header)))
+        self.set().is_some_and(|set| set.keys.iter().any(|key| key.fits(header)))
     }
 
     /// One look for all who wait, and not more often than the pace: whoever makes up
@@ -178,8 +189,10 @@ impl Jwks {
             }
             Source::Url { url, client } => fetch(client, url.clone()).await?,
         };
-        let keys = read(&text)?;
-        *self.set.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(keys));
+        if self.set().is_none_or(|set| set.text != text) {
+            let set = Set { keys: read(&text)?, text, known: Known::default() };
+            *self.set.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(set));
+        }
         Ok(())
     }
 }

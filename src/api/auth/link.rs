@@ -60,6 +60,7 @@ impl Links {
             device: None,
             patient: None,
             // For this one request.
+            begins: None,
             expires: now.timestamp(),
             linked: true,
         })

@@ -1,0 +1,98 @@
+//! Tokens that a key has verified already: a device sends the same one with every reading.
+//!
+//! Guarantees bounded memory. Lives and dies with the keys that verified, so that a token
+//! of a key that is gone is not found. Does not judge a token's times: they are judged
+//! with every request.
+
+use std::collections::HashMap;
+use std::mem;
+use std::sync::{Mutex, PoisonError};
+
+use super::Caller;
+
+/// Tokens after which those that were not seen meanwhile are forgotten.
+const TOKENS: usize = 4_096;
+/// The longest token that is worth its memory; bytes.
+const TOKEN_BYTES_MAX: usize = 2_048;
+
+/// Who sends which token.
+#[derive(Default)]
+pub struct Known(Mutex<Seen>);
+
+#[derive(Default)]
+struct Seen {
+    lately: HashMap<Box<str>, Caller>,
+    before: HashMap<Box<str>, Caller>,
+}
+
+impl Known {
+    /// Whose token it is.
+    pub fn get(&self, token: &str) -> Option<Caller> {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(caller) = seen.lately.get(token) {
+            return Some(caller.clone());
+        }
+        let (token, caller) = seen.before.remove_entry(token)?;
+        seen.remember(token, caller.clone());
+        Some(caller)
+    }
+
+    /// Remembers a token that was verified.
+    pub fn put(&self, token: &str, caller: &Caller) {
+        if token.len() <= TOKEN_BYTES_MAX {
+            let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.remember(token.into(), caller.clone());
+        }
+    }
+}
+
+impl Seen {
+    fn remember(&mut self, token: Box<str>, caller: Caller) {
+        if self.lately.len() >= TOKENS {
+            self.before = mem::take(&mut self.lately);
+        }
+        self.lately.insert(token, caller);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn caller(subject: &str) -> Caller {
+        Caller {
+            tenant: "ward".into(),
+            subject: subject.to_owned(),
+            scope: String::new(),
+            device: None,
+            patient: None,
+            begins: None,
+            expires: 0,
+            linked: false,
+        }
+    }
+
+    #[test]
+    fn who_is_seen_often_is_remembered_among_many() {
+        let known = Known::default();
+        known.put("often", &caller("often"));
+        for n in 0..10 * TOKENS {
+            let token = format!("once-{n}");
+            known.put(&token, &caller(&token));
+            if n % (TOKENS / 2) == 0 {
+                assert_eq!(known.get("often").map(|c| c.subject).as_deref(), Some("often"));
+            }
+        }
+        assert!(known.get("once-0").is_none());
+        let seen = known.0.lock().unwrap();
+        assert!(seen.lately.len() + seen.before.len() <= 2 * TOKENS);
+    }
+
+    #[test]
+    fn what_is_too_long_is_not_kept() {
+        let known = Known::default();
+        let long = "x".repeat(TOKEN_BYTES_MAX + 1);
+        known.put(&long, &caller("long"));
+        assert!(known.get(&long).is_none());
+    }
+}
