@@ -12,6 +12,8 @@ mod deliveries;
 mod devices;
 mod diff;
 mod extract;
+mod front;
+mod gate;
 mod health;
 mod history;
 mod jobs;

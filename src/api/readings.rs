@@ -9,7 +9,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -95,6 +96,17 @@ impl Door {
     }
 }
 
+/// What became of a batch.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer<'a> {
+    stored: usize,
+    duplicates: usize,
+    rejected: &'a [Rejected],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rejected_total: Option<usize>,
+}
+
 /// What was not stored, and why. Of many only the first are told.
 #[derive(Default)]
 pub(super) struct Rejections {
@@ -120,18 +132,18 @@ impl Rejections {
         }
     }
 
-    /// `rejected`, and their number where not all of them are in it.
-    fn members(&self) -> Vec<(&'static str, Value)> {
-        let mut members = vec![("rejected", json!(self.told))];
-        if self.told.len() < self.count {
-            members.push(("rejectedTotal", json!(self.count)));
-        }
-        members
+    /// How many there are, where not all are told.
+    fn total(&self) -> Option<usize> {
+        (self.told.len() < self.count).then_some(self.count)
     }
 
     /// Adds them to a problem.
     pub(super) fn told_in(&self, problem: Problem) -> Problem {
-        self.members().into_iter().fold(problem, |problem, (key, value)| problem.with(key, value))
+        let problem = problem.with("rejected", json!(self.told));
+        match self.total() {
+            Some(total) => problem.with("rejectedTotal", json!(total)),
+            None => problem,
+        }
     }
 }
 
@@ -143,11 +155,8 @@ pub(super) fn answer(stored: Stored, rejections: Rejections) -> Response {
         Some(_) => StatusCode::MULTI_STATUS,
         None => StatusCode::CREATED,
     };
-    let mut body = json!({ "stored": stored, "duplicates": duplicates });
-    for (key, value) in rejections.members() {
-        body[key] = value;
-    }
-    (status, Json(body)).into_response()
+    let (rejected, rejected_total) = (&*rejections.told, rejections.total());
+    (status, Json(Answer { stored, duplicates, rejected, rejected_total })).into_response()
 }
 
 fn nothing_stored(first: &Rejected, rejections: &Rejections) -> Response {

@@ -1,28 +1,25 @@
 //! The table of contents, grouped by who calls.
 
-use std::any::Any;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{OriginalUri, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post, put};
-use futures_util::FutureExt;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::auth::link::Links;
 use super::auth::{Caller, Keys};
-use super::body::TimeLimit;
+use super::front::Front;
+use super::gate::{self, Gate};
 use super::limits::Limits;
 use super::problem::Problem;
 use super::{
-    alerts, body, corrections, deliveries, devices, diff, health, history, jobs, openapi, page,
-    patients, readings, replay, rules, silences, stream, webhook_events, webhooks,
+    alerts, corrections, deliveries, devices, diff, health, history, jobs, openapi, page, patients,
+    readings, replay, rules, silences, stream, webhook_events, webhooks,
 };
 use crate::clock::Clock;
 use crate::ingest::Ingest;
@@ -30,9 +27,6 @@ use crate::log::Log;
 use crate::query::live::Live;
 use crate::webhook::ack::AckLinks;
 use crate::webhook::line::Lines;
-
-/// The longest that an answer may take to begin.
-const ANSWER_MS_MAX: u64 = 30_000;
 
 /// What the API stands on.
 pub struct Api {
@@ -58,14 +52,14 @@ pub struct Api {
     pub stop: CancellationToken,
 }
 
-/// All routes.
-pub fn router(api: Api) -> Router {
+/// All routes, and the short way to one of them.
+pub fn router(api: Api) -> Front {
     let questions = patients::Questions { log: api.log.clone(), clock: api.clock.clone() };
 
     let door =
         readings::Door::new(api.ingest, api.clock.clone(), api.limits.clone(), api.stop.clone());
-    let senders =
-        Router::new().route("/readings", post(readings::store)).with_state(Arc::new(door));
+    let door = Arc::new(door);
+    let senders = Router::new().route("/readings", post(readings::store)).with_state(door.clone());
     let dashboards = Router::new()
         .route("/patients", get(patients::list))
         .route("/patients/{patient_id}", get(patients::state).put(patients::register))
@@ -92,10 +86,10 @@ pub fn router(api: Api) -> Router {
         .route("/alerts/{id}/ack", post(alerts::acknowledge))
         .with_state(questions.clone())
         .method_not_allowed_fallback(method_not_allowed);
-    let tokens = Arc::new(Gate { keys: api.keys, limits: api.limits });
+    let gate = Arc::new(Gate::new(api.keys, api.limits));
     let links = Links { links: api.links, clock: api.clock.clone() };
     let answering = answering
-        .layer(middleware::from_fn_with_state((tokens.clone(), links), admit_by_token_or_link));
+        .layer(middleware::from_fn_with_state((gate.clone(), links), admit_by_token_or_link));
     let rulebook = rules::Rulebook {
         log: api.log.clone(),
         clock: questions.clock,
@@ -139,26 +133,21 @@ pub fn router(api: Api) -> Router {
         .merge(hospitals)
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed);
-    let v1 = v1.layer(middleware::from_fn_with_state(tokens, admit_by_token)).merge(answering);
+    let v1 =
+        v1.layer(middleware::from_fn_with_state(gate.clone(), admit_by_token)).merge(answering);
     let others = Router::new()
         .merge(operators(api.log, api.metrics))
         .merge(page::routes())
         .merge(openapi::routes())
-        .layer(middleware::from_fn(within_time));
+        .layer(middleware::from_fn(open_to_all));
 
-    Router::new()
+    let router = Router::new()
         .nest("/api/v1", v1)
         .merge(others)
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn(every_answer))
-}
-
-/// What a request has to pass. One layer, and not one for each of its parts: a layer
-/// costs every request a copy of all that lies inside it.
-struct Gate {
-    keys: Keys,
-    limits: Limits,
+        .layer(middleware::from_fn(answered));
+    Front::new(router, gate, door)
 }
 
 async fn admit_by_token(
@@ -166,8 +155,8 @@ async fn admit_by_token(
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let caller = gate.keys.caller(request.headers()).await?;
-    gate.admit(caller, request, next).await
+    let caller = gate.caller(request.headers()).await?;
+    gate.admit(caller, request, |caller, request| handled(caller, request, next)).await
 }
 
 async fn admit_by_token_or_link(
@@ -178,33 +167,15 @@ async fn admit_by_token_or_link(
     let (mut parts, body) = request.into_parts();
     let caller = match links.caller(&mut parts).await? {
         Some(caller) => caller,
-        None => gate.keys.caller(&parts.headers).await?,
+        None => gate.caller(&parts.headers).await?,
     };
-    gate.admit(caller, Request::from_parts(parts, body), next).await
+    let request = Request::from_parts(parts, body);
+    gate.admit(caller, request, |caller, request| handled(caller, request, next)).await
 }
 
-impl Gate {
-    /// Rate limits, a net and a time limit, for whoever has been let in.
-    async fn admit(
-        &self,
-        caller: Caller,
-        mut request: Request,
-        next: Next,
-    ) -> Result<Response, Problem> {
-        let asked = match self.limits.request(&caller) {
-            Ok(asked) => asked,
-            Err(problem) => {
-                // So that its sender gets to read the answer.
-                body::discard(request).await;
-                return Err(problem);
-            }
-        };
-        request.extensions_mut().insert(caller);
-        // Inside the limits: also an answer that came too late, or a defect, is counted and
-        // told so, and the time by which it is slowed down is not its own.
-        let response = caught(within_time(request, next)).await;
-        Ok(self.limits.answer(asked, response).await)
-    }
+async fn handled(caller: Caller, mut request: Request, next: Next) -> Result<Response, Problem> {
+    request.extensions_mut().insert(caller);
+    Ok(next.run(request).await)
 }
 
 /// What every process answers, whatever its roles.
@@ -229,53 +200,10 @@ async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Pr
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
 }
 
-/// The body of a streaming answer is not limited, its beginning is; unless a handler
-/// lifts the limit, because it reads a body without an end.
-async fn within_time(mut request: Request, next: Next) -> Result<Response, Problem> {
-    let limit = TimeLimit::default();
-    request.extensions_mut().insert(limit.clone());
-    tokio::select! {
-        biased;
-        answer = next.run(request) => Ok(answer),
-        () = limit.over(Duration::from_millis(ANSWER_MS_MAX)) => {
-            Err(Problem::unavailable("timeout", "no answer in time: try again"))
-        }
-    }
+async fn open_to_all(request: Request, next: Next) -> Result<Response, Problem> {
+    gate::within_time(request, async |request| Ok(next.run(request).await)).await
 }
 
-/// A defect of one handler is one bad answer.
-async fn caught(answer: impl Future<Output: IntoResponse>) -> Response {
-    AssertUnwindSafe(answer)
-        .catch_unwind()
-        .await
-        .map_or_else(|panic| panicked(&*panic), IntoResponse::into_response)
-}
-
-/// What every answer has, also that to a defect.
-async fn every_answer(request: Request, next: Next) -> Response {
-    let mut response = caught(next.run(request)).await;
-    let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    response
-}
-
-fn panicked(panic: &(dyn Any + Send)) -> Response {
-    let what = panic.downcast_ref::<&str>().copied();
-    let what = what.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    tracing::error!(what, "a handler panicked");
-    let detail = "this is a defect of the server: it was logged";
-    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail).into_response()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_defect_of_a_handler_is_one_bad_answer() {
-        let defect = async || -> StatusCode { panic!("a test's") };
-        assert_eq!(caught(defect()).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
-        assert_eq!(caught(async { StatusCode::CREATED }).await.status(), StatusCode::CREATED);
-    }
+async fn answered(request: Request, next: Next) -> Response {
+    gate::every_answer(next.run(request)).await
 }

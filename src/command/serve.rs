@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::ServiceExt;
 use axum::serve::ListenerExt;
 use clap::Args;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -154,7 +155,7 @@ impl Server {
             }
             start_pages(&log, database, &webhooks, &serving.public_url, &stop, &tasks).await?;
         }
-        let router = if serving.roles.contains(&Role::Api) {
+        let front = if serving.roles.contains(&Role::Api) {
             // One connection a writer: an append never waits for a question.
             let connections = u32::try_from(log.shards().count())? + 1;
             let ingest = Ingest::start(&log.with_pool(database.writer_pool(connections)), &tasks);
@@ -165,7 +166,7 @@ impl Server {
             let Webhooks { lines, links } = webhooks;
             router(Api { log, ingest, live, keys, limits, clock, lines, links, metrics, stop })
         } else {
-            operators(log, metrics)
+            operators(log, metrics).into()
         };
         let listener = listener.tap_io(|stream| {
             // An answer is one small packet: it must not wait for a second one.
@@ -180,7 +181,7 @@ impl Server {
             }
         });
         let until = stop.clone().cancelled_owned();
-        let served = axum::serve(listener, router).with_graceful_shutdown(until);
+        let served = axum::serve(listener, front.into_make_service()).with_graceful_shutdown(until);
         let http = tokio::spawn(served.into_future());
         Ok(Server { address, stop, tasks, http })
     }

@@ -12,7 +12,7 @@ use crate::hospital::now;
 use crate::support::eventually;
 use crate::support::http::{Answer, get, post, send};
 use crate::support::postgres::Database;
-use crate::support::server::Server;
+use crate::support::server::{Server, client};
 
 const SCOPES: &str = "readings:write vitals:read alerts:read";
 
@@ -117,6 +117,46 @@ fn faults() -> Vec<(&'static str, Value, &'static str)> {
         ("context", json!([1]), "context_not_an_object"),
         ("context", json!({ "note": "x".repeat(5_000) }), "context_too_large"),
     ]
+}
+
+/// The bare path goes past the router, the same with a query through it.
+#[tokio::test]
+async fn both_ways_in_answer_the_same() {
+    let database = Database::new().await;
+    let Sender { server, token } = Sender::start(&database).await;
+    let (reader, good) = (server.token("vitals:read"), reading("p", 0).to_string());
+    let [wrong, half] = [with(reading("p", 1), "value", "high"), json!([reading("p", 0), 7])];
+    let (json, ndjson) = ("application/json", "application/x-ndjson");
+    let asked: [(&str, &str, &str, &str, String); 9] = [
+        ("stored", &token, json, "identity", good.clone()),
+        ("a stream", &token, ndjson, "identity", good.clone()),
+        ("refused", &token, json, "identity", wrong.to_string()),
+        ("in part", &token, json, "identity", half.to_string()),
+        ("no JSON", &token, json, "identity", "{".to_owned()),
+        ("no gzip", &token, json, "gzip", good.clone()),
+        ("another encoding", &token, json, "br", good.clone()),
+        ("another scope", &reader, json, "identity", good.clone()),
+        ("no token", "x", json, "identity", good.clone()),
+    ];
+    let mut statuses = Vec::new();
+    for (what, token, kind, encoding, body) in asked {
+        let mut answers = Vec::new();
+        // The first time it is new: each way has its own.
+        for (path, patient) in [("readings", "a"), ("readings?way=router", "b")] {
+            let url = server.url(&format!("/api/v1/{path}"));
+            let request = client().post(url).bearer_auth(token).header("content-type", kind);
+            let body = body.replace(r#""p""#, &format!("{patient:?}"));
+            let answer = request.header("content-encoding", encoding).body(body).send();
+            let answer = answer.await.unwrap();
+            let mut names: Vec<_> = answer.headers().keys().cloned().collect();
+            names.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+            answers.push((answer.status(), names, answer.text().await.unwrap()));
+        }
+        assert_eq!(answers[0], answers[1], "{what}");
+        assert!(answers[0].1.iter().any(|name| name == "x-content-type-options"), "{what}");
+        statuses.push(answers[0].0.as_u16());
+    }
+    assert_eq!(statuses, [201, 201, 422, 207, 400, 400, 415, 403, 401]);
 }
 
 #[tokio::test]

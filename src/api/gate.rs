@@ -1,0 +1,116 @@
+//! What a request has to pass, and what every answer has.
+//!
+//! Guarantees that a handler runs only for who was let in, within their limits, and for a
+//! bounded time until its answer begins; and that a defect of one handler is one bad answer.
+//! Does not look at what is asked: a handler names its own scope.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
+
+use super::auth::{Caller, Keys};
+use super::body::{self, TimeLimit};
+use super::limits::Limits;
+use super::problem::Problem;
+
+/// The longest that an answer may take to begin.
+const ANSWER_MS_MAX: u64 = 30_000;
+
+/// Who is let in, and how often.
+pub struct Gate {
+    keys: Keys,
+    limits: Limits,
+}
+
+impl Gate {
+    /// A gate that nobody has passed.
+    pub fn new(keys: Keys, limits: Limits) -> Gate {
+        Gate { keys, limits }
+    }
+
+    /// Who calls, by the token of their request.
+    pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+        self.keys.caller(headers).await
+    }
+
+    /// Rate limits, a net and a time limit, for whoever has been let in.
+    pub async fn admit(
+        &self,
+        caller: Caller,
+        request: Request,
+        handler: impl AsyncFnOnce(Caller, Request) -> Result<Response, Problem>,
+    ) -> Result<Response, Problem> {
+        let asked = match self.limits.request(&caller) {
+            Ok(asked) => asked,
+            Err(problem) => {
+                // So that its sender gets to read the answer.
+                body::discard(request).await;
+                return Err(problem);
+            }
+        };
+        // Inside the limits: also an answer that came too late, or a defect, is counted and
+        // told so, and the time by which it is slowed down is not its own.
+        let answer = within_time(request, async |request| handler(caller, request).await);
+        let response = caught(answer).await;
+        Ok(self.limits.answer(asked, response).await)
+    }
+}
+
+/// The body of a streaming answer is not limited, its beginning is; unless a handler
+/// lifts the limit, because it reads a body without an end.
+pub async fn within_time(
+    mut request: Request,
+    handler: impl AsyncFnOnce(Request) -> Result<Response, Problem>,
+) -> Result<Response, Problem> {
+    let limit = TimeLimit::default();
+    request.extensions_mut().insert(limit.clone());
+    tokio::select! {
+        biased;
+        answer = handler(request) => answer,
+        () = limit.over(Duration::from_millis(ANSWER_MS_MAX)) => {
+            Err(Problem::unavailable("timeout", "no answer in time: try again"))
+        }
+    }
+}
+
+/// What every answer has, also that to a defect.
+pub async fn every_answer(answer: impl Future<Output: IntoResponse>) -> Response {
+    let mut response = caught(answer).await;
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
+
+/// A defect of one handler is one bad answer.
+async fn caught(answer: impl Future<Output: IntoResponse>) -> Response {
+    AssertUnwindSafe(answer)
+        .catch_unwind()
+        .await
+        .map_or_else(|panic| panicked(&*panic), IntoResponse::into_response)
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Response {
+    let what = panic.downcast_ref::<&str>().copied();
+    let what = what.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(what, "a handler panicked");
+    let detail = "this is a defect of the server: it was logged";
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_defect_of_a_handler_is_one_bad_answer() {
+        let defect = async || -> StatusCode { panic!("a test's") };
+        assert_eq!(caught(defect()).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(caught(async { StatusCode::CREATED }).await.status(), StatusCode::CREATED);
+    }
+}
