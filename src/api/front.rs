@@ -6,7 +6,7 @@
 //! handler are the router's own, and that nothing but the bare path of readings comes by.
 
 use std::convert::Infallible;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -74,7 +74,7 @@ impl Service<Request> for Front {
         match &self.readings {
             Some(way) if request.method() == Method::POST && request.uri() == READINGS => {
                 let way = way.clone();
-                Box::pin(async move { Ok(every_answer(way.answer(request)).await) })
+                Box::pin(async move { Ok(every_answer(pin!(way.answer(request))).await) })
             }
             _ => Box::pin(self.router.call(request)),
         }

@@ -1,5 +1,6 @@
 //! The table of contents, grouped by who calls.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use axum::Router;
@@ -205,5 +206,5 @@ async fn open_to_all(request: Request, next: Next) -> Result<Response, Problem> 
 }
 
 async fn answered(request: Request, next: Next) -> Response {
-    gate::every_answer(next.run(request)).await
+    gate::every_answer(pin!(next.run(request))).await
 }
