@@ -27,6 +27,10 @@ const TURN_READINGS_MIN: usize = 8;
 /// The longest wait for a turn.
 const TURN_WAIT: Duration = Duration::from_millis(10);
 
+/// How long a connection waits for the next batch. Giving it back costs two round trips,
+/// and for so short a time the pool would not test it either.
+const HELD: Duration = Duration::from_secs(1);
+
 /// A part of a request, all of one shard.
 pub(super) struct Request {
     pub events: Vec<Event>,
@@ -43,8 +47,20 @@ pub(super) async fn run(
     turns: Arc<Semaphore>,
     mut requests: mpsc::UnboundedReceiver<Request>,
 ) {
-    let mut held = None;
-    while let Some(first) = requests.recv().await {
+    let mut held: Held = None;
+    loop {
+        let next = requests.recv();
+        let first = match held {
+            None => next.await,
+            Some(_) => match timeout(HELD, next).await {
+                Ok(first) => first,
+                Err(_) => {
+                    held = None;
+                    continue;
+                }
+            },
+        };
+        let Some(first) = first else { return };
         // What comes while it waits for its turn joins it. A shard that cannot be written
         // must not keep the others' turns, so nobody waits for long.
         let _turn = match first.events.len() {
@@ -60,10 +76,6 @@ pub(super) async fn run(
             batch.push(next);
         }
         write(&log, &mut held, shard, batch).await;
-        if requests.is_empty() {
-            // It may be idle for long, and whoever takes it from the pool tests it.
-            held = None;
-        }
     }
 }
 
