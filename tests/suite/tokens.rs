@@ -119,6 +119,26 @@ async fn a_token_that_was_good_is_refused_once_it_expires() {
 }
 
 #[tokio::test]
+async fn a_token_is_refused_until_it_begins() {
+    let database = Database::new().await;
+    let server = Server::start(&database).await;
+    let hs256 = json!({ "typ": "JWT", "alg": "HS256" });
+    let begin = now().timestamp() + 6;
+    let token = forge(&hs256, &claims_with("nbf", begin), SECRET.as_bytes());
+    // The second time it is known.
+    for _ in 0..2 {
+        let refused = ask(&server, "POST", "/readings", &token).await;
+        assert_refused(&refused, 401, "too early");
+        assert!(refused.text.contains("not good yet"), "{}", refused.text);
+    }
+    eventually("the token to begin", SOON, async || {
+        (ask(&server, "POST", "/readings", &token).await.status == 201).then_some(())
+    })
+    .await;
+    assert!(now().timestamp() >= begin, "not before its time");
+}
+
+#[tokio::test]
 async fn a_token_that_is_not_ours_for_us_and_in_time_opens_nothing() {
     let database = Database::new().await;
     let server = Server::start(&database).await;
