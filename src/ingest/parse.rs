@@ -121,13 +121,10 @@ pub(super) fn parse_line(
         let detail = format!("the line is not UTF-8 from byte {} on", error.valid_up_to());
         Fault::new("not_utf8", "", detail)
     })?;
-    let reading = serde_json::from_str::<RawReading<'_>>(text).or_else(|_| {
-        let raw: &RawValue = serde_json::from_str(text).map_err(|error| {
-            let detail = format!("the line is no readable JSON from column {} on", error.column());
-            Fault::new("unreadable_json", "", detail)
-        })?;
-        read_item(raw)
-    });
+    let reading = read_alone(text).map_err(|error| {
+        let detail = format!("the line is no readable JSON from column {} on", error.column());
+        Fault::new("unreadable_json", "", detail)
+    })?;
     judge(reading, tenant, narrowing, now, archived)
 }
 
@@ -160,8 +157,7 @@ fn items(text: &str) -> Result<Vec<Item<'_>>, ParseError> {
         }
     };
     let readings: Vec<Result<RawReading<'_>, Fault>> = if !in_array {
-        let raw = serde_json::from_str(text).map_err(ParseError::NotJson)?;
-        vec![read_item(raw)]
+        vec![read_alone(text).map_err(ParseError::NotJson)?]
     } else if let Ok(readings) = serde_json::from_str::<FirstOf<RawReading<'_>>>(text) {
         readings.all()?.into_iter().map(Ok).collect()
     } else {
@@ -170,6 +166,14 @@ fn items(text: &str) -> Result<Vec<Item<'_>>, ParseError> {
     };
     let item = |(index, reading)| Item { index, in_array, reading };
     Ok(readings.into_iter().enumerate().map(item).collect())
+}
+
+/// Reads the text of one item: in one pass, unless something is wrong with it.
+fn read_alone(text: &str) -> Result<Result<RawReading<'_>, Fault>, serde_json::Error> {
+    match serde_json::from_str(text) {
+        Ok(reading) => Ok(Ok(reading)),
+        Err(_) => serde_json::from_str(text).map(read_item),
+    }
 }
 
 /// The first items of an array, as many as a request may have, and the number of all
