@@ -8,7 +8,7 @@ pub mod jwks;
 mod known;
 pub mod link;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::extract::FromRequestParts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use self::jwks::Jwks;
 use self::known::Known;
+use super::limits::Subject;
 use super::problem::Problem;
 use crate::clock::Clock;
 use crate::event::is_fhir_id;
@@ -131,7 +132,7 @@ impl Keys {
 
     /// Whose a token is, if a key that fits its algorithm signed it. HS256 is only ever
     /// our secret, and everything else only ever a key of the set.
-    async fn signed(&self, token: &str) -> Result<Caller, Problem> {
+    async fn signed(&self, token: &str) -> Result<Arc<Caller>, Problem> {
         let known = self.ours.as_ref().and_then(|ours| ours.known.get(token));
         if let Some(caller) = known.or_else(|| self.others.as_ref()?.known(token)) {
             return Ok(caller);
@@ -142,7 +143,7 @@ impl Keys {
             (Algorithm::HS256, Some(ours), _) => {
                 let decoded =
                     jsonwebtoken::decode::<Claims>(token, &ours.decoding, &ours.validation);
-                let caller = Caller::try_from(decoded.map_err(refused)?.claims)?;
+                let caller = Arc::new(Caller::try_from(decoded.map_err(refused)?.claims)?);
                 ours.known.put(token, &caller);
                 Ok(caller)
             }
@@ -155,7 +156,7 @@ impl Keys {
     }
 
     /// Who calls, by the token of their request.
-    pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+    pub async fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Problem> {
         let caller = self.signed(bearer(headers)?).await?;
         let now = self.clock.now();
         caller.may_still(now)?;
@@ -194,6 +195,8 @@ pub struct Caller {
     /// Came by a link and not by a token: nobody knows who it is, and they are shown
     /// nothing but what they did.
     pub linked: bool,
+    /// By what limits know them, once they have asked.
+    pub(super) counted_as: OnceLock<Subject>,
 }
 
 impl TryFrom<Claims> for Caller {
@@ -213,6 +216,7 @@ impl TryFrom<Claims> for Caller {
             begins: claims.nbf,
             expires: claims.exp,
             linked: false,
+            counted_as: OnceLock::new(),
         })
     }
 }
@@ -303,6 +307,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Caller, Problem> {
         // Absent only where a route stands outside the gate.
-        parts.extensions.remove().ok_or_else(|| unauthorised("no token was checked"))
+        let caller: Option<Arc<Caller>> = parts.extensions.remove();
+        caller.map(Arc::unwrap_or_clone).ok_or_else(|| unauthorised("no token was checked"))
     }
 }

@@ -10,10 +10,10 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use axum::Router;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::Method;
 use axum::response::Response;
+use axum::{Extension, Router};
 use tower_service::Service;
 
 use super::body::Incoming;
@@ -53,11 +53,11 @@ impl Front {
 impl ShortWay {
     async fn answer(&self, request: Request) -> Result<Response, Problem> {
         let caller = self.gate.caller(request.headers()).await?;
-        let handler = async |caller, request| {
+        let handler = async |request| {
             let body = Incoming::from_request(request, &()).await?;
-            readings::store(State(self.door.clone()), caller, body).await
+            readings::store(State(self.door.clone()), Extension(caller.clone()), body).await
         };
-        self.gate.admit(caller, request, handler).await
+        self.gate.admit(&caller, request, handler).await
     }
 }
 

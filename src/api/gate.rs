@@ -7,6 +7,7 @@
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::Request;
@@ -35,18 +36,18 @@ impl Gate {
     }
 
     /// Who calls, by the token of their request.
-    pub async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Problem> {
+    pub async fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Problem> {
         self.keys.caller(headers).await
     }
 
     /// Rate limits, a net and a time limit, for whoever has been let in.
     pub async fn admit(
         &self,
-        caller: Caller,
+        caller: &Caller,
         request: Request,
-        handler: impl AsyncFnOnce(Caller, Request) -> Result<Response, Problem>,
+        handler: impl AsyncFnOnce(Request) -> Result<Response, Problem>,
     ) -> Result<Response, Problem> {
-        let asked = match self.limits.request(&caller) {
+        let asked = match self.limits.request(caller) {
             Ok(asked) => asked,
             Err(problem) => {
                 // So that its sender gets to read the answer.
@@ -56,7 +57,7 @@ impl Gate {
         };
         // Inside the limits: also an answer that came too late, or a defect, is counted and
         // told so, and the time by which it is slowed down is not its own.
-        let answer = pin!(within_time(request, async |request| handler(caller, request).await));
+        let answer = pin!(within_time(request, handler));
         let response = caught(answer).await;
         Ok(self.limits.answer(asked, response).await)
     }

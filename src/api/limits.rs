@@ -22,7 +22,8 @@ use governor::clock::MonotonicClock;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::meter::{Meter, Refused, SUBJECTS_MAX, Standing, Subject};
+pub use self::meter::Subject;
+use self::meter::{Meter, Refused, SUBJECTS_MAX, Standing};
 use super::auth::Caller;
 use super::problem::Problem;
 
@@ -230,7 +231,7 @@ impl Limit {
 }
 
 fn subject(caller: &Caller) -> Subject {
-    Subject::new(&caller.tenant, &caller.subject)
+    *caller.counted_as.get_or_init(|| Subject::new(&caller.tenant, &caller.subject))
 }
 
 /// Both limits of a caller, each for a window of a minute.

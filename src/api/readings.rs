@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -41,7 +41,7 @@ pub struct Door {
 /// Stores readings.
 pub async fn store(
     State(door): State<Arc<Door>>,
-    caller: Caller,
+    Extension(caller): Extension<Arc<Caller>>,
     mut body: Incoming,
 ) -> Result<Response, Problem> {
     if let Err(refused) = caller.may("readings:write") {
@@ -54,7 +54,8 @@ pub async fn store(
             let detail = format!("{STREAMS_MAX} streams are open: try again, or send arrays");
             return Err(Problem::unavailable("too_many_streams", detail));
         };
-        return ndjson::store(&door, &caller, body).await;
+        // Boxed, as what is rare: it is larger than all that an array needs.
+        return Box::pin(ndjson::store(&door, &caller, body)).await;
     }
     let body = body.whole().await?;
     let (now, archived) = (door.clock.now(), door.ingest.archived());

@@ -157,7 +157,7 @@ async fn admit_by_token(
     next: Next,
 ) -> Result<Response, Problem> {
     let caller = gate.caller(request.headers()).await?;
-    gate.admit(caller, request, |caller, request| handled(caller, request, next)).await
+    gate.admit(&caller.clone(), request, |request| handled(caller, request, next)).await
 }
 
 async fn admit_by_token_or_link(
@@ -167,14 +167,18 @@ async fn admit_by_token_or_link(
 ) -> Result<Response, Problem> {
     let (mut parts, body) = request.into_parts();
     let caller = match links.caller(&mut parts).await? {
-        Some(caller) => caller,
+        Some(caller) => Arc::new(caller),
         None => gate.caller(&parts.headers).await?,
     };
     let request = Request::from_parts(parts, body);
-    gate.admit(caller, request, |caller, request| handled(caller, request, next)).await
+    gate.admit(&caller.clone(), request, |request| handled(caller, request, next)).await
 }
 
-async fn handled(caller: Caller, mut request: Request, next: Next) -> Result<Response, Problem> {
+async fn handled(
+    caller: Arc<Caller>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
     request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
 }

@@ -126,12 +126,12 @@ impl Jwks {
     }
 
     /// Whose token it is, if a key that is in force has verified it already.
-    pub fn known(&self, token: &str) -> Option<Caller> {
+    pub fn known(&self, token: &str) -> Option<Arc<Caller>> {
         self.set()?.known.get(token)
     }
 
     /// Whose token it is, if one of the keys signed it.
-    pub async fn caller(&self, token: &str, header: &Header) -> Result<Caller, Problem> {
+    pub async fn caller(&self, token: &str, header: &Header) -> Result<Arc<Caller>, Problem> {
         if !self.knows(header) {
             self.look_for_unknown().await;
         }
@@ -149,7 +149,7 @@ impl Jwks {
         for key in fitting {
             match jsonwebtoken::decode::<Claims>(token, &key.key, &validation(key.algorithm)) {
                 Ok(decoded) => {
-                    let caller = Caller::try_from(decoded.claims)?;
+                    let caller = Arc::new(Caller::try_from(decoded.claims)?);
                     set.known.put(token, &caller);
                     return Ok(caller);
                 }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::mem;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Caller;
 
@@ -21,13 +21,13 @@ pub struct Known(Mutex<Seen>);
 
 #[derive(Default)]
 struct Seen {
-    lately: HashMap<Box<str>, Caller>,
-    before: HashMap<Box<str>, Caller>,
+    lately: HashMap<Box<str>, Arc<Caller>>,
+    before: HashMap<Box<str>, Arc<Caller>>,
 }
 
 impl Known {
     /// Whose token it is.
-    pub fn get(&self, token: &str) -> Option<Caller> {
+    pub fn get(&self, token: &str) -> Option<Arc<Caller>> {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(caller) = seen.lately.get(token) {
             return Some(caller.clone());
@@ -38,7 +38,7 @@ impl Known {
     }
 
     /// Remembers a token that was verified.
-    pub fn put(&self, token: &str, caller: &Caller) {
+    pub fn put(&self, token: &str, caller: &Arc<Caller>) {
         if token.len() <= TOKEN_BYTES_MAX {
             let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             seen.remember(token.into(), caller.clone());
@@ -47,7 +47,7 @@ impl Known {
 }
 
 impl Seen {
-    fn remember(&mut self, token: Box<str>, caller: Caller) {
+    fn remember(&mut self, token: Box<str>, caller: Arc<Caller>) {
         if self.lately.len() >= TOKENS {
             self.before = mem::take(&mut self.lately);
         }
@@ -57,10 +57,12 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::OnceLock;
+
     use super::*;
 
-    fn caller(subject: &str) -> Caller {
-        Caller {
+    fn caller(subject: &str) -> Arc<Caller> {
+        Arc::new(Caller {
             tenant: "ward".into(),
             subject: subject.to_owned(),
             scope: String::new(),
@@ -69,7 +71,8 @@ mod tests {
             begins: None,
             expires: 0,
             linked: false,
-        }
+            counted_as: OnceLock::new(),
+        })
     }
 
     #[test]
@@ -80,7 +83,7 @@ mod tests {
             let token = format!("once-{n}");
             known.put(&token, &caller(&token));
             if n % (TOKENS / 2) == 0 {
-                assert_eq!(known.get("often").map(|c| c.subject).as_deref(), Some("often"));
+                assert_eq!(known.get("often").as_ref().map(|c| &*c.subject), Some("often"));
             }
         }
         assert!(known.get("once-0").is_none());

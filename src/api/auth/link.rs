@@ -4,6 +4,8 @@
 //! nothing else: this stands before that route alone, and the link's signature is over
 //! the alert's id. A request with a token is judged by its token.
 
+use std::sync::OnceLock;
+
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::{header, request::Parts};
 use serde::Deserialize;
@@ -63,6 +65,7 @@ impl Links {
             begins: None,
             expires: now.timestamp(),
             linked: true,
+            counted_as: OnceLock::new(),
         })
     }
 }
