@@ -10,16 +10,17 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_compression::tokio::bufread::{GzipDecoder, ZstdDecoder};
 use async_compression::zstd::DParameter;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use futures_util::{Stream, StreamExt};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::io::StreamReader;
 
 use super::problem::Problem;
@@ -50,14 +51,13 @@ pub struct TimeLimit(Arc<AtomicBool>);
 impl TimeLimit {
     /// Ends when the time is over, and never once the limit was lifted.
     pub async fn over(&self, after: Duration) {
-        tokio::time::sleep(after).await;
+        sleep(after).await;
         if self.0.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
     }
 }
 
-type Parts = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 /// What comes off the connection.
 type Wire = StreamReader<Parts, Bytes>;
 
@@ -99,7 +99,7 @@ impl Incoming {
             waits_for_leave: headers.contains_key(header::EXPECT),
             ndjson: is_ndjson(headers),
             limit: request.extensions().get().cloned(),
-            decoded: Decoded::new(encoding, StreamReader::new(parts(request.into_body()))),
+            decoded: Decoded::new(encoding, wire(request.into_body())),
         }
     }
 
@@ -220,21 +220,34 @@ impl Decoded {
     }
 }
 
+fn wire(body: Body) -> Wire {
+    StreamReader::new(Parts { body: body.into_data_stream(), stall: None })
+}
+
 /// What comes off the connection, or why nothing comes: two kinds of errors that no
 /// decoder makes.
-fn parts(body: Body) -> Parts {
-    let mut parts = body.into_data_stream();
-    Box::pin(async_stream::stream! {
-        loop {
-            let stall = Duration::from_millis(BODY_STALL_MS_MAX);
-            match tokio::time::timeout(stall, parts.next()).await {
-                Ok(Some(Ok(part))) => yield Ok(part),
-                Ok(None) => return,
-                Ok(Some(Err(_))) => yield Err(io::ErrorKind::ConnectionAborted.into()),
-                Err(_) => yield Err(io::ErrorKind::TimedOut.into()),
-            }
+struct Parts {
+    body: BodyDataStream,
+    /// Runs while nothing comes: most bodies are there with their heads.
+    stall: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stream for Parts {
+    type Item = io::Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Poll::Ready(part) = self.body.poll_next_unpin(context) {
+            self.stall = None;
+            return Poll::Ready(
+                part.map(|p| p.map_err(|_| io::ErrorKind::ConnectionAborted.into())),
+            );
         }
-    })
+        let longest = Duration::from_millis(BODY_STALL_MS_MAX);
+        let stall = self.stall.get_or_insert_with(|| Box::pin(sleep(longest)));
+        ready!(stall.as_mut().poll(context));
+        self.stall = None;
+        Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())))
+    }
 }
 
 fn broken(error: io::Error) -> Problem {
