@@ -48,6 +48,10 @@ pub(super) async fn run(
     mut requests: mpsc::UnboundedReceiver<Request>,
 ) {
     let mut held: Held = None;
+    // Nothing, so that the first reading finds a connection, and PostgreSQL its plans.
+    if let Err(error) = log.append_on(&mut held, shard, &[]).await {
+        tracing::debug!(shard, %error, "the first reading will have to wait for a connection");
+    }
     loop {
         let next = requests.recv();
         let first = match held {
