@@ -163,6 +163,22 @@ async fn a_transaction_that_is_rolled_back_leaves_nothing_and_the_next_takes_its
     assert_eq!(seen.len(), 9);
 }
 
+#[tokio::test]
+async fn an_append_of_nothing_is_no_commit() {
+    let database = Database::new().await;
+    let log = database.log().await;
+    let shard = log.shard_of("ward", "p");
+    for stored in [0, 3] {
+        log.append(shard, &readings("p", 0, stored)).await.unwrap();
+        let nothing = log.append(shard, &[]).await.unwrap();
+        assert!(nothing.positions.is_empty());
+        assert_eq!(head(log.pool(), shard).await, stored);
+    }
+    let commits: i64 =
+        sqlx::query_scalar("select count(*) from log_commit").fetch_one(log.pool()).await.unwrap();
+    assert_eq!(commits, 1);
+}
+
 /// Two writers take turns: each holds the head until the other one waits behind it.
 async fn two_writers_with_forced_delays(log: &Log, shard: i16, rounds: i64) {
     let mut before: Option<(oneshot::Sender<()>, tokio::task::JoinHandle<()>)> = None;

@@ -135,6 +135,16 @@ async fn consumers_read_a_shard_by_its_positions() {
 }
 
 #[tokio::test]
+async fn sums_of_a_window_are_made_by_hashing_whatever_is_known_of_its_size() {
+    let database = Database::new().await;
+    let mut connection = connect(&database).await;
+    let apply = include_str!("../../projections/rollup/apply.sql");
+    let found = plan(&mut connection, WINDOW, WINDOW_AT, apply).await;
+    let part = found.lines().skip_while(|line| !line.contains("CTE part")).nth(1);
+    assert!(part.is_some_and(|line| line.contains("HashAggregate")), "{found}");
+}
+
+#[tokio::test]
 async fn what_is_no_reading_is_found_by_an_index_of_its_own() {
     let database = Database::new().await;
     let mut connection = connect(&database).await;
