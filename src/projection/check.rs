@@ -7,7 +7,7 @@
 use futures_util::{StreamExt, TryStreamExt};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
-use super::Projection;
+use super::{LOOK, Projection};
 use crate::consumer::leave_out;
 
 /// How many differing rows are reported of a shard.
@@ -31,14 +31,14 @@ pub async fn check(
     projection: &Projection,
     shard: i16,
 ) -> Result<(i64, Vec<Difference>), sqlx::Error> {
-    let mut tx = pool.begin_with("begin isolation level repeatable read read only").await?;
+    let mut tx = pool.begin_with(LOOK).await?;
     let checked = differences(&mut tx, projection, shard, None).await;
     tx.rollback().await?;
     checked
 }
 
 /// The same for some patients (tenants and ids) only, in a transaction of the caller that
-/// is `repeatable read`.
+/// began with [`LOOK`].
 pub async fn check_patients(
     tx: &mut PgConnection,
     projection: &Projection,

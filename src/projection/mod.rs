@@ -33,6 +33,15 @@ const WINDOW_POSITIONS_MAX: i64 = 20_000;
 /// A fold that nobody reads may be so far behind under load.
 const PATIENCE_MS: u64 = 10_000;
 
+/// Begins a look at tables of projections, several of them or beside their checkpoints:
+/// all as they are in one snapshot.
+///
+/// A swap locks `projection` before it exchanges tables. So it is waited for before the
+/// snapshot, to which tables that came later would look empty; and a look never holds one
+/// table while it waits for another that a swap holds.
+pub const LOOK: &str = "begin isolation level repeatable read read only; \
+                        lock table projection in access share mode";
+
 /// How long to wait before looking whether another instance has rebuilt.
 const BUSY_PAUSE_MS: u64 = 500;
 

@@ -27,6 +27,12 @@ pub enum RebuildError {
     /// One at a time.
     #[error("projection {0} is being rebuilt by another process: wait for it to finish")]
     Busy(&'static str),
+    /// The new tables stay, and the next rebuild goes on with them.
+    #[error(
+        "projection {0} was in use whenever it was to be swapped: run this again when no long \
+         question (vitals verify) is under way"
+    )]
+    InUse(&'static str),
 }
 
 /// What a rebuild did.

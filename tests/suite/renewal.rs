@@ -11,7 +11,7 @@ use chrono::TimeDelta;
 use vitals::consumer::{self, Step};
 use vitals::event::Event;
 use vitals::log::Log;
-use vitals::projection::{self, Apply, CURRENT_VITALS, Projection};
+use vitals::projection::{self, Apply, CURRENT_VITALS, Projection, RebuildError};
 
 use crate::hospital::{Hospital, now};
 use crate::log::{reading, time};
@@ -297,7 +297,8 @@ async fn the_recordings_of_an_icu_are_rebuilt_while_readings_come_in_and_a_reade
     for _ in 0..2 {
         let rebuilt = cli(&database, &["rebuild", "all"]).await;
         let said = String::from_utf8(rebuilt.stdout).unwrap();
-        assert!(rebuilt.status.success(), "{said}");
+        let why = String::from_utf8_lossy(&rebuilt.stderr);
+        assert!(rebuilt.status.success(), "{said}{why}");
         assert_eq!(said.matches("equal to the live one").count(), projection::ALL.len(), "{said}");
     }
     enough.store(true, Ordering::Relaxed);
@@ -306,4 +307,55 @@ async fn the_recordings_of_an_icu_are_rebuilt_while_readings_come_in_and_a_reade
     for projection in &projection::ALL {
         assert!(is_right(&log, projection).await, "{}", projection.name);
     }
+}
+
+/// Waits until a rebuild waits for whoever looks at its tables.
+async fn a_lock_is_waited_for(log: &Log) {
+    let waiting = "select count(*) from pg_locks where not granted \
+                   and database = (select oid from pg_database where datname = current_database())";
+    eventually("a lock to be waited for", SOON, || async {
+        (count(log, waiting).await > 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_looks_at_two_tables_while_they_are_swapped_sees_both_and_is_not_deadlocked() {
+    let database = Database::new().await;
+    let log = database.log().await;
+    past(&log, 0, 10).await;
+    fold(&log, &CURRENT_VITALS).await;
+    let mut look = log.pool().begin_with(projection::LOOK).await.unwrap();
+    let mut patients = async |sql: &'static str| -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&mut *look).await.unwrap()
+    };
+    // The later one first: a swap takes them by name.
+    assert_eq!(patients("select count(*) from patient").await, PATIENTS.len() as i64);
+    let rebuilding = tokio::spawn({
+        let log = log.clone();
+        async move { projection::rebuild(&log, &CURRENT_VITALS, |_, _| {}).await }
+    });
+    a_lock_is_waited_for(&log).await;
+    assert_eq!(patients("select count(*) from current_vitals").await, PATIENTS.len() as i64);
+    look.rollback().await.unwrap();
+    assert_eq!(rebuilding.await.unwrap().unwrap().differing, Some(0));
+    assert_eq!(count(&log, "select count(*) from current_vitals").await, PATIENTS.len() as i64);
+}
+
+#[tokio::test]
+async fn a_swap_waits_for_a_long_look_for_a_bounded_time_and_goes_on_later() {
+    let database = Database::new().await;
+    let log = database.log().await;
+    past(&log, 0, 10).await;
+    fold(&log, &CURRENT_VITALS).await;
+    let look = log.pool().begin_with(projection::LOOK).await.unwrap();
+    let given_up = projection::rebuild(&log, &CURRENT_VITALS, |_, _| {}).await;
+    assert!(matches!(given_up, Err(RebuildError::InUse("current_vitals"))), "{given_up:?}");
+    // The fold goes on meanwhile, and so does the next rebuild.
+    past(&log, 10, 12).await;
+    fold(&log, &CURRENT_VITALS).await;
+    look.rollback().await.unwrap();
+    let rebuilt = projection::rebuild(&log, &CURRENT_VITALS, |_, _| {}).await.unwrap();
+    assert_eq!((rebuilt.differing, rebuilt.folded), (Some(0), 2 * PATIENTS.len() as i64));
+    assert!(is_right(&log, &CURRENT_VITALS).await);
 }

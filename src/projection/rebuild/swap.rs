@@ -2,14 +2,27 @@
 //!
 //! Guarantees one transaction: before it the old tables, after it the new ones, with the
 //! checkpoints that belong to them. The live fold waits meanwhile; readers wait only while
-//! names are exchanged.
+//! names are exchanged, and nobody is deadlocked with it: who looks at several tables begins
+//! with `projection::LOOK`. Does not wait for ever for one who looks for long.
+
+use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use super::{Beside, Purpose, run};
+use super::{Beside, Purpose, RebuildError, run};
 use crate::consumer::{ConsumerError, act_apart, register};
 use crate::log::{Log, Window};
 use crate::projection::{Apply, remember};
+
+/// The longest that readers queue behind the exchange. More than PostgreSQL's own
+/// `deadlock_timeout`, after which an automatic vacuum of a table makes way.
+const LOCK_MS_MAX: u64 = 2_000;
+/// Between two tries: those who waited get through.
+const LOCK_PAUSE_MS: u64 = 500;
+/// Tries, while the live fold waits.
+const LOCK_TRIES_MAX: u32 = 5;
+/// PostgreSQL's codes for a lock that was not obtained in time, or never would have been.
+const NOT_LOCKED: [&str; 2] = ["55P03", "40P01"];
 
 impl Beside {
     /// Compares, and swaps if that is what it is for. The positions that the new tables
@@ -20,7 +33,7 @@ impl Beside {
         connection: &mut PgConnection,
         reached: Vec<(i16, i64)>,
         purpose: Purpose,
-    ) -> Result<(i64, Option<i64>), ConsumerError> {
+    ) -> Result<(i64, Option<i64>), RebuildError> {
         let (projection, schema) = (self.projection, &self.schema);
         let mut tx = connection.begin().await?;
         register(&mut tx, projection.consumer, log.shards()).await?;
@@ -68,16 +81,51 @@ impl Beside {
         }
         // What was committed with it off is on disk before the old tables go.
         run(&mut tx, "set local synchronous_commit = on").await?;
-        for table in &tables {
-            run(&mut tx, &format!(
-                "drop table if exists public.{table}; alter table {schema}.{table} set schema public"
-            )).await?;
+        let mut tries = 1;
+        while !self.exchange(&mut tx, &tables).await? {
+            if tries == LOCK_TRIES_MAX {
+                return Err(RebuildError::InUse(projection.name));
+            }
+            tries += 1;
+            tokio::time::sleep(Duration::from_millis(LOCK_PAUSE_MS)).await;
         }
         remember(&mut tx, projection).await?;
         self.take_over(&mut tx).await?;
         run(&mut tx, &format!("drop schema {schema}")).await?;
         tx.commit().await?;
         Ok((positions, differing))
+    }
+
+    /// New tables for old ones; `false`, and nothing is changed, when somebody looks at
+    /// them for too long.
+    async fn exchange(
+        &self,
+        tx: &mut PgConnection,
+        tables: &[String],
+    ) -> Result<bool, sqlx::Error> {
+        let mut part = tx.begin().await?;
+        // First of all what a look locks first (projection::LOOK): then whoever waits
+        // for us holds no table that we wait for.
+        let mut sql = format!(
+            "set local lock_timeout = {LOCK_MS_MAX}; lock table projection in access exclusive mode"
+        );
+        for table in tables {
+            let schema = &self.schema;
+            sql += &format!(
+                "; drop table if exists public.{table}; alter table {schema}.{table} set schema public"
+            );
+        }
+        let exchanged = match run(&mut part, &sql).await {
+            Ok(()) => true,
+            Err(error) if is_of_locks(&error) => false,
+            Err(error) => return Err(error),
+        };
+        if exchanged {
+            part.commit().await?
+        } else {
+            part.rollback().await?
+        }
+        Ok(exchanged)
     }
 
     /// Leaves everything as if there had been no rebuild.
@@ -177,4 +225,9 @@ impl Beside {
             .await?;
         Ok(())
     }
+}
+
+fn is_of_locks(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| NOT_LOCKED.contains(&&*code))
 }
