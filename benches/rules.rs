@@ -150,7 +150,7 @@ async fn lag(log: &Log, rules: Vec<Rule>) -> (i64, i64) {
     for shard in log.shards() {
         let (log, pool, raise, stop) =
             (log.clone(), log.pool().clone(), raise.clone(), stop.clone());
-        tasks.push(tokio::spawn(consumer::run(log, pool, raise, shard, stop)));
+        tasks.push(tokio::spawn(consumer::run(log, pool, raise, shard, None, stop)));
     }
     let mut tick = tokio::time::interval(Duration::from_millis(50));
     let mut samples = Vec::new();

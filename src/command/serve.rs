@@ -20,6 +20,7 @@ use rustix::net::sockopt::set_tcp_user_timeout;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -149,9 +150,11 @@ impl Server {
                 (log.with_pool(database.patient_pool(1)), serving.self_check_pause);
             let check = projection::check_always(of_check, pause);
             tasks.spawn_until("the self-check", &stop, check);
+            let turns = Arc::new(Semaphore::new(folds_at_once()));
             for projection in &projection::ALL {
                 let fold = Arc::new(projection::Apply(projection));
-                follow(&log, &folds, || folds.clone(), fold, &stop, &tasks).await?;
+                let turns = Some(turns.clone());
+                follow(&log, &folds, || folds.clone(), fold, turns, &stop, &tasks).await?;
             }
             start_pages(&log, database, &webhooks, &serving.public_url, &stop, &tasks).await?;
         }
@@ -238,13 +241,13 @@ async fn start_pages(
     let (desk, pool) = (Desk::default(), &database.page_pool(PAGE_CONNECTIONS_MAX));
     let own = || database.page_pool(1);
     let rules = Arc::new(Raise::new(log.clone(), Book::new()?));
-    follow(log, pool, own, rules.clone(), stop, tasks).await?;
+    follow(log, pool, own, rules.clone(), None, stop, tasks).await?;
     for shard in log.shards() {
         let (rules, pool, stop) = (rules.clone(), pool.clone(), stop.clone());
         tasks.spawn("the rules' clock", ticks::run(rules, pool, shard, stop));
     }
     let fanout = Arc::new(Fanout::new(desk.clone(), webhooks.links.clone(), public_url));
-    follow(log, pool, own, fanout, stop, tasks).await?;
+    follow(log, pool, own, fanout, None, stop, tasks).await?;
     let heartbeats = Heartbeats::new(log, pool.clone(), desk.clone());
     tasks.spawn("the heartbeats", heartbeats.run(stop.clone()));
     let lines = webhooks.lines.clone();
@@ -254,19 +257,27 @@ async fn start_pages(
     Ok(())
 }
 
+/// Folds that nobody waits for have half of the cores at most: what comes in meanwhile
+/// waits for them (measured: ARCHITECTURE, "The append").
+fn folds_at_once() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
+}
+
 /// One task a shard, with the connections that `of_shard` says.
 async fn follow<C: Consumer>(
     log: &Log,
     pool: &PgPool,
     of_shard: impl Fn() -> PgPool,
     consumer: Arc<C>,
+    turns: Option<Arc<Semaphore>>,
     stop: &CancellationToken,
     tasks: &Tasks,
 ) -> Result<(), Error> {
     consumer::register(&mut *pool.acquire().await?, consumer.name(), log.shards()).await?;
     for shard in log.shards() {
-        let (log, pool, stop) = (log.clone(), of_shard(), stop.clone());
-        tasks.spawn("a consumer", consumer::run(log, pool, consumer.clone(), shard, stop));
+        let (log, pool, consumer) = (log.clone(), of_shard(), consumer.clone());
+        let run = consumer::run(log, pool, consumer, shard, turns.clone(), stop.clone());
+        tasks.spawn("a consumer", run);
     }
     tasks.spawn("who resumes", consumer::resume_asked(pool.clone(), consumer, stop.clone()));
     Ok(())

@@ -12,10 +12,12 @@
 
 mod park;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection, PgPool};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -282,12 +284,14 @@ async fn try_step<C: Consumer>(
     Ok(if upto < head { Step::Behind } else { Step::CaughtUp })
 }
 
-/// Follows one shard until told to stop. A step under way is finished first.
+/// Follows one shard until told to stop. A step under way is finished first. Where there
+/// are `turns`, a step that nobody waits for takes one.
 pub async fn run<C: Consumer>(
     log: Log,
     pool: PgPool,
-    consumer: std::sync::Arc<C>,
+    consumer: Arc<C>,
     shard: i16,
+    turns: Option<Arc<Semaphore>>,
     stop: CancellationToken,
 ) {
     let mut moved = match consumer.follows() {
@@ -300,13 +304,24 @@ pub async fn run<C: Consumer>(
     // trips, and the next event might wait for them.
     let keeps = pool.options().get_max_connections() == 1;
     let mut held = None;
+    let mut is_waited_for = false;
     while !stop.is_cancelled() {
+        let turn = match &turns {
+            Some(turns) if !is_waited_for => tokio::select! {
+                turn = turns.acquire() => turn.ok(),
+                Ok(()) = wanted.changed() => None,
+                () = stop.cancelled() => break,
+            },
+            _ => None,
+        };
+        is_waited_for = false;
         // Marked as seen before looking, so that a move in between wakes us.
         moved.mark_unchanged();
         urgent.mark_unchanged();
         wanted.mark_unchanged();
         let started = Instant::now();
         let stepped = step_on(&pool, &mut held, &*consumer, shard).await;
+        drop(turn);
         held = held.filter(|_| keeps);
         match stepped {
             Ok(Step::Behind) => continue,
@@ -335,7 +350,7 @@ pub async fn run<C: Consumer>(
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}
-            Ok(()) = wanted.changed() => {}
+            Ok(()) = wanted.changed() => is_waited_for = true,
             Ok(()) = urgent.changed(), if consumer.hurries() => {}
         }
     }

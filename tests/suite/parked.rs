@@ -268,7 +268,14 @@ async fn a_worker_goes_on_by_itself_past_poison() {
     let mut workers = tokio::task::JoinSet::new();
     for shard in log.shards() {
         let apply = Arc::new(Apply(&projection::CURRENT_VITALS));
-        workers.spawn(consumer::run(log.clone(), log.pool().clone(), apply, shard, stop.clone()));
+        workers.spawn(consumer::run(
+            log.clone(),
+            log.pool().clone(),
+            apply,
+            shard,
+            None,
+            stop.clone(),
+        ));
     }
     poisoned(&log).await;
     eventually("the patients who are not poisoned to be folded", SOON, || async {

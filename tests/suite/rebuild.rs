@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
 use sqlx::AssertSqlSafe;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -73,17 +74,12 @@ async fn differences(log: &Log) -> Vec<(&'static str, Difference)> {
 
 /// The workers of every projection, as `serve` runs them.
 fn follow(log: &Log, stop: &CancellationToken) -> JoinSet<()> {
-    let mut workers = JoinSet::new();
+    let (mut workers, turns) = (JoinSet::new(), Arc::new(Semaphore::new(1)));
     for projection in &projection::ALL {
         for shard in log.shards() {
-            let (log, pool) = (log.clone(), log.pool().clone());
-            workers.spawn(consumer::run(
-                log,
-                pool,
-                Arc::new(Apply(projection)),
-                shard,
-                stop.clone(),
-            ));
+            let (log, pool, turns) = (log.clone(), log.pool().clone(), Some(turns.clone()));
+            let apply = Arc::new(Apply(projection));
+            workers.spawn(consumer::run(log, pool, apply, shard, turns, stop.clone()));
         }
     }
     workers
