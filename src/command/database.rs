@@ -3,13 +3,13 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgConnection};
 
 use super::Error;
 use crate::config::Common;
 use crate::embedded::Embedded;
-use crate::log::Log;
+use crate::log::{Log, is_idle};
 use crate::projection;
 
 /// How long a connection may take before the database counts as unreachable.
@@ -18,8 +18,6 @@ const CONNECT_MS_MAX: u64 = 10_000;
 const ACQUIRE_MS_MAX: u64 = 10_000;
 /// A connection that was idle for longer is asked whether it still lives.
 const UNTESTED_MS_MAX: u64 = 1_000;
-/// One that does not answer that within this is not used again.
-const PING_MS_MAX: u64 = 2_000;
 /// The longest question.
 const STATEMENT_SECONDS_MAX: u32 = 60;
 
@@ -148,7 +146,7 @@ impl Database {
 fn connect(options: PgConnectOptions, connections: u32) -> PgPool {
     pool_options(connections)
         .after_release(|connection, _| {
-            Box::pin(async move { lives(connection).await.map(|()| true) })
+            Box::pin(async move { is_idle(connection).await.map(|()| true) })
         })
         .connect_lazy_with(options)
 }
@@ -162,16 +160,9 @@ fn pool_options(connections: u32) -> PgPoolOptions {
         .before_acquire(|connection, used| {
             Box::pin(async move {
                 if used.idle_for >= Duration::from_millis(UNTESTED_MS_MAX) {
-                    lives(connection).await?;
+                    is_idle(connection).await?;
                 }
                 Ok(true)
             })
         })
-}
-
-/// One ping, which a connection whose other side has vanished would never answer.
-async fn lives(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let silent = || sqlx::Error::Io(std::io::ErrorKind::TimedOut.into());
-    let limit = Duration::from_millis(PING_MS_MAX);
-    tokio::time::timeout(limit, connection.ping()).await.unwrap_or_else(|_| Err(silent()))
 }

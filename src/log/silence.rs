@@ -16,13 +16,27 @@ use sqlx::{PgConnection, Postgres};
 /// they would be tried again and again.
 pub const SILENCE_MS_MAX: u64 = 30_000;
 
+/// A connection that does not say within this that it is idle is not used again.
+const PING_MS_MAX: u64 = 2_000;
+
+/// Makes sure, in one round trip, that a connection lives and is in no transaction.
+///
+/// Who stopped waiting while one began (a client that hung up) left it to nobody: what the
+/// next one wrote would never have been committed. `begin` first, because a lone `rollback`
+/// is a warning in PostgreSQL's log.
+pub async fn is_idle(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let idle = sqlx::raw_sql("begin; rollback").execute(connection);
+    let answer = tokio::time::timeout(Duration::from_millis(PING_MS_MAX), idle).await;
+    answer.unwrap_or_else(|_| Err(silent(PING_MS_MAX))).map(|_| ())
+}
+
 /// Waits for an answer, but not for ever. The connections must be of a pool that tests
 /// what is given back to it, or the silent one is never missed there.
 pub async fn answered<T, E: From<sqlx::Error>>(
     answer: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
     let limit = Duration::from_millis(SILENCE_MS_MAX);
-    tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(silent().into()))
+    tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(silent(SILENCE_MS_MAX).into()))
 }
 
 /// A connection kept from one question to the next: giving it back to its pool costs a
@@ -49,12 +63,12 @@ pub(crate) async fn on_connection<T, E: From<sqlx::Error>>(
         Ok(Err(error)) => Err(error),
         Err(_) => {
             connection.close_on_drop();
-            Err(silent().into())
+            Err(silent(SILENCE_MS_MAX).into())
         }
     }
 }
 
-fn silent() -> sqlx::Error {
-    let said = format!("no answer for {SILENCE_MS_MAX} ms");
+fn silent(ms: u64) -> sqlx::Error {
+    let said = format!("no answer for {ms} ms");
     sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, said))
 }

@@ -10,6 +10,8 @@ use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use sqlx::PgPool;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -278,12 +280,66 @@ async fn connections_that_swallow_everything_are_given_up() {
     caught_up(&pool).await;
 }
 
-/// Whether a statement of vitals waits for a lock.
-async fn waits(pool: &PgPool) -> Option<()> {
+/// How many statements of vitals wait for a lock.
+async fn waiting(pool: &PgPool) -> i64 {
     let sql = "select count(*) from pg_stat_activity where datname = current_database() \
                and application_name = 'vitals' and wait_event_type = 'Lock'";
-    let waiting: i64 = sqlx::query_scalar(sql).fetch_one(pool).await.unwrap();
-    (waiting > 0).then_some(())
+    sqlx::query_scalar(sql).fetch_one(pool).await.unwrap()
+}
+
+/// Whether any does.
+async fn waits(pool: &PgPool) -> Option<()> {
+    (waiting(pool).await > 0).then_some(())
+}
+
+/// As many as there are connections for questions.
+const QUESTIONS: usize = 16;
+
+/// They leave connections on which a transaction was begun that nobody knows of. What the
+/// next one writes must not be left in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_hangs_up_while_a_question_begins_takes_no_acknowledged_write_along() {
+    let database = Database::new().await;
+    let pool = database.pool();
+    let server = Server::start_with(&database, &["--roles", "api"]).await;
+    let hospital = Hospital::new(&server, "ward");
+    let mut lock = pool.begin().await.unwrap();
+    sqlx::raw_sql("lock table alert in access exclusive mode").execute(&mut *lock).await.unwrap();
+    let token = server.token_with(|claims| {
+        claims["tenant"] = "ward".into();
+        claims["scope"] = "vitals:read".into();
+    });
+    let question = format!(
+        "GET /api/v1/patients HTTP/1.1\r\nhost: ward\r\nauthorization: Bearer {token}\r\n\r\n"
+    );
+    let mut asking = Vec::new();
+    for _ in 0..QUESTIONS {
+        let mut connection = TcpStream::connect(server.address()).await.unwrap();
+        connection.write_all(question.as_bytes()).await.unwrap();
+        asking.push(connection);
+    }
+    eventually("every question to have begun", SOON, async || {
+        (waiting(&pool).await == QUESTIONS as i64).then_some(())
+    })
+    .await;
+    for mut connection in asking {
+        connection.shutdown().await.unwrap();
+        // Its end says that nobody waits for the answer any more.
+        assert_eq!(connection.read_to_end(&mut Vec::new()).await.unwrap(), 0);
+    }
+    lock.rollback().await.unwrap();
+    let mut writing = JoinSet::new();
+    for n in 0..2 * QUESTIONS {
+        let request = hospital.request(Method::PUT, &format!("/patients/p{n}"));
+        let request = request.json(&json!({ "ward": "4B" }));
+        writing.spawn(async move { request.send().await.unwrap().status() });
+    }
+    while let Some(status) = writing.join_next().await {
+        assert!(status.as_ref().is_ok_and(|s| s.is_success()), "{status:?}");
+    }
+    let sql = "select count(*) from event where type = 'patient_registered'";
+    let stored: i64 = sqlx::query_scalar(sql).fetch_one(&pool).await.unwrap();
+    assert_eq!(stored, 2 * QUESTIONS as i64);
 }
 
 /// On two cores all turns at the log are held by then.
