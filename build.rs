@@ -77,9 +77,13 @@ fn projection(folder: &Path, name: &str) -> Result<String, Box<dyn Error>> {
         false => "None".to_owned(),
     };
     let (schema, check) = (text("schema.sql")?, text("check.sql")?);
+    let made = schema.lines().filter_map(|line| line.strip_prefix("create table "));
+    let mut tables: Vec<&str> =
+        made.map(|line| line.split([' ', '(']).next().unwrap_or_default()).collect();
+    tables.sort_unstable();
     Ok(format!(
         "Projection {{ name: {name:?}, consumer: \"projection:{name}\", follows: \
-         Follows::{follows}, pace_ms: {pace_ms}, schema: {schema:?}, apply: {apply:?}, \
-         check: {check:?}, carry: {carry} }}"
+         Follows::{follows}, pace_ms: {pace_ms}, tables: &{tables:?}, schema: {schema:?}, \
+         apply: {apply:?}, check: {check:?}, carry: {carry} }}"
     ))
 }

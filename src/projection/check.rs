@@ -5,9 +5,9 @@
 //! table holds what it held before. Does not mend anything: that is `vitals rebuild`.
 
 use futures_util::{StreamExt, TryStreamExt};
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 
-use super::{LOOK, Projection};
+use super::{Projection, SNAPSHOT, look};
 use crate::consumer::leave_out;
 
 /// How many differing rows are reported of a shard.
@@ -31,14 +31,32 @@ pub async fn check(
     projection: &Projection,
     shard: i16,
 ) -> Result<(i64, Vec<Difference>), sqlx::Error> {
-    let mut tx = pool.begin_with(LOOK).await?;
+    let mut tx = begin(pool, projection).await?;
     let checked = differences(&mut tx, projection, shard, None).await;
     tx.rollback().await?;
     checked
 }
 
+/// Begins a look at all that a check compares. A month that is exchanged meanwhile would
+/// look empty, as a table would that is swapped in.
+pub(super) async fn begin(
+    pool: &PgPool,
+    projection: &Projection,
+) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    // Tables that another text made may not be all that ours makes.
+    let standing: Vec<String> = sqlx::query_scalar(
+        "select name from unnest($1::text[]) as n (name) where to_regclass(name) is not null",
+    )
+    .bind(projection.tables)
+    .fetch_all(pool)
+    .await?;
+    let mut tables: Vec<&str> = standing.iter().map(String::as_str).collect();
+    tables.push("event");
+    look(pool, SNAPSHOT, &tables).await
+}
+
 /// The same for some patients (tenants and ids) only, in a transaction of the caller that
-/// began with [`LOOK`].
+/// [`begin`] began.
 pub async fn check_patients(
     tx: &mut PgConnection,
     projection: &Projection,
@@ -54,8 +72,6 @@ async fn differences(
     shard: i16,
     patients: Option<(&[String], &[String])>,
 ) -> Result<(i64, Vec<Difference>), sqlx::Error> {
-    // Before the snapshot: a month that is exchanged after it would look empty.
-    sqlx::query("lock table event in access share mode").execute(&mut *tx).await?;
     // One plan for all patients and another one for some.
     sqlx::query("set local plan_cache_mode = force_custom_plan").execute(&mut *tx).await?;
     let (position, made_by, stored): (i64, String, Option<String>) = sqlx::query_as(

@@ -18,7 +18,7 @@ mod self_check;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 
 use crate::consumer::{Consumer, ConsumerError, Follows, Step, register, step};
 use crate::log::{Log, Window};
@@ -33,14 +33,8 @@ const WINDOW_POSITIONS_MAX: i64 = 20_000;
 /// A fold that nobody reads may be so far behind under load.
 const PATIENCE_MS: u64 = 10_000;
 
-/// Begins a look at tables of projections, several of them or beside their checkpoints:
-/// all as they are in one snapshot.
-///
-/// A swap locks `projection` before it exchanges tables. So it is waited for before the
-/// snapshot, to which tables that came later would look empty; and a look never holds one
-/// table while it waits for another that a swap holds.
-pub const LOOK: &str = "begin isolation level repeatable read read only; \
-                        lock table projection in access share mode";
+/// One snapshot, in which nothing is written.
+pub const SNAPSHOT: &str = "begin isolation level repeatable read read only";
 
 /// How long to wait before looking whether another instance has rebuilt.
 const BUSY_PAUSE_MS: u64 = 500;
@@ -57,6 +51,8 @@ pub struct Projection {
     /// A fold of many readings into few rows is worth more than its latency: so much
     /// is let come in first, unless a reader waits.
     pace_ms: u64,
+    /// What `schema` makes, by name.
+    tables: &'static [&'static str],
     /// Makes its tables.
     pub schema: &'static str,
     apply: &'static str,
@@ -137,6 +133,23 @@ async fn fold(
         .execute(connection)
         .await?;
     Ok(())
+}
+
+/// Begins a look at several tables, or at one beside its checkpoint: all as they are in one
+/// snapshot. `begin` begins it and takes no snapshot.
+///
+/// Tables are locked before the snapshot, to which one that is swapped in later would look
+/// empty; and by name, as a swap takes them, so that neither holds one table while it waits
+/// for another that the other has.
+pub async fn look(
+    pool: &PgPool,
+    begin: &str,
+    tables: &[&str],
+) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let mut tables = tables.to_vec();
+    tables.sort_unstable();
+    let sql = format!("{begin}; lock table {} in access share mode", tables.join(", "));
+    pool.begin_with(AssertSqlSafe(sql)).await
 }
 
 /// Makes the tables of projections that are new, and rebuilds those whose SQL has

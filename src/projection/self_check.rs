@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 
-use super::{ALL, Difference, LOOK, Projection, check_patients};
+use super::{ALL, Difference, Projection, check_patients};
 use crate::log::{Log, answered};
 
 /// Patients looked at by one check.
@@ -44,7 +44,7 @@ pub async fn check_some(
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    let mut tx = pool.begin_with(LOOK).await?;
+    let mut tx = super::check::begin(pool, projection).await?;
     let limit = format!("set local statement_timeout = '{CHECK_SECONDS_MAX}s'");
     sqlx::raw_sql(sqlx::AssertSqlSafe(limit)).execute(&mut *tx).await?;
     let found = check_patients(&mut tx, projection, shard, (&tenants, &ids)).await;

@@ -9,7 +9,7 @@ use sqlx::FromRow;
 
 use super::{Part, fresh};
 use crate::log::Log;
-use crate::projection;
+use crate::projection::{SNAPSHOT, look};
 
 /// How far back from its last reading a device's coverage looks.
 pub const COVERAGE_HOURS: i64 = 24;
@@ -112,7 +112,7 @@ pub async fn list(
     };
     let fresh = fresh(log, &shards, &[Part::Devices, Part::Records]).await?;
     let (device, patient) = filter.after.clone().unzip();
-    let mut tx = log.pool().begin_with(projection::LOOK).await?;
+    let mut tx = look(log.pool(), SNAPSHOT, &["device", "device_hour", "patient"]).await?;
     let devices = sqlx::query_as(include_str!("devices.sql"))
         .bind(shards)
         .bind(tenant)

@@ -33,12 +33,6 @@ use crate::projection::{self, ALERT, CURRENT_VITALS, ROLLUP};
 const LOOK: &str = "begin isolation level repeatable read read only; \
                     set local plan_cache_mode = force_generic_plan";
 
-/// The same for what is folded: no swap of a projection's tables comes between
-/// (`projection::LOOK` says why).
-const LOOK_AT_FOLDS: &str = "begin isolation level repeatable read read only; \
-                             lock table projection in access share mode; \
-                             set local plan_cache_mode = force_generic_plan";
-
 /// How long a read of the present waits for the projections to have folded what
 /// was committed before it was asked.
 pub const FRESH_WAIT_MS_MAX: u64 = 1_000;

@@ -13,7 +13,7 @@ use super::state::{Moment, Newest, State};
 use super::{Part, fresh};
 use crate::event::{Event, PATIENT_REGISTERED};
 use crate::log::{AppendError, Log};
-use crate::projection;
+use crate::projection::{SNAPSHOT, look};
 
 /// What the list is made of.
 const PARTS: [Part; 4] = [Part::Vitals, Part::Alerts, Part::Records, Part::Existence];
@@ -46,7 +46,7 @@ pub struct Filter {
 pub async fn list(log: &Log, tenant: &str, filter: &Filter) -> Result<Vec<Listed>, sqlx::Error> {
     let shards: Vec<i16> = log.shards().collect();
     let fresh = fresh(log, &shards, &PARTS).await?;
-    let mut tx = log.pool().begin_with(projection::LOOK).await?;
+    let mut tx = look(log.pool(), SNAPSHOT, &["alert", "current_vitals", "patient"]).await?;
     let rows: Vec<(String, Option<String>, Option<String>)> = sqlx::query_as(
         "select patient_id, ward, record from patient \
          where shard = any($1) and tenant = $2 \

@@ -7,10 +7,10 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::AssertSqlSafe;
 
-use super::LOOK_AT_FOLDS;
+use super::LOOK;
 use super::history::{Bucket, Question};
 use crate::log::{Log, Window};
-use crate::projection::ROLLUP;
+use crate::projection::{ROLLUP, look};
 use crate::vital::Vital;
 
 /// A fold that is farther behind is not worth completing from the log.
@@ -41,7 +41,7 @@ pub(super) async fn buckets(
         return Ok(None);
     }
     let shard = log.shard_of(&question.tenant, &question.patient_id);
-    let mut tx = log.pool().begin_with(LOOK_AT_FOLDS).await?;
+    let mut tx = look(log.pool(), LOOK, &[table]).await?;
     let place: Option<Place> = sqlx::query_as(include_str!("rollup_place.sql"))
         .bind(shard)
         .bind(&question.tenant)

@@ -13,8 +13,9 @@ use uuid::Uuid;
 
 use super::alerts::Alert;
 use super::reach::{Reach, Unanswered, What};
-use super::{END_OF_TIME, LOOK, LOOK_AT_FOLDS, Part, fresh};
+use super::{END_OF_TIME, LOOK, Part, fresh};
 use crate::log::Log;
+use crate::projection::look;
 use crate::vital::Vital;
 
 /// Which moment is asked for.
@@ -119,7 +120,7 @@ async fn present(log: &Log, tenant: &str, patient_id: &str) -> Result<Option<Sta
         return Ok(None);
     }
     let record = patient.and_then(|(record,)| record);
-    let mut tx = log.pool().begin_with(LOOK_AT_FOLDS).await?;
+    let mut tx = look(log.pool(), LOOK, &["alert", "current_vitals"]).await?;
     let (vitals, alerts) = current(&mut tx, shard, tenant, patient_id).await?;
     drop(tx);
     Ok(Some(State { vitals, alerts, record, fresh, moment: Moment::default() }))

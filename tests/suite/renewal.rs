@@ -11,7 +11,7 @@ use chrono::TimeDelta;
 use vitals::consumer::{self, Step};
 use vitals::event::Event;
 use vitals::log::Log;
-use vitals::projection::{self, Apply, CURRENT_VITALS, Projection, RebuildError};
+use vitals::projection::{self, Apply, CURRENT_VITALS, Projection, RebuildError, SNAPSHOT};
 
 use crate::hospital::{Hospital, now};
 use crate::log::{reading, time};
@@ -325,7 +325,8 @@ async fn who_looks_at_two_tables_while_they_are_swapped_sees_both_and_is_not_dea
     let log = database.log().await;
     past(&log, 0, 10).await;
     fold(&log, &CURRENT_VITALS).await;
-    let mut look = log.pool().begin_with(projection::LOOK).await.unwrap();
+    let mut look =
+        projection::look(log.pool(), SNAPSHOT, &["patient", "current_vitals"]).await.unwrap();
     let mut patients = async |sql: &'static str| -> i64 {
         sqlx::query_scalar(sql).fetch_one(&mut *look).await.unwrap()
     };
@@ -348,7 +349,7 @@ async fn a_swap_waits_for_a_long_look_for_a_bounded_time_and_goes_on_later() {
     let log = database.log().await;
     past(&log, 0, 10).await;
     fold(&log, &CURRENT_VITALS).await;
-    let look = log.pool().begin_with(projection::LOOK).await.unwrap();
+    let look = projection::look(log.pool(), SNAPSHOT, &["patient"]).await.unwrap();
     let given_up = projection::rebuild(&log, &CURRENT_VITALS, |_, _| {}).await;
     assert!(matches!(given_up, Err(RebuildError::InUse("current_vitals"))), "{given_up:?}");
     // The fold goes on meanwhile, and so does the next rebuild.

@@ -2,8 +2,9 @@
 //!
 //! Guarantees one transaction: before it the old tables, after it the new ones, with the
 //! checkpoints that belong to them. The live fold waits meanwhile; readers wait only while
-//! names are exchanged, and nobody is deadlocked with it: who looks at several tables begins
-//! with `projection::LOOK`. Does not wait for ever for one who looks for long.
+//! names are exchanged, and nobody is deadlocked with it: who looks at several tables takes
+//! them in the same order (`projection::look`). Does not wait for ever for one who looks
+//! for long.
 
 use std::time::Duration;
 
@@ -14,9 +15,10 @@ use crate::consumer::{ConsumerError, act_apart, register};
 use crate::log::{Log, Window};
 use crate::projection::{Apply, remember};
 
-/// The longest that readers queue behind the exchange. More than PostgreSQL's own
-/// `deadlock_timeout`, after which an automatic vacuum of a table makes way.
-const LOCK_MS_MAX: u64 = 2_000;
+/// How long the first try waits for a table, and its readers behind it. Each further one
+/// waits twice as long: the last one longer than PostgreSQL's `deadlock_timeout`, after which
+/// an automatic vacuum makes way.
+const LOCK_MS: u64 = 100;
 /// Between two tries: those who waited get through.
 const LOCK_PAUSE_MS: u64 = 500;
 /// Tries, while the live fold waits.
@@ -81,12 +83,12 @@ impl Beside {
         }
         // What was committed with it off is on disk before the old tables go.
         run(&mut tx, "set local synchronous_commit = on").await?;
-        let mut tries = 1;
-        while !self.exchange(&mut tx, &tables).await? {
+        let mut tries = 0;
+        while !self.exchange(&mut tx, &tables, LOCK_MS << tries).await? {
+            tries += 1;
             if tries == LOCK_TRIES_MAX {
                 return Err(RebuildError::InUse(projection.name));
             }
-            tries += 1;
             tokio::time::sleep(Duration::from_millis(LOCK_PAUSE_MS)).await;
         }
         remember(&mut tx, projection).await?;
@@ -102,13 +104,11 @@ impl Beside {
         &self,
         tx: &mut PgConnection,
         tables: &[String],
+        lock_ms: u64,
     ) -> Result<bool, sqlx::Error> {
         let mut part = tx.begin().await?;
-        // First of all what a look locks first (projection::LOOK): then whoever waits
-        // for us holds no table that we wait for.
-        let mut sql = format!(
-            "set local lock_timeout = {LOCK_MS_MAX}; lock table projection in access exclusive mode"
-        );
+        let mut sql = format!("set local lock_timeout = {lock_ms}");
+        // By name, as a look takes them.
         for table in tables {
             let schema = &self.schema;
             sql += &format!(
