@@ -257,10 +257,12 @@ async fn start_pages(
     Ok(())
 }
 
-/// Folds that nobody waits for have half of the cores at most: what comes in meanwhile
-/// waits for them (measured: ARCHITECTURE, "The append").
+/// Folds that nobody waits for have half of the cores at most, for what comes in meanwhile
+/// waits for them (measured: ARCHITECTURE, "Consumers"); and leave a connection to those that
+/// somebody waits for.
 fn folds_at_once() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2))
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / 2).clamp(1, FOLD_CONNECTIONS_MAX as usize - 1)
 }
 
 /// One task a shard, with the connections that `of_shard` says.

@@ -309,12 +309,14 @@ pub async fn run<C: Consumer>(
         let turn = match &turns {
             Some(turns) if !is_waited_for => tokio::select! {
                 turn = turns.acquire() => turn.ok(),
-                Ok(()) = wanted.changed() => None,
+                Ok(()) = wanted.changed() => {
+                    is_waited_for = true;
+                    None
+                }
                 () = stop.cancelled() => break,
             },
             _ => None,
         };
-        is_waited_for = false;
         // Marked as seen before looking, so that a move in between wakes us.
         moved.mark_unchanged();
         urgent.mark_unchanged();
@@ -324,8 +326,9 @@ pub async fn run<C: Consumer>(
         drop(turn);
         held = held.filter(|_| keeps);
         match stepped {
+            // Who waits, waits for all of it.
             Ok(Step::Behind) => continue,
-            Ok(Step::CaughtUp | Step::Idle) => {}
+            Ok(Step::CaughtUp | Step::Idle) => is_waited_for = false,
             Err(error) => {
                 let name = consumer.name();
                 metrics::counter!("vitals_consumer_errors_total", "consumer" => name.to_owned())

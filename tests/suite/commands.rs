@@ -93,6 +93,23 @@ async fn a_wrong_option_is_named_and_fails() {
 }
 
 #[tokio::test]
+async fn another_number_of_shards_than_the_databases_own_is_refused() {
+    let database = Database::new().await;
+    let shards = database.log().await.shards().count();
+    let (other, own) = ((shards + 1).to_string(), shards.to_string());
+    let serve = |n: &str| {
+        let mut command = server::command(&scratch_dir(), Some(&database.url));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--shards", n]);
+        command
+    };
+    let said = failure(&mut serve(&other)).await;
+    assert!(said.contains(&format!("with {own} shards, not {other}")), "{said}");
+    // And its own number is not.
+    let server = Server::start_with(&database, &["--shards", &own]).await;
+    assert!(server.terminate().await.0.success());
+}
+
+#[tokio::test]
 async fn a_database_that_cannot_be_reached_is_said_once_and_soon() {
     let dir = scratch_dir();
     // It takes connections and says nothing.
