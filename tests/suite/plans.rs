@@ -155,6 +155,14 @@ async fn what_is_no_reading_is_found_by_an_index_of_its_own() {
     let apply = include_str!("../../projections/alert/apply.sql");
     let found = plan(&mut connection, WINDOW, WINDOW_AT, apply).await;
     uses(&found, "_shard_position_idx", "event");
+    let place = include_str!("../../src/query/rollup_place.sql");
+    let types = format!("{PATIENT}, text");
+    let found = plan(&mut connection, &types, &format!("{PATIENT_AT}, 'c'"), place).await;
+    uses(&found, "_shard_position_idx", "event");
+    let held_back = include_str!("../../src/rules/held_back.sql");
+    let values = "'{0}', 't', 's', 10";
+    let found = plan(&mut connection, "smallint[], text, text, bigint", values, held_back).await;
+    uses(&found, "_shard_position_idx", "event");
 }
 
 #[tokio::test]
@@ -191,6 +199,11 @@ async fn every_question_about_a_patient_goes_by_the_natural_key() {
     let values =
         format!("{PATIENT_AT}, {TWO_YEARS}, '2024-01-01T00:00Z', now(), now(), '{{spo2}}', null");
     uses(&plan(&mut connection, &types, &values, archived).await, key, "event");
+
+    let said = include_str!("../../src/query/alert_said.sql");
+    let types = format!("{PATIENT}, text, bigint");
+    let found = plan(&mut connection, &types, &format!("{PATIENT_AT}, 'a', 10"), said).await;
+    uses(&found, key, "event");
 
     let replay = include_str!("../../src/query/replay_page.sql");
     let types =
@@ -329,6 +342,23 @@ async fn what_a_step_and_a_list_ask_of_small_tables_goes_by_their_keys() {
     let values = "0::smallint, '{t}', '{p}', '{r}', '{null}', '{null}'";
     let found = plan(&mut connection, types, values, save).await;
     uses(&found, "rule_state_pkey", "rule_state");
+
+    let book = include_str!("../../src/rules/keep_book.sql");
+    let values = "0::smallint, 't', 'rule', '{}', 1";
+    let found = plan(&mut connection, "smallint, text, text, json, bigint", values, book).await;
+    uses(&found, "rule_book_pkey", "rule_book");
+
+    let caught_up = include_str!("../../src/projection/caught_up_whole.sql");
+    let types = "smallint[], bigint[], text[]";
+    let found = plan(&mut connection, types, "'{0}', null, '{a}'", caught_up).await;
+    uses(&found, "checkpoint_pkey", "checkpoint");
+    assert!(!found.contains("event"), "no month is planned for:\n{found}");
+
+    let open = include_str!("../../src/webhook/open.sql");
+    let types = "uuid, text, float8, float8, float8, float8";
+    let values = "gen_random_uuid(), 'why', 5, 60, 1, 0";
+    let found = plan(&mut connection, types, values, open).await;
+    uses(&found, "endpoint_id", "endpoint");
 
     let devices = include_str!("../../src/query/devices.sql");
     let types = "smallint[], text, text, text, text, text, bigint, float8";
