@@ -2,8 +2,9 @@
 //!
 //! Guarantees that what [`Ingest::store`] acknowledged is committed, and that the
 //! queue in front of the log is bounded: when it is full, the caller is told at
-//! once, or after a while if it can wait. A full queue stores nothing of a batch. Does
-//! not guarantee that a timed-out batch was not stored: it may be sent again, the log
+//! once, or after a while if it can wait. A full queue stores nothing of a batch. Small
+//! requests have a queue of their own, so that a bedside neither waits behind a gateway's
+//! backlog nor is refused because of it. Does not guarantee that a timed-out batch was not stored: it may be sent again, the log
 //! keeps each reading once.
 
 pub mod file;
@@ -28,8 +29,12 @@ pub use lines::{Lines, Sender};
 pub use parse::{ParseError, Parsed, READINGS_PER_REQUEST_MAX, parse};
 pub use reading::{AHEAD_SECONDS_MAX, CONTEXT_BYTES_MAX, Draft, Narrowing, Rejected, accept};
 
-/// Readings that wait for a commit at one time, over all shards.
+/// A request of so many readings is large.
+const LARGE_READINGS_MIN: usize = 8;
+/// Readings of large requests that wait for a commit at one time, over all shards.
 pub const READINGS_QUEUED_MAX: usize = 100_000;
+/// The same of small requests.
+const SMALL_READINGS_QUEUED_MAX: usize = 20_000;
 /// The longest anybody waits for a commit.
 const COMMIT_MS_MAX: u64 = 10_000;
 /// The longest that who can wait waits for room in the queue.
@@ -43,7 +48,7 @@ const ROOM_PAUSE_MS: u64 = 50;
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum IngestError {
     /// More readings wait than may.
-    #[error("{READINGS_QUEUED_MAX} readings are waiting to be written: send again in a second")]
+    #[error("as many readings as may are waiting to be written: send again in a second")]
     QueueFull,
     /// The log cannot be written now.
     #[error("the log cannot be written at the moment: send again, nothing is stored twice")]
@@ -72,8 +77,26 @@ pub struct Ingest(Arc<Door>);
 
 struct Door {
     log: Log,
+    small: Lane,
+    large: Lane,
+}
+
+/// A way to every shard's writer, with the room on it.
+struct Lane {
     writers: Vec<mpsc::UnboundedSender<writer::Request>>,
     room: Arc<Semaphore>,
+}
+
+impl Lane {
+    fn new(readings_max: usize) -> Lane {
+        Lane { writers: Vec::new(), room: Arc::new(Semaphore::new(readings_max)) }
+    }
+
+    fn another_writer(&mut self) -> mpsc::UnboundedReceiver<writer::Request> {
+        let (sender, requests) = mpsc::unbounded_channel();
+        self.writers.push(sender);
+        requests
+    }
 }
 
 impl Ingest {
@@ -82,19 +105,14 @@ impl Ingest {
     pub fn start(log: &Log, tasks: &Tasks) -> Ingest {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let turns = Arc::new(Semaphore::new(cores.max(TURNS_MIN)));
-        let writers = log
-            .shards()
-            .map(|shard| {
-                let (sender, requests) = mpsc::unbounded_channel();
-                tasks.spawn(
-                    "a writer of the log",
-                    writer::run(log.clone(), shard, turns.clone(), requests),
-                );
-                sender
-            })
-            .collect();
-        let room = Arc::new(Semaphore::new(READINGS_QUEUED_MAX));
-        Ingest(Arc::new(Door { log: log.clone(), writers, room }))
+        let (mut small, mut large) =
+            (Lane::new(SMALL_READINGS_QUEUED_MAX), Lane::new(READINGS_QUEUED_MAX));
+        for shard in log.shards() {
+            let queue = writer::Queue::new(small.another_writer(), large.another_writer());
+            let run = writer::run(log.clone(), shard, turns.clone(), queue);
+            tasks.spawn("a writer of the log", run);
+        }
+        Ingest(Arc::new(Door { log: log.clone(), small, large }))
     }
 
     /// The months that take no readings, as this process knows them.
@@ -132,10 +150,14 @@ impl Ingest {
         self.write(room, events).await
     }
 
+    fn lane(&self, readings: usize) -> &Lane {
+        if readings < LARGE_READINGS_MIN { &self.0.small } else { &self.0.large }
+    }
+
     /// Room for all or for none.
     fn room(&self, events: &[Event]) -> Result<OwnedSemaphorePermit, IngestError> {
         let room = u32::try_from(events.len()).ok().and_then(|size| {
-            let room = self.0.room.clone();
+            let room = self.lane(events.len()).room.clone();
             room.try_acquire_many_owned(size).ok()
         });
         room.ok_or_else(|| {
@@ -175,13 +197,14 @@ impl Ingest {
         &self,
         events: Vec<Event>,
     ) -> impl Iterator<Item = (&mpsc::UnboundedSender<writer::Request>, Vec<Event>)> {
-        let mut shards: Vec<Vec<Event>> = vec![Vec::new(); self.0.writers.len()];
+        let writers = &self.lane(events.len()).writers;
+        let mut shards: Vec<Vec<Event>> = vec![Vec::new(); writers.len()];
         for event in events {
             let shard = self.0.log.shard_of(&event.tenant, &event.patient_id);
             if let Some(of_shard) = usize::try_from(shard).ok().and_then(|s| shards.get_mut(s)) {
                 of_shard.push(event);
             }
         }
-        self.0.writers.iter().zip(shards).filter(|(_, events)| !events.is_empty())
+        writers.iter().zip(shards).filter(|(_, events)| !events.is_empty())
     }
 }

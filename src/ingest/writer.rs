@@ -3,7 +3,9 @@
 //! Guarantees one append at a time, an answer only after its commit, and that a
 //! batch that PostgreSQL refuses is taken apart, so that one bad request does not
 //! take its neighbours along. While a commit is under way the next batch gathers by
-//! itself; small requests wait for their turn besides, for [`TURN_WAIT`] at most.
+//! itself. Small and large requests are never in one transaction, and when both wait they
+//! alternate: a small one waits for one commit of large ones, however many there are. Small
+//! ones wait for their turn besides, for [`TURN_WAIT`] at most.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,12 +21,9 @@ use crate::log::{AppendError, Held, Log};
 /// and make others wait (measured: ARCHITECTURE, "The append").
 const READINGS_PER_COMMIT_MAX: usize = 1_000;
 
-/// A request of so many readings waits for no turn. Of smaller ones more transactions at
-/// once than there are cores only means that each has fewer of them (measured:
-/// ARCHITECTURE, "The append").
-const TURN_READINGS_MIN: usize = 8;
-
-/// The longest wait for a turn.
+/// The longest wait for a turn. Of small requests more transactions at once than there are
+/// cores only means that each has fewer of them (measured: ARCHITECTURE, "The append"). Large
+/// ones wait for none.
 const TURN_WAIT: Duration = Duration::from_millis(10);
 
 /// How long a connection waits for the next batch. Giving it back costs two round trips,
@@ -40,20 +39,66 @@ pub(super) struct Request {
     pub _room: OwnedSemaphorePermit,
 }
 
+/// Which of two queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Size {
+    Small,
+    Large,
+}
+
+/// What waits for a writer.
+pub(super) struct Queue {
+    small: mpsc::UnboundedReceiver<Request>,
+    large: mpsc::UnboundedReceiver<Request>,
+    /// Whose turn it is when both wait.
+    next: Size,
+}
+
+impl Queue {
+    pub(super) fn new(
+        small: mpsc::UnboundedReceiver<Request>,
+        large: mpsc::UnboundedReceiver<Request>,
+    ) -> Queue {
+        Queue { small, large, next: Size::Small }
+    }
+
+    /// The next request, of the size whose turn it is if there is one; `None` when nobody
+    /// can hand in any more. Nothing is lost when it is not waited for.
+    async fn first(&mut self) -> Option<(Size, Request)> {
+        if self.next == Size::Large
+            && let Ok(request) = self.large.try_recv()
+        {
+            self.next = Size::Small;
+            return Some((Size::Large, request));
+        }
+        let (size, request) = tokio::select! {
+            biased;
+            Some(request) = self.small.recv() => (Size::Small, request),
+            Some(request) = self.large.recv() => (Size::Large, request),
+            else => return None,
+        };
+        self.next = if size == Size::Small { Size::Large } else { Size::Small };
+        Some((size, request))
+    }
+
+    /// One more of a size, if it is there.
+    fn more(&mut self, size: Size) -> Option<Request> {
+        match size {
+            Size::Small => self.small.try_recv().ok(),
+            Size::Large => self.large.try_recv().ok(),
+        }
+    }
+}
+
 /// Writes until nobody can hand in any more.
-pub(super) async fn run(
-    log: Log,
-    shard: i16,
-    turns: Arc<Semaphore>,
-    mut requests: mpsc::UnboundedReceiver<Request>,
-) {
+pub(super) async fn run(log: Log, shard: i16, turns: Arc<Semaphore>, mut queue: Queue) {
     let mut held: Held = None;
     // Nothing, so that the first reading finds a connection, and PostgreSQL its plans.
     if let Err(error) = log.append_on(&mut held, shard, &[]).await {
         tracing::debug!(shard, %error, "the first reading will have to wait for a connection");
     }
     loop {
-        let next = requests.recv();
+        let next = queue.first();
         let first = match held {
             None => next.await,
             Some(_) => match timeout(HELD, next).await {
@@ -64,19 +109,19 @@ pub(super) async fn run(
                 }
             },
         };
-        let Some(first) = first else { return };
+        let Some((size, first)) = first else { return };
         // What comes while it waits for its turn joins it. A shard that cannot be written
         // must not keep the others' turns, so nobody waits for long.
-        let _turn = match first.events.len() {
-            1..TURN_READINGS_MIN => timeout(TURN_WAIT, turns.acquire()).await.ok(),
-            _ => None,
+        let _turn = match size {
+            Size::Small => timeout(TURN_WAIT, turns.acquire()).await.ok(),
+            Size::Large => None,
         };
-        let mut size = first.events.len();
+        let mut readings = first.events.len();
         let mut batch = vec![first];
-        while size < READINGS_PER_COMMIT_MAX
-            && let Ok(next) = requests.try_recv()
+        while readings < READINGS_PER_COMMIT_MAX
+            && let Some(next) = queue.more(size)
         {
-            size += next.events.len();
+            readings += next.events.len();
             batch.push(next);
         }
         write(&log, &mut held, shard, batch).await;
@@ -134,5 +179,37 @@ fn is_about_the_data(error: &AppendError) -> bool {
         }
         AppendError::TooMany(_) | AppendError::Archived => true,
         AppendError::Database(_) | AppendError::NoShard(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(room: &Arc<Semaphore>) -> Request {
+        let (reply, _) = oneshot::channel();
+        let _room = room.clone().try_acquire_owned().unwrap();
+        Request { events: Vec::new(), reply, _room }
+    }
+
+    #[tokio::test]
+    async fn small_and_large_requests_alternate_when_both_wait() {
+        let room = Arc::new(Semaphore::new(100));
+        let (small, of_small) = mpsc::unbounded_channel();
+        let (large, of_large) = mpsc::unbounded_channel();
+        let mut queue = Queue::new(of_small, of_large);
+        for _ in 0..3 {
+            small.send(request(&room)).unwrap();
+        }
+        for _ in 0..4 {
+            large.send(request(&room)).unwrap();
+        }
+        drop((small, large));
+        let mut sizes = Vec::new();
+        while let Some((size, _)) = queue.first().await {
+            sizes.push(if size == Size::Small { 's' } else { 'L' });
+        }
+        assert_eq!(String::from_iter(sizes), "sLsLsLL");
+        assert_eq!(room.available_permits(), 100);
     }
 }

@@ -292,6 +292,44 @@ async fn waits(pool: &PgPool) -> Option<()> {
     (waiting(pool).await > 0).then_some(())
 }
 
+/// A gateway has handed in as much as may wait when a bedside's reading comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_reading_neither_waits_behind_a_backlog_nor_is_refused_because_of_it() {
+    const LARGE: usize = 10_000;
+    let database = Database::new().await;
+    let pool = database.pool();
+    let server = Server::start_with(&database, &["--roles", "api"]).await;
+    let hospital = Hospital::new(&server, "ward");
+    let mut lock = pool.begin().await.unwrap();
+    let sql = "select from shard_head for update";
+    sqlx::query(sql).execute(&mut *lock).await.unwrap();
+    let send = |body: Value| {
+        let request = hospital.request(Method::POST, "/readings").json(&body);
+        async move { request.send().await.unwrap() }
+    };
+    // One more than there is room for.
+    let mut sending = JoinSet::new();
+    for n in 0..11 {
+        sending.spawn(send(many(&format!("p{n}"), n, LARGE)));
+    }
+    let refused = sending.join_next().await.unwrap().unwrap();
+    let refused: Value = refused.json().await.unwrap();
+    assert_eq!(refused["code"], "queue_full");
+    let small = tokio::spawn(send(heart_rate("101", 80.0, now())));
+    lock.rollback().await.unwrap();
+    assert_eq!(small.await.unwrap().status(), 201);
+    // Each shard has written what it was at, and one more at most.
+    let mut before = 0;
+    while let Some(answered) = sending.try_join_next() {
+        assert_eq!(answered.unwrap().status(), 201);
+        before += 1;
+    }
+    assert!(before <= 4, "{before} large requests were answered before it");
+    while let Some(answered) = sending.join_next().await {
+        assert_eq!(answered.unwrap().status(), 201);
+    }
+}
+
 /// As many as there are connections for questions.
 const QUESTIONS: usize = 16;
 
