@@ -2,6 +2,7 @@
 //! up, goes on by itself, and loses nothing that it acknowledged.
 
 mod disk;
+mod waiting;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -10,8 +11,6 @@ use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -290,133 +289,6 @@ async fn waiting(pool: &PgPool) -> i64 {
 /// Whether any does.
 async fn waits(pool: &PgPool) -> Option<()> {
     (waiting(pool).await > 0).then_some(())
-}
-
-/// A gateway has handed in as much as may wait when a bedside's reading comes.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_reading_neither_waits_behind_a_backlog_nor_is_refused_because_of_it() {
-    const LARGE: usize = 10_000;
-    let database = Database::new().await;
-    let pool = database.pool();
-    let server = Server::start_with(&database, &["--roles", "api"]).await;
-    let hospital = Hospital::new(&server, "ward");
-    let mut lock = pool.begin().await.unwrap();
-    let sql = "select from shard_head for update";
-    sqlx::query(sql).execute(&mut *lock).await.unwrap();
-    let send = |body: Value| {
-        let request = hospital.request(Method::POST, "/readings").json(&body);
-        async move { request.send().await.unwrap() }
-    };
-    // One more than there is room for.
-    let mut sending = JoinSet::new();
-    for n in 0..11 {
-        sending.spawn(send(many(&format!("p{n}"), n, LARGE)));
-    }
-    let refused = sending.join_next().await.unwrap().unwrap();
-    let refused: Value = refused.json().await.unwrap();
-    assert_eq!(refused["code"], "queue_full");
-    let small = tokio::spawn(send(heart_rate("101", 80.0, now())));
-    lock.rollback().await.unwrap();
-    assert_eq!(small.await.unwrap().status(), 201);
-    // Each shard has written what it was at, and one more at most.
-    let mut before = 0;
-    while let Some(answered) = sending.try_join_next() {
-        assert_eq!(answered.unwrap().status(), 201);
-        before += 1;
-    }
-    assert!(before <= 4, "{before} large requests were answered before it");
-    while let Some(answered) = sending.join_next().await {
-        assert_eq!(answered.unwrap().status(), 201);
-    }
-}
-
-/// As many as there are connections for questions.
-const QUESTIONS: usize = 16;
-
-/// They leave connections on which a transaction was begun that nobody knows of. What the
-/// next one writes must not be left in it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_hangs_up_while_a_question_begins_takes_no_acknowledged_write_along() {
-    let database = Database::new().await;
-    let pool = database.pool();
-    let server = Server::start_with(&database, &["--roles", "api"]).await;
-    let hospital = Hospital::new(&server, "ward");
-    let mut lock = pool.begin().await.unwrap();
-    sqlx::raw_sql("lock table alert in access exclusive mode").execute(&mut *lock).await.unwrap();
-    let token = server.token_with(|claims| {
-        claims["tenant"] = "ward".into();
-        claims["scope"] = "vitals:read".into();
-    });
-    let question = format!(
-        "GET /api/v1/patients HTTP/1.1\r\nhost: ward\r\nauthorization: Bearer {token}\r\n\r\n"
-    );
-    let mut asking = Vec::new();
-    for _ in 0..QUESTIONS {
-        let mut connection = TcpStream::connect(server.address()).await.unwrap();
-        connection.write_all(question.as_bytes()).await.unwrap();
-        asking.push(connection);
-    }
-    eventually("every question to have begun", SOON, async || {
-        (waiting(&pool).await == QUESTIONS as i64).then_some(())
-    })
-    .await;
-    for mut connection in asking {
-        connection.shutdown().await.unwrap();
-        // Its end says that nobody waits for the answer any more.
-        assert_eq!(connection.read_to_end(&mut Vec::new()).await.unwrap(), 0);
-    }
-    lock.rollback().await.unwrap();
-    let mut writing = JoinSet::new();
-    for n in 0..2 * QUESTIONS {
-        let request = hospital.request(Method::PUT, &format!("/patients/p{n}"));
-        let request = request.json(&json!({ "ward": "4B" }));
-        writing.spawn(async move { request.send().await.unwrap().status() });
-    }
-    while let Some(status) = writing.join_next().await {
-        assert!(status.as_ref().is_ok_and(|s| s.is_success()), "{status:?}");
-    }
-    let sql = "select count(*) from event where type = 'patient_registered'";
-    let stored: i64 = sqlx::query_scalar(sql).fetch_one(&pool).await.unwrap();
-    assert_eq!(stored, 2 * QUESTIONS as i64);
-}
-
-/// On two cores all turns at the log are held by then.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn shards_that_cannot_be_written_hold_up_no_other() {
-    let database = Database::new().await;
-    let pool = database.pool();
-    // Four of them, however few cores there are.
-    sqlx::query("update installation set shards = 4").execute(&pool).await.unwrap();
-    let log = database.log().await;
-    let server = Server::start_with(&database, &["--roles", "api"]).await;
-    let hospital = Hospital::new(&server, "ward");
-    let of_shard = |shard| {
-        let ids = (0..).map(|n| format!("p{n}"));
-        ids.into_iter().find(|id| log.shard_of("ward", id) == shard).unwrap()
-    };
-    let mut lock = pool.begin().await.unwrap();
-    let sql = "select from shard_head where shard <> 0 for update";
-    sqlx::query(sql).execute(&mut *lock).await.unwrap();
-    let mut stuck = JoinSet::new();
-    for shard in log.shards().skip(1) {
-        let body = heart_rate(&of_shard(shard), 80.0, now());
-        let request = hospital.request(Method::POST, "/readings").json(&body);
-        stuck.spawn(async move { request.send().await.unwrap().status() });
-    }
-    eventually("three shards to wait", SOON, async || {
-        let sql = "select count(*) from pg_stat_activity where datname = current_database() \
-                   and wait_event_type = 'Lock'";
-        let waiting: i64 = sqlx::query_scalar(sql).fetch_one(&pool).await.unwrap();
-        (waiting == 3).then_some(())
-    })
-    .await;
-    let free = heart_rate(&of_shard(0), 80.0, now());
-    assert_eq!(hospital.post("/readings", &free).await.0, 201);
-    assert!(stuck.try_join_next().is_none(), "the others wait");
-    lock.rollback().await.unwrap();
-    while let Some(status) = stuck.join_next().await {
-        assert_eq!(status.unwrap(), 201);
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
