@@ -120,6 +120,11 @@ impl Stage {
                 let killed = self.kills < KILLS_MAX;
                 self.kills += usize::from(killed);
                 self.together(hospital, model, &batches, killed.then_some(answered));
+                // Who was not answered sends again, as it was; and so does who was, and
+                // whose answer got lost further on.
+                for again in batches.into_iter().filter(|_| killed) {
+                    self.run(tenant, model, Step::Send(again));
+                }
             }
         }
     }
