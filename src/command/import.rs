@@ -26,7 +26,7 @@ use super::progress::Progress;
 use crate::clock::Clock;
 use crate::config::{Buckets, Common};
 use crate::event::{Event, is_fhir_id};
-use crate::ingest::file::{FileError, FileReading, Format, Row, open};
+use crate::ingest::file::{FileError, FileReading, Format, Recording, Row, Wearer, open};
 use crate::ingest::{Draft, Ingest, Narrowing, accept};
 use crate::log::{Archived, Log};
 use crate::tasks::Tasks;
@@ -52,9 +52,15 @@ pub struct Options {
     /// What to read; gzip is understood
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// icu-csv, csv or ndjson; parquet brings an archived month back
+    /// icu-csv, csv, ndjson or fit; parquet brings an archived month back
     #[arg(long)]
     format: Source,
+    /// Who wore the watch that wrote a FIT file
+    #[arg(long, value_name = "P")]
+    patient: Option<String>,
+    /// The watch that wrote a FIT file
+    #[arg(long, value_name = "D")]
+    device: Option<String>,
     /// Whose readings these are
     #[arg(long, default_value = "default")]
     tenant: String,
@@ -72,6 +78,7 @@ pub struct Options {
 #[derive(Clone, Copy, Debug)]
 enum Source {
     Lines(Format),
+    Fit,
     Parquet,
 }
 
@@ -79,6 +86,7 @@ impl FromStr for Source {
     type Err = FileError;
     fn from_str(name: &str) -> Result<Source, FileError> {
         match name {
+            "fit" => Ok(Source::Fit),
             "parquet" => Ok(Source::Parquet),
             name => name.parse().map(Source::Lines),
         }
@@ -127,13 +135,20 @@ pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
     if !is_fhir_id(&options.tenant) {
         return Err("--tenant must match [A-Za-z0-9\\-.]{1,64}".into());
     }
-    let format = match options.format {
-        Source::Lines(format) => format,
-        Source::Parquet => return back::run(common, &options.files, &options.buckets).await,
+    let recording = match (options.format, wearer(&options)?) {
+        (Source::Fit, Some(wearer)) => Recording::Fit(wearer),
+        (Source::Fit, None) => {
+            return Err("a FIT file does not say whose it is: --patient P --device D".into());
+        }
+        (_, Some(_)) => return Err("--patient and --device are for --format fit".into()),
+        (Source::Lines(format), None) => Recording::Lines(format, options.epoch),
+        (Source::Parquet, None) => {
+            return back::run(common, &options.files, &options.buckets).await;
+        }
     };
     // Before the database is started for nothing.
     for path in &options.files {
-        open(path, format, options.epoch)?;
+        open(path, &recording)?;
     }
     let database = Database::open(common).await?;
     let imported = async {
@@ -141,8 +156,8 @@ pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
         let tasks = Tasks::default();
         let ingest = Ingest::start(&log, &tasks);
         let counts = match options.speed {
-            Speed::Max => history(&options, format, ingest).await?,
-            Speed::Times(times) => live(&options, format, &log, ingest, times).await?,
+            Speed::Max => history(&options, &recording, ingest).await?,
+            Speed::Times(times) => live(&options, &recording, &log, ingest, times).await?,
         };
         tasks.ended().await;
         log.wake().notify(log.pool()).await?;
@@ -153,6 +168,23 @@ pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
     let Counts { stored, duplicates, rejected, skipped } = imported?;
     println!("stored={stored} duplicates={duplicates} rejected={rejected} skipped={skipped}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whose watch it was, if that was said.
+fn wearer(options: &Options) -> Result<Option<Wearer>, Error> {
+    let (Some(patient_id), Some(device_id)) = (options.patient.clone(), options.device.clone())
+    else {
+        return match options.patient.is_none() && options.device.is_none() {
+            true => Ok(None),
+            false => Err("--patient and --device go together".into()),
+        };
+    };
+    for (option, id) in [("--patient", &patient_id), ("--device", &device_id)] {
+        if !is_fhir_id(id) {
+            return Err(format!("{option} must match [A-Za-z0-9\\-.]{{1,64}}").into());
+        }
+    }
+    Ok(Some(Wearer { patient_id, device_id }))
 }
 
 /// Some rows of a file, and how far into it they reach.
@@ -166,14 +198,14 @@ struct Chunk {
 /// Reads the files on a thread of its own, a bounded way ahead.
 fn read(
     options: &Options,
-    format: Format,
+    recording: &Recording,
 ) -> (mpsc::Receiver<Chunk>, JoinHandle<Result<(), FileError>>) {
     let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD_MAX);
-    let (files, epoch) = (options.files.clone(), options.epoch);
+    let (files, recording) = (options.files.clone(), recording.clone());
     let reader = tokio::task::spawn_blocking(move || {
         let mut before = 0;
         for path in files {
-            let mut rows = open(&path, format, epoch)?;
+            let mut rows = open(&path, &recording)?;
             loop {
                 let mut chunk =
                     Chunk { readings: Vec::new(), bad: Vec::new(), skipped: 0, bytes: 0 };
@@ -204,12 +236,16 @@ fn bytes_of(options: &Options) -> u64 {
 }
 
 /// Recorded times are kept: it is history.
-async fn history(options: &Options, format: Format, ingest: Ingest) -> Result<Counts, Error> {
+async fn history(
+    options: &Options,
+    recording: &Recording,
+    ingest: Ingest,
+) -> Result<Counts, Error> {
     let tenant: Arc<str> = options.tenant.as_str().into();
     let now = Clock::system().now();
     let mut counts = Counts::default();
     let mut progress = Progress::new("bytes", bytes_of(options));
-    let (mut chunks, reader) = read(options, format);
+    let (mut chunks, reader) = read(options, recording);
     let mut waiting = FuturesUnordered::new();
     loop {
         let chunk = tokio::select! {
@@ -281,7 +317,7 @@ fn judge(
 /// reading is measured when it is sent.
 async fn live(
     options: &Options,
-    format: Format,
+    recording: &Recording,
     log: &Log,
     ingest: Ingest,
     times: f64,
@@ -289,7 +325,7 @@ async fn live(
     let tenant: Arc<str> = options.tenant.as_str().into();
     let clock = Clock::system();
     let mut counts = Counts::default();
-    let readings = in_order(options, format, &mut counts).await?;
+    let readings = in_order(options, recording, &mut counts).await?;
     let mut progress = Progress::new("readings", readings.len() as u64);
     let mut start = clock.now();
     let mut readings = readings.into_iter().peekable();
@@ -332,10 +368,10 @@ async fn live(
 /// All readings by the time since their patient's first one.
 async fn in_order(
     options: &Options,
-    format: Format,
+    recording: &Recording,
     counts: &mut Counts,
 ) -> Result<Vec<(TimeDelta, FileReading)>, Error> {
-    let (mut chunks, reader) = read(options, format);
+    let (mut chunks, reader) = read(options, recording);
     let mut readings = Vec::new();
     while let Some(chunk) = chunks.recv().await {
         counts.skipped += chunk.skipped;

@@ -1,6 +1,6 @@
-//! Readers of recorded files: `icu-csv`, `csv` and `ndjson`, plain or gzipped.
+//! Readers of recorded files: `icu-csv`, `csv`, `ndjson` and `fit`, plain or gzipped.
 //!
-//! Guarantees that a file of any length is read in constant memory, a line at a
+//! Guarantees that a file of lines, of any length, is read in constant memory, a line at a
 //! time, and that every line is answered for: a reading, skipped on purpose, or bad
 //! with its number and a way to mend it. A bad line never takes its neighbours with it.
 //!
@@ -8,6 +8,7 @@
 //! through as it stands, to the one door that judges them all. Quoted fields are
 //! understood, but a field cannot hold a line break.
 
+mod fit;
 mod lines;
 mod row;
 
@@ -25,7 +26,25 @@ use self::row::{Fault, RowParser, quoted};
 
 pub use self::lines::LINE_BYTES_MAX;
 
-/// What a file is written in.
+/// What a file is, and what it does not say itself.
+#[derive(Clone, Debug)]
+pub enum Recording {
+    /// Lines. The time is minute 0 of `icu-csv`; the other formats bring their own.
+    Lines(Format, DateTime<Utc>),
+    /// A watch's.
+    Fit(Wearer),
+}
+
+/// Whose watch it was.
+#[derive(Clone, Debug)]
+pub struct Wearer {
+    /// Who.
+    pub patient_id: String,
+    /// Which.
+    pub device_id: String,
+}
+
+/// What lines are written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// `record_id,minute,parameter,value`, minutes since an epoch.
@@ -90,7 +109,7 @@ pub struct FileReading {
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// No such format.
-    #[error("\"{0}\" is no format: use icu-csv, csv or ndjson")]
+    #[error("\"{0}\" is no format: use icu-csv, csv, ndjson, fit or parquet")]
     Format(String),
     /// It is not there, or not ours to read.
     #[error("{path}: cannot be opened: {source}", path = path.display())]
@@ -120,12 +139,18 @@ pub enum FileError {
         /// Why.
         source: io::Error,
     },
+    /// Its checksum is wrong, or its end is missing, or it never was one.
+    #[error("{path}: is no whole FIT file: {why}", path = path.display())]
+    Fit {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
 }
 
 /// Opens a file and reads its header. Gzip is told by its first bytes, not the name.
-///
-/// `epoch` is minute 0 of `icu-csv`; the other formats bring their own times.
-pub fn open(path: &Path, format: Format, epoch: DateTime<Utc>) -> Result<Rows, FileError> {
+pub fn open(path: &Path, recording: &Recording) -> Result<Rows, FileError> {
     let failed = |source| FileError::Open { path: path.to_owned(), source };
     let file = File::open(path).map_err(failed)?;
     let metadata = file.metadata().map_err(failed)?;
@@ -133,10 +158,16 @@ pub fn open(path: &Path, format: Format, epoch: DateTime<Utc>) -> Result<Rows, F
     let mut rows = Rows {
         path: path.to_owned(),
         bytes_total: metadata.is_file().then_some(metadata.len()),
-        lines: Lines::of_file(file, Arc::clone(&bytes_read)).map_err(failed)?,
+        source: match recording {
+            Recording::Lines(format, epoch) => Source::Lines(
+                Lines::of_file(file, Arc::clone(&bytes_read)).map_err(failed)?,
+                Box::new(RowParser::new(*format, *epoch)),
+            ),
+            Recording::Fit(wearer) => {
+                Source::Records(fit::rows(path, file, wearer, &bytes_read)?.into_iter())
+            }
+        },
         bytes_read,
-        parser: RowParser::new(format, epoch),
-        ended: false,
     };
     rows.expect_header()?;
     Ok(rows)
@@ -147,9 +178,13 @@ pub struct Rows {
     path: PathBuf,
     bytes_read: Arc<AtomicU64>,
     bytes_total: Option<u64>,
-    lines: Lines,
-    parser: RowParser,
-    ended: bool,
+    source: Source,
+}
+
+enum Source {
+    Lines(Lines, Box<RowParser>),
+    Records(std::vec::IntoIter<Row>),
+    Ended,
 }
 
 impl Rows {
@@ -165,19 +200,22 @@ impl Rows {
     }
 
     fn expect_header(&mut self) -> Result<(), FileError> {
-        let Some(expected) = self.parser.header() else { return Ok(()) };
-        let found = match self.lines.advance() {
-            Ok(Line::Text) if self.parser.is_header(self.lines.text()) => return Ok(()),
-            Ok(Line::Text) => quoted(&String::from_utf8_lossy(self.lines.text())),
+        let Source::Lines(lines, parser) = &mut self.source else { return Ok(()) };
+        let Some(expected) = parser.header() else { return Ok(()) };
+        let found = match lines.advance() {
+            Ok(Line::Text) if parser.is_header(lines.text()) => return Ok(()),
+            Ok(Line::Text) => quoted(&String::from_utf8_lossy(lines.text())),
             Ok(Line::TooLong) => "a very long line".to_owned(),
             Ok(Line::End) => "an empty file".to_owned(),
-            Err(source) => return Err(self.read_error(source)),
+            Err(source) => {
+                return Err(FileError::Read {
+                    path: self.path.clone(),
+                    line: lines.number(),
+                    source,
+                });
+            }
         };
         Err(FileError::Header { path: self.path.clone(), expected, found })
-    }
-
-    fn read_error(&self, source: io::Error) -> FileError {
-        FileError::Read { path: self.path.clone(), line: self.lines.number(), source }
     }
 }
 
@@ -185,29 +223,32 @@ impl Iterator for Rows {
     type Item = Result<Row, FileError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while !self.ended {
-            let row = match self.lines.advance() {
-                Ok(Line::Text) if self.lines.text().trim_ascii().is_empty() => continue,
-                Ok(Line::Text) => self.parser.row(self.lines.text(), self.lines.number()),
-                Ok(Line::TooLong) => Err(Fault::new(
-                    "line_too_long",
-                    format!("longer than {LINE_BYTES_MAX} bytes: one reading a line"),
-                )),
-                Ok(Line::End) => break,
-                Err(source) => {
-                    self.ended = true;
-                    return Some(Err(self.read_error(source)));
+        let (lines, parser) = match &mut self.source {
+            Source::Lines(lines, parser) => (lines, parser),
+            Source::Records(records) => return records.next().map(Ok),
+            Source::Ended => return None,
+        };
+        let row = loop {
+            match lines.advance() {
+                Ok(Line::Text) if lines.text().trim_ascii().is_empty() => {}
+                Ok(Line::Text) => break parser.row(lines.text(), lines.number()),
+                Ok(Line::TooLong) => {
+                    let detail = format!("longer than {LINE_BYTES_MAX} bytes: one reading a line");
+                    break Err(Fault::new("line_too_long", detail));
                 }
-            };
-            let line = self.lines.number();
-            return Some(Ok(row.unwrap_or_else(|Fault { code, detail }| Row::Bad {
-                line,
-                code,
-                detail,
-            })));
-        }
-        self.ended = true;
-        None
+                Ok(Line::End) => {
+                    self.source = Source::Ended;
+                    return None;
+                }
+                Err(source) => {
+                    let (path, line) = (self.path.clone(), lines.number());
+                    self.source = Source::Ended;
+                    return Some(Err(FileError::Read { path, line, source }));
+                }
+            }
+        };
+        let line = lines.number();
+        Some(Ok(row.unwrap_or_else(|Fault { code, detail }| Row::Bad { line, code, detail })))
     }
 }
 
@@ -232,7 +273,8 @@ mod tests {
         }
 
         fn open(&self, format: Format) -> Result<Rows, FileError> {
-            open(&self.0, format, "2026-01-01T00:00:00Z".parse().unwrap())
+            let epoch = "2026-01-01T00:00:00Z".parse().unwrap();
+            open(&self.0, &Recording::Lines(format, epoch))
         }
     }
 
@@ -333,11 +375,10 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_an_error_with_its_name() {
-        let error = open(Path::new("/nowhere/x.csv"), Format::Csv, DateTime::UNIX_EPOCH);
+        let error =
+            open(Path::new("/nowhere/x.csv"), &Recording::Lines(Format::Csv, DateTime::UNIX_EPOCH));
         let message = error.err().unwrap().to_string();
         assert!(message.starts_with("/nowhere/x.csv: cannot be opened"), "{message}");
-        assert!(
-            "xml".parse::<Format>().unwrap_err().to_string().contains("icu-csv, csv or ndjson")
-        );
+        assert!("xml".parse::<Format>().unwrap_err().to_string().contains("icu-csv, csv, ndjson"));
     }
 }

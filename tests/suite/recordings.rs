@@ -154,6 +154,60 @@ async fn an_icus_history_is_counted_stored_once_verified_and_pages_nobody() {
     assert_eq!(receiver.deliveries().len(), 1);
 }
 
+/// What another decoder (fitdecode) found in these files, moment by moment.
+#[tokio::test]
+async fn the_heart_rates_of_fit_files_are_those_that_another_decoder_finds() {
+    let database = Database::new().await;
+    let pool = database.pool();
+    let mut reference: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    let all =
+        rows::<4>(&data("wearable-fit/heart_rate_from_fit.csv"), "recording,device,ts_utc,hr_bpm");
+    for [recording, _, at, rate] in all {
+        reference.entry(recording).or_default().insert(at, rate);
+    }
+    let fit = |name: &str| data(&format!("wearable-fit/{name}.fit")).to_str().unwrap().to_owned();
+    let names = ["antfs-dump.63", "compressed-speed-distance", "sample-activity-indoor-trainer"];
+    for name in names {
+        let file = fit(&format!("fit-no-gps/{name}"));
+        let arguments = ["--format", "fit", "--patient", name, "--device", "watch", &file];
+        let said = import(&database, &arguments).await;
+        let found: Vec<(String, String)> = sqlx::query_as(
+            "select to_char(occurred_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), \
+                    value::text \
+             from event \
+             where patient_id = $1 and source_id = 'watch' and vital = 'heart_rate'",
+        )
+        .bind(name)
+        .fetch_all(&pool)
+        .await
+        .unwrap();
+        let found: BTreeMap<String, String> = found.into_iter().collect();
+        assert_eq!(found, reference[name], "{name}");
+        let count = found.len();
+        assert!(said.starts_with(&format!("stored={count} duplicates=0 rejected=0 ")), "{said}");
+        let again = import(&database, &arguments).await;
+        assert!(again.starts_with(&format!("stored=0 duplicates={count} rejected=0 ")), "{again}");
+    }
+    let silent = fit("fit-no-gps/MonitoringFile");
+    let silent = ["--format", "fit", "--patient", "p", "--device", "d", &silent];
+    assert_eq!(import(&database, &silent).await, "stored=0 duplicates=0 rejected=0 skipped=0");
+
+    let damaged = ["filecrc", "settings-corruptheader", "settings-nodata", "unexpected-eof"];
+    for name in damaged.map(|name| fit(&format!("fit-invalid/activity-{name}"))) {
+        for (whose, says) in [
+            (&["--patient", "p", "--device", "d"][..], "is no whole FIT file"),
+            (&["--patient", "p"], "--patient and --device go together"),
+            (&[], "--patient P --device D"),
+            (&["--patient", "p 1", "--device", "d"], "--patient must match"),
+        ] {
+            let arguments = [&["import", "--format", "fit", &name], whose].concat();
+            let output = cli(&database, &arguments).await;
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(!output.status.success() && said.contains(says), "{name}: {said}");
+        }
+    }
+}
+
 async fn check_stored(pool: &PgPool, expected: &Expected) {
     let rows: Vec<(String, i64, i64)> = sqlx::query_as(
         "select vital::text, count(*), count(*) filter (where suspect) \

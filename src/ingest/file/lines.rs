@@ -15,7 +15,8 @@ pub const LINE_BYTES_MAX: usize = 64 * 1024;
 /// How much is read from the file at once.
 const READ_BYTES: usize = 64 * 1024;
 
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+/// What gzip begins with.
+pub const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// What [`Lines::advance`] came to.
