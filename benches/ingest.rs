@@ -1,5 +1,7 @@
 //! How fast readings get in:
-//! `cargo bench --bench ingest -- [--json] [--seconds 10] [--shards 1,2,4,8] [--roles api,workers] [--loads 8x100,256x1]`.
+//! `cargo bench --bench ingest -- [--json] [--seconds 10] [--shards 1,2,4,8] [--roles api,workers] [--loads 8x100,256x1,1x1+8x10000]`,
+//! where `1x1+8x10000` is what one connection sees while eight of another token send 10,000
+//! readings a request.
 //!
 //! Everything is on: tokens, limits, deduplication, the hash chain, fsync, and the
 //! workers behind the log. The same run inserts rows of the same shape by psql, in
@@ -37,8 +39,27 @@ struct Options {
     /// Nothing: as many as the server chooses.
     shards: Vec<Option<String>>,
     roles: String,
-    /// Connections and readings a request.
-    loads: Vec<(usize, usize)>,
+    loads: Vec<Load>,
+}
+
+/// Connections and readings a request.
+type Size = (usize, usize);
+
+#[derive(Clone, Copy)]
+struct Load {
+    measured: Size,
+    beside: Option<Size>,
+}
+
+impl Load {
+    fn read(text: &str) -> Load {
+        let size = |text: &str| -> Size {
+            let (connections, batch) = text.split_once('x').unwrap();
+            (connections.parse().unwrap(), batch.parse().unwrap())
+        };
+        let (measured, beside) = text.split_once('+').map_or((text, None), |(m, b)| (m, Some(b)));
+        Load { measured: size(measured), beside: beside.map(size) }
+    }
 }
 
 #[tokio::main]
@@ -67,10 +88,9 @@ fn options() -> Options {
         shards: value("--shards")
             .map_or(vec![None], |s| s.split(',').map(|n| Some(n.to_owned())).collect()),
         loads: value("--loads")
-            .unwrap_or_else(|| "8x100,8x1000,256x1,1x1".to_owned())
+            .unwrap_or_else(|| "8x100,8x1000,256x1,1x1,1x1+8x10000".to_owned())
             .split(',')
-            .map(|load| load.split_once('x').unwrap())
-            .map(|(connections, batch)| (connections.parse().unwrap(), batch.parse().unwrap()))
+            .map(Load::read)
             .collect(),
         roles: value("--roles").unwrap_or_else(|| "api,workers".to_owned()),
     }
@@ -120,20 +140,34 @@ async fn run(options: &Options, shards: Option<&str>) -> serde_json::Value {
     row("plain SQL, 2,000 a statement", plain, plain, None, None);
     row("  the same with one index only", one_index, plain, None, None);
     let mut measured = Vec::new();
-    for &(connections, batch) in &options.loads {
+    for &Load { measured: (connections, batch), beside } in &options.loads {
         let before = server.on_core();
-        let found: Measured =
-            load(&server, &readings, &tokens[..connections], batch, lasting).await;
+        let foreground = load(&server, &readings, &tokens[..connections], batch, lasting);
+        let (found, behind): (Measured, Option<Measured>) = match beside {
+            None => (foreground.await, None),
+            Some((many, large)) => {
+                let one = vec![tokens[CONNECTIONS_MAX - 1].clone(); many];
+                let background = load(&server, &readings, &one, large, lasting);
+                let (found, behind) = tokio::join!(foreground, background);
+                (found, Some(behind))
+            }
+        };
+        let count = found.count + behind.as_ref().map_or(0, |behind| behind.count);
         // Of the server's own, PostgreSQL apart: less at the mercy of the neighbours.
         let on_core = (server.on_core() - before).as_secs_f64() * 1e6;
-        let (mb, each_us) = (server.resident_mb(), on_core / found.count as f64);
+        let (mb, each_us) = (server.resident_mb(), on_core / count as f64);
         let after = psql.plain(true);
         let around = f64::midpoint(plain, after);
         plain = after;
         plains.push(after);
-        let what = format!("{connections} connections, {batch} a request");
+        let beside_what =
+            beside.map_or(String::new(), |(n, large)| format!(", beside {n} × {large}"));
+        let what = format!("{connections} connections, {batch} a request{beside_what}");
         row(&what, found.per_second, around, Some(&found), Some((mb, each_us)));
-        measured.push((connections, batch, found, mb, around));
+        if let (Some((n, large)), Some(behind)) = (beside, &behind) {
+            row(&format!("  the {n} × {large}"), behind.per_second, around, Some(behind), None);
+        }
+        measured.push((connections, batch, beside.is_some(), found, mb, around));
     }
     row(
         "plain SQL, on average",
@@ -144,10 +178,12 @@ async fn run(options: &Options, shards: Option<&str>) -> serde_json::Value {
     );
     server.stop().await;
     embedded.stop().await.unwrap();
-    let of = |connections, batch| {
-        measured.iter().find(|m| (m.0, m.1) == (connections, batch)).map(|m| (&m.2, m.4))
+    let of = |connections, batch, beside| {
+        let found = measured.iter().find(|m| (m.0, m.1, m.2) == (connections, batch, beside));
+        found.map(|m| (&m.3, m.5))
     };
-    let (batch, large, single, one) = (of(8, 100), of(8, 1_000), of(CONNECTIONS_MAX, 1), of(1, 1));
+    let (batch, large) = (of(8, 100, false), of(8, 1_000, false));
+    let (single, one, beside) = (of(CONNECTIONS_MAX, 1, false), of(1, 1, false), of(1, 1, true));
     let ms = |of: Option<(&Measured, f64)>, part| of.map(|(m, _)| m.ms(part));
     let per_second = |of: Option<(&Measured, f64)>| of.map(|(m, _)| m.per_second);
     let ratio = |of: Option<(&Measured, f64)>| of.map(|(m, around)| m.per_second / around);
@@ -166,7 +202,9 @@ async fn run(options: &Options, shards: Option<&str>) -> serde_json::Value {
         "single_p99_ms": ms(single, 0.99),
         "one_conn_p50_ms": ms(one, 0.5),
         "one_conn_p99_ms": ms(one, 0.99),
-        "rss_mb": measured.iter().map(|m| m.3).fold(0.0, f64::max),
+        "beside_a_backlog_p50_ms": ms(beside, 0.5),
+        "beside_a_backlog_p99_ms": ms(beside, 0.99),
+        "rss_mb": measured.iter().map(|m| m.4).fold(0.0, f64::max),
     })
 }
 
