@@ -81,6 +81,10 @@ fn projection(folder: &Path, name: &str) -> Result<String, Box<dyn Error>> {
     let mut tables: Vec<&str> =
         made.map(|line| line.split([' ', '(']).next().unwrap_or_default()).collect();
     tables.sort_unstable();
+    if tables.is_empty() {
+        let wrong = "no line of it begins with \"create table NAME\"";
+        return Err(format!("projections/{name}/schema.sql: {wrong}").into());
+    }
     Ok(format!(
         "Projection {{ name: {name:?}, consumer: \"projection:{name}\", follows: \
          Follows::{follows}, pace_ms: {pace_ms}, tables: &{tables:?}, schema: {schema:?}, \

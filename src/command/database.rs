@@ -1,10 +1,13 @@
 //! Opening the database: the one that was named, or the embedded one.
 
 use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use tokio::time::timeout;
 
 use super::Error;
 use crate::config::Common;
@@ -23,6 +26,8 @@ const STATEMENT_SECONDS_MAX: u32 = 60;
 
 /// How long the embedded database may take to stop before it is left to itself.
 const STOP_MS_MAX: u64 = 1_800;
+/// How much of that may pass until all connections are given back.
+const PARTING_MS_MAX: u64 = 300;
 /// The longest pause inside a transaction; ours last milliseconds. Whoever is frozen while
 /// its rules append holds up a shard's readings for so long, and not longer than a
 /// request waits.
@@ -38,6 +43,8 @@ const STEADY: [(&str, &str); 2] =
 /// An open database.
 pub struct Database {
     options: PgConnectOptions,
+    /// All that were made, to be closed before the server stops.
+    pools: Mutex<Vec<PgPool>>,
     embedded: Option<Embedded>,
 }
 
@@ -64,9 +71,8 @@ impl Database {
                 ("jit", "off"),
             ])
             .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(5));
-        let database = Database { options, embedded };
-        let connected =
-            tokio::time::timeout(Duration::from_millis(CONNECT_MS_MAX), database.options.connect());
+        let database = Database { options, pools: Mutex::default(), embedded };
+        let connected = timeout(Duration::from_millis(CONNECT_MS_MAX), database.options.connect());
         let why = match connected.await {
             Ok(Ok(_)) => return Ok(database),
             Ok(Err(error)) => error.to_string(),
@@ -78,13 +84,14 @@ impl Database {
 
     /// Connections for those who ask and append.
     pub fn pool(&self, connections: u32) -> PgPool {
-        connect(self.prompt_options(), connections)
+        self.kept(connect(self.prompt_options(), connections))
     }
 
     /// Connections for those who do nothing but append, and for whom every round trip
     /// counts. A silent one they do not give back: see `log::SILENCE_MS_MAX`.
     pub fn writer_pool(&self, connections: u32) -> PgPool {
-        pool_options(connections).connect_lazy_with(self.prompt_options().options(STEADY))
+        let options = self.prompt_options().options(STEADY);
+        self.kept(pool_options(connections).connect_lazy_with(options))
     }
 
     fn prompt_options(&self) -> PgConnectOptions {
@@ -99,13 +106,13 @@ impl Database {
     /// Connections for what is derived from the log. A crash may undo its last
     /// commits: checkpoint and effect go together, so they are done again.
     pub fn worker_pool(&self, connections: u32) -> PgPool {
-        connect(self.worker_options(), connections)
+        self.kept(connect(self.worker_options(), connections))
     }
 
     /// The same for those who page: few small statements, each one waited for. Folds
     /// are planned each time, by how much there is to fold.
     pub fn page_pool(&self, connections: u32) -> PgPool {
-        connect(self.worker_options().options(STEADY), connections)
+        self.kept(connect(self.worker_options().options(STEADY), connections))
     }
 
     fn worker_options(&self) -> PgConnectOptions {
@@ -114,7 +121,12 @@ impl Database {
 
     /// Connections for commands that walk the whole log.
     pub fn patient_pool(&self, connections: u32) -> PgPool {
-        connect(self.options.clone(), connections)
+        self.kept(connect(self.options.clone(), connections))
+    }
+
+    fn kept(&self, pool: PgPool) -> PgPool {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner).push(pool.clone());
+        pool
     }
 
     /// The log and its projections, migrated and made. Those whose SQL has changed are
@@ -128,9 +140,21 @@ impl Database {
 
     /// Ends our use of it.
     pub async fn close(self) -> Result<(), Error> {
-        let Some(embedded) = self.embedded else { return Ok(()) };
-        let limit = Duration::from_millis(STOP_MS_MAX);
-        match tokio::time::timeout(limit, embedded.stop()).await {
+        let Database { pools, embedded, .. } = self;
+        let pools = pools.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let stopped = async {
+            // A server that stops while a connection is being given back is one more warning
+            // that says nothing.
+            let parting = join_all(pools.iter().map(PgPool::close));
+            if timeout(Duration::from_millis(PARTING_MS_MAX), parting).await.is_err() {
+                tracing::debug!("some connections are still in use");
+            }
+            match embedded {
+                Some(embedded) => embedded.stop().await,
+                None => Ok(()),
+            }
+        };
+        match timeout(Duration::from_millis(STOP_MS_MAX), stopped).await {
             Ok(stopped) => Ok(stopped?),
             Err(_) => {
                 // It goes on stopping by itself, and the next start waits for it.
