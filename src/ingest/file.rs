@@ -374,6 +374,26 @@ mod tests {
     }
 
     #[test]
+    fn a_fit_file_is_bounded_also_as_it_unpacks_and_not_read_in_part() {
+        let wearer = || Wearer { patient_id: "p".into(), device_id: "d".into() };
+        let refused = |name: &str, bytes: &[u8]| {
+            let file = Scratch::new(name, bytes);
+            open(&file.0, &Recording::Fit(wearer())).err().unwrap().to_string()
+        };
+        let large = vec![0; 17 * 1024 * 1024];
+        for (name, bytes) in [("large.fit", large.clone()), ("large.fit.gz", gzip(&large))] {
+            let said = refused(name, &bytes);
+            assert!(said.contains(name) && said.contains("larger than"), "{said}");
+        }
+        let cut = gzip(&large[..100_000]);
+        let said = refused("cut.fit.gz", &cut[..cut.len() / 2]);
+        assert!(said.contains("cannot be opened"), "{said}");
+        for bytes in [&b""[..], b"patientId,deviceId", b"\x0e\x10"] {
+            assert!(refused("none.fit", bytes).contains("is no whole FIT file"), "{bytes:?}");
+        }
+    }
+
+    #[test]
     fn what_is_not_there_is_an_error_with_its_name() {
         let error =
             open(Path::new("/nowhere/x.csv"), &Recording::Lines(Format::Csv, DateTime::UNIX_EPOCH));

@@ -4,8 +4,11 @@
 //! and say where they come from. Nothing here uses the program's parsers or rules.
 
 use std::collections::{BTreeMap, HashSet};
+use std::io::Write;
 use std::path::Path;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use sqlx::PgPool;
 
 use crate::hospital::Hospital;
@@ -188,6 +191,14 @@ async fn the_heart_rates_of_fit_files_are_those_that_another_decoder_finds() {
         let again = import(&database, &arguments).await;
         assert!(again.starts_with(&format!("stored=0 duplicates={count} rejected=0 ")), "{again}");
     }
+    let packed = scratch_dir().join("packed");
+    let mut gzip = GzEncoder::new(std::fs::File::create(&packed).unwrap(), Compression::default());
+    gzip.write_all(&std::fs::read(fit(&format!("fit-no-gps/{}", names[0]))).unwrap()).unwrap();
+    gzip.finish().unwrap();
+    let packed =
+        ["--format", "fit", "--patient", names[0], "--device", "watch", packed.to_str().unwrap()];
+    let said = import(&database, &packed).await;
+    assert!(said.starts_with("stored=0 duplicates=685 "), "{said}");
     let silent = fit("fit-no-gps/MonitoringFile");
     let silent = ["--format", "fit", "--patient", "p", "--device", "d", &silent];
     assert_eq!(import(&database, &silent).await, "stored=0 duplicates=0 rejected=0 skipped=0");

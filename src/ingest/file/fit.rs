@@ -43,8 +43,12 @@ pub(super) fn rows(
         let what = format!("larger than {FIT_BYTES_MAX} bytes");
         return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, what)));
     }
-    let records = fitparser::from_bytes(&bytes)
-        .map_err(|why| FileError::Fit { path: path.to_owned(), why: why.to_string() })?;
+    let no_fit = |why| FileError::Fit { path: path.to_owned(), why };
+    // To the library no file at all is a recording of nothing.
+    if bytes.is_empty() {
+        return Err(no_fit("it is empty".to_owned()));
+    }
+    let records = fitparser::from_bytes(&bytes).map_err(|why| no_fit(why.to_string()))?;
     let records = records.into_iter().filter(|record| record.kind() == MesgNum::Record);
     Ok((1..).zip(records).map(|(n, record)| row(&record, wearer, n)).collect())
 }
