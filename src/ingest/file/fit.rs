@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::panic::catch_unwind;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -48,7 +49,10 @@ pub(super) fn rows(
     if bytes.is_empty() {
         return Err(no_fit("it is empty".to_owned()));
     }
-    let records = fitparser::from_bytes(&bytes).map_err(|why| no_fit(why.to_string()))?;
+    // And some damaged headers make it panic.
+    let records = catch_unwind(|| fitparser::from_bytes(&bytes))
+        .map_err(|_| no_fit("its header says what cannot be".to_owned()))?
+        .map_err(|why| no_fit(why.to_string()))?;
     let records = records.into_iter().filter(|record| record.kind() == MesgNum::Record);
     Ok((1..).zip(records).map(|(n, record)| row(&record, wearer, n)).collect())
 }
