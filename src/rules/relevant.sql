@@ -3,8 +3,9 @@
 -- theirs, in order, because what follows a breach may end it. And what is no reading
 -- but moves a rule.
 --
--- The window is read once. Whom it concerns is asked patient by patient and not the other
--- way round: the cost is the window's, however many patients have a memory.
+-- The window is summed up first, and its readings are taken only when they concern somebody.
+-- Whom it concerns is asked patient by patient and not the other way round: the cost is the
+-- window's, however many patients have a memory.
 --
 -- $6, $7, $8: vitals, and above and below which values a reading of theirs breaks a limit;
 -- $9: suspect readings matter as well; $10: the vitals of all rules, also of those that
@@ -13,30 +14,39 @@
 -- After the events comes what the rules remember of their patients, and of those whose
 -- time has come by $11, if any: rows without a position. One answer, one round trip.
 with heard as materialized (
-    select position, recorded_at, tenant, patient_id, type, vital, value, quality, suspect,
-           occurred_at, source_id, value > bound.above or value < bound.below as breaks
+    select tenant, patient_id,
+           -- By its place in an array: a join went through all bounds for each reading.
+           bool_or(value > ($7::float8[])[array_position((select $6::text[]::vital[]), vital)]
+                   or value < ($8::float8[])[array_position((select $6::text[]::vital[]), vital)]) as breaks
     from event
-    left join unnest($6::text[]::vital[], $7::float8[], $8::float8[]) as bound (vital, above, below)
-        using (vital)
     where shard = $1 and position > $2 and position <= $3
       and occurred_at >= $4 and occurred_at <= $5
-      and type = 'reading' and (not suspect or $9) and vital = any ($10::text[]::vital[])
+      and type = 'reading' and (not suspect or $9)
+      -- Made of text once, and not for each reading.
+      and vital = any ((select $10::text[]::vital[])::vital[])
+    -- The last has no order, so that this is always done by hashing.
+    group by tenant, patient_id, '0'::xid
 ), concerned as materialized (
-    select tenant, patient_id from heard where breaks
-    union
-    select tenant, patient_id from (select distinct tenant, patient_id from heard) p
-    -- A value, so that no plan reads what is remembered of everybody. A patient's facts are
-    -- no memory of a rule.
-    where coalesce((select true from rule_state s
-                    where s.shard = $1 and s.tenant = p.tenant and s.patient_id = p.patient_id
-                      and s.rule <> '_facts'
+    select tenant, patient_id
+    from heard
+    where breaks
+       -- A value, so that no plan reads what is remembered of everybody. A patient's facts
+       -- are no memory of a rule.
+       or coalesce((select true from rule_state s
+                    where s.shard = $1 and s.tenant = heard.tenant
+                      and s.patient_id = heard.patient_id and s.rule <> '_facts'
                     limit 1), false)
 ), relevant as (
     select position, recorded_at, tenant, patient_id, type, vital::text as vital, value, quality,
            suspect, occurred_at, source_id, null::text as data
-    from heard
-    -- "is true": looked up by a hash, whatever the statistics say.
-    where ((tenant, patient_id) in (select tenant, patient_id from concerned)) is true
+    from event
+    where shard = $1 and position > $2 and position <= $3
+      and occurred_at >= $4 and occurred_at <= $5
+      and type = 'reading' and (not suspect or $9)
+      and vital = any ((select $10::text[]::vital[])::vital[])
+      and exists (select from concerned)
+      -- "is true": looked up by a hash, whatever the statistics say.
+      and ((tenant, patient_id) in (select tenant, patient_id from concerned)) is true
     union all
     select position, recorded_at, tenant, patient_id, type, vital::text as vital, value, quality,
            suspect, occurred_at, source_id, data::text as data

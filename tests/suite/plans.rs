@@ -127,10 +127,13 @@ async fn consumers_read_a_shard_by_its_positions() {
     let found = plan(&mut connection, &types, &values, relevant).await;
     uses(&found, "_shard_position_idx", "event");
     uses(&found, "rule_state_pkey", "rule_state");
+    // Its readings are taken only if they concern somebody.
+    assert!(found.contains("HashAggregate") && found.contains("One-Time Filter"), "{found}");
 
     let claim = include_str!("../../src/consumer/claim.sql");
-    let types = "smallint, text, bigint, bigint";
-    let found = plan(&mut connection, types, "0::smallint, 'rules', 100, 100", claim).await;
+    let types = "smallint, text, bigint, bigint, text";
+    let values = "0::smallint, 'rules', 100, 100, '0'";
+    let found = plan(&mut connection, types, values, claim).await;
     uses(&found, "log_commit_pkey", "log_commit");
 }
 
@@ -142,6 +145,20 @@ async fn sums_of_a_window_are_made_by_hashing_whatever_is_known_of_its_size() {
     let found = plan(&mut connection, WINDOW, WINDOW_AT, apply).await;
     let part = found.lines().skip_while(|line| !line.contains("CTE part")).nth(1);
     assert!(part.is_some_and(|line| line.contains("HashAggregate")), "{found}");
+}
+
+/// Called for each reading, it would cost more than the reading.
+#[tokio::test]
+async fn rests_are_a_part_of_the_filter_of_a_fold() {
+    let database = Database::new().await;
+    let mut connection = connect(&database).await;
+    for apply in [
+        include_str!("../../projections/current_vitals/apply.sql"),
+        include_str!("../../projections/rollup/apply.sql"),
+    ] {
+        let found = plan(&mut connection, WINDOW, WINDOW_AT, apply).await;
+        assert!(found.contains("pg_sleep") && !found.contains("rested"), "{found}");
+    }
 }
 
 #[tokio::test]
