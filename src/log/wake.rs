@@ -5,8 +5,8 @@
 //!
 //! No NOTIFY is sent inside an append: it takes a lock over the whole database at
 //! commit. In this process a channel tells; the others hear one coalesced NOTIFY
-//! in a transaction of its own. A reader who waits for a fold asks it to hurry in the same
-//! ways.
+//! in a transaction of its own, a little later if all it tells of is readings that nobody
+//! waits for. A reader who waits for a fold asks it to hurry in the same ways.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -23,6 +23,9 @@ use crate::event::{Event, READING};
 pub const POLL_MS: u64 = 500;
 /// The shortest pause between two NOTIFYs of one process.
 const NOTIFY_PAUSE_MS: u64 = 5;
+/// How much longer it is while only readings come that nobody waits for: a hundredth of the
+/// machine went into NOTIFYs under a flood of single readings.
+const CALM_PAUSE_MS: u64 = 20;
 const CHANNEL: &str = "vitals_log";
 /// What a NOTIFY begins with that asks a consumer to hurry.
 const WANTED: &str = "wanted ";
@@ -36,6 +39,8 @@ pub struct Wake {
     wanted: Arc<Mutex<Wanted>>,
     /// Moves that happened in this process, for the others to hear of.
     own: Arc<watch::Sender<u64>>,
+    /// Those of them that cannot wait.
+    pressing: Arc<watch::Sender<u64>>,
     /// Who we are, so that our own NOTIFY does not wake us again.
     id: Arc<str>,
 }
@@ -67,7 +72,8 @@ impl Wake {
             shards: (0..shards).map(|_| Signals::default()).collect(),
             is_urgent: Arc::default(),
             wanted: Arc::default(),
-            own: Arc::new(watch::Sender::new(0)),
+            own: Arc::default(),
+            pressing: Arc::default(),
             id: uuid::Uuid::now_v7().to_string().into(),
         }
     }
@@ -80,13 +86,15 @@ impl Wake {
 
     /// These events were appended to a shard by this process.
     pub fn appended(&self, shard: i16, events: &[Event]) {
-        self.here(
-            shard,
-            Moved {
-                happened: events.iter().any(|event| event.kind != READING),
-                urgent: self.is_urgent.get().is_some_and(|is_urgent| events.iter().any(is_urgent)),
-            },
-        );
+        let moved = Moved {
+            happened: events.iter().any(|event| event.kind != READING),
+            // Who does not know what is urgent takes everything for it.
+            urgent: self.is_urgent.get().is_none_or(|is_urgent| events.iter().any(is_urgent)),
+        };
+        self.here(shard, moved);
+        if moved.happened || moved.urgent {
+            self.pressing.send_modify(|n| *n += 1);
+        }
         self.own.send_modify(|n| *n += 1);
     }
 
@@ -166,12 +174,15 @@ impl Wake {
     }
 
     async fn tell(&self, pool: &PgPool) {
-        let mut own = self.own.subscribe();
+        let (mut own, mut pressing) = (self.own.subscribe(), self.pressing.subscribe());
         while own.changed().await.is_ok() {
+            pressing.mark_unchanged();
             if let Err(error) = self.notify(pool).await {
                 tracing::debug!(%error, "no wake-up for the other instances; they poll");
             }
             tokio::time::sleep(Duration::from_millis(NOTIFY_PAUSE_MS)).await;
+            let calm = Duration::from_millis(CALM_PAUSE_MS);
+            tokio::time::timeout(calm, pressing.changed()).await.ok();
         }
     }
 
