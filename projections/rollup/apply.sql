@@ -20,7 +20,7 @@ with part as materialized (
         from event
         where shard = $1 and position > $2 and position <= $3
           and occurred_at >= $4 and occurred_at <= $5
-          and type = 'reading'
+          and type = 'reading' and rested(position)
         offset 0
     ) reading
     -- The last has no order, so that this is always done by hashing: of a window's size the

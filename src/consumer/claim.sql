@@ -16,7 +16,9 @@ with claimed as (
 )
 select claimed.after, claimed.upto, claimed.head, times.since, times.until,
        -- Whether there is somebody to be left out.
-       exists (select from parked where shard = $1 and consumer = $2) as parked
+       exists (select from parked where shard = $1 and consumer = $2) as parked,
+       -- How long a scan of this window rests, in this transaction (`rested`).
+       set_config('vitals.rest_ms', $5, true)
 from claimed
 -- Where in time these positions lie: a commit that reaches beyond them still begins
 -- within one append ($4) of them.

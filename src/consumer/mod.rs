@@ -121,6 +121,12 @@ pub trait Consumer: Send + Sync + 'static {
         self.pace()
     }
 
+    /// How long its scan of a window rests at a time (`rested`, in the database) while nobody
+    /// waits for it, so that it gives way to what comes in; nothing for who does not rest.
+    fn rest(&self) -> Duration {
+        Duration::ZERO
+    }
+
     /// Whether readings that somebody waits for cut the pace short.
     fn hurries(&self) -> bool {
         false
@@ -226,7 +232,7 @@ pub async fn step<C: Consumer>(
     consumer: &C,
     shard: i16,
 ) -> Result<Step, ConsumerError> {
-    step_on(pool, &mut None, consumer, shard).await
+    step_on(pool, &mut None, consumer, shard, Duration::ZERO).await
 }
 
 async fn step_on<C: Consumer>(
@@ -234,11 +240,12 @@ async fn step_on<C: Consumer>(
     held: &mut Held,
     consumer: &C,
     shard: i16,
+    rest: Duration,
 ) -> Result<Step, ConsumerError> {
     on_connection(pool, held, async |connection| {
-        match try_step(connection, consumer, shard, false).await {
+        match try_step(connection, consumer, shard, rest, false).await {
             Err(error) if error.is_of_an_event() => {
-                try_step(connection, consumer, shard, true).await
+                try_step(connection, consumer, shard, rest, true).await
             }
             stepped => stepped,
         }
@@ -250,6 +257,7 @@ async fn try_step<C: Consumer>(
     connection: &mut PgConnection,
     consumer: &C,
     shard: i16,
+    rest: Duration,
     apart: bool,
 ) -> Result<Step, ConsumerError> {
     let mut tx = connection.begin().await?;
@@ -258,6 +266,7 @@ async fn try_step<C: Consumer>(
         .bind(consumer.name())
         .bind(consumer.window_positions_max())
         .bind(EVENTS_PER_APPEND_MAX as i64)
+        .bind(rest.as_millis().to_string())
         .fetch_optional(&mut *tx)
         .await?;
     let Some(Claimed { after, upto, head, since, until, parked }) = claimed else {
@@ -304,7 +313,7 @@ pub async fn run<C: Consumer>(
     // trips, and the next event might wait for them.
     let keeps = pool.options().get_max_connections() == 1;
     let mut held = None;
-    let mut is_waited_for = false;
+    let (mut is_waited_for, mut is_behind) = (false, false);
     while !stop.is_cancelled() {
         let turn = match &turns {
             Some(turns) if !is_waited_for => tokio::select! {
@@ -322,13 +331,18 @@ pub async fn run<C: Consumer>(
         urgent.mark_unchanged();
         wanted.mark_unchanged();
         let started = Instant::now();
-        let stepped = step_on(&pool, &mut held, &*consumer, shard).await;
+        // Who is behind already does not rest besides.
+        let rest = if is_waited_for || is_behind { Duration::ZERO } else { consumer.rest() };
+        let stepped = step_on(&pool, &mut held, &*consumer, shard, rest).await;
         drop(turn);
         held = held.filter(|_| keeps);
         match stepped {
             // Who waits, waits for all of it.
-            Ok(Step::Behind) => continue,
-            Ok(Step::CaughtUp | Step::Idle) => is_waited_for = false,
+            Ok(Step::Behind) => {
+                is_behind = true;
+                continue;
+            }
+            Ok(Step::CaughtUp | Step::Idle) => (is_waited_for, is_behind) = (false, false),
             Err(error) => {
                 let name = consumer.name();
                 metrics::counter!("vitals_consumer_errors_total", "consumer" => name.to_owned())

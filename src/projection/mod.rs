@@ -31,7 +31,10 @@ pub use self_check::{check_always, check_some, drifting};
 const WINDOW_POSITIONS_MAX: i64 = 20_000;
 
 /// A fold that nobody reads may be so far behind under load.
-const PATIENCE_MS: u64 = 10_000;
+const PATIENCE_MS: u64 = 1_000;
+
+/// How long a fold that nobody waits for rests, each 256 positions of its scan.
+const REST_MS: u64 = 2;
 
 /// One snapshot, in which nothing is written.
 pub const SNAPSHOT: &str = "begin isolation level repeatable read read only";
@@ -289,6 +292,10 @@ impl Consumer for Apply {
 
     fn patience(&self) -> Duration {
         Duration::from_millis(PATIENCE_MS)
+    }
+
+    fn rest(&self) -> Duration {
+        Duration::from_millis(REST_MS)
     }
 
     async fn act(&self, tx: &mut PgConnection, window: &Window) -> Result<(), ConsumerError> {

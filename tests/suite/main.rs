@@ -43,6 +43,7 @@ mod model;
 mod moments;
 mod ndjson;
 mod openapi;
+mod pace;
 mod pages;
 mod parked;
 mod plans;

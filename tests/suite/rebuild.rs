@@ -14,7 +14,7 @@ use uuid::Uuid;
 use vitals::consumer::{self, ConsumerError};
 use vitals::event::{ALERT_ACKNOWLEDGED, Event, PATIENT_REGISTERED};
 use vitals::log::Log;
-use vitals::projection::{self, Apply, CURRENT_VITALS, Difference, Projection, ROLLUP};
+use vitals::projection::{self, Apply, Difference};
 
 use crate::log::{reading, time};
 use crate::support::eventually;
@@ -83,39 +83,6 @@ fn follow(log: &Log, stop: &CancellationToken) -> JoinSet<()> {
         }
     }
     workers
-}
-
-#[tokio::test]
-async fn a_fold_waits_for_its_turn_unless_a_reader_waits_for_it() {
-    let database = Database::new().await;
-    let log = database.log().await;
-    let stop = CancellationToken::new();
-    let shard = log.shard_of("ward", "p");
-    let (turns, mut workers) = (Arc::new(Semaphore::new(1)), JoinSet::new());
-    let taken = turns.acquire().await.unwrap();
-    // The slower one takes no turns: when it is there, the other one would have been.
-    for (projection, turns) in [(&CURRENT_VITALS, Some(turns.clone())), (&ROLLUP, None)] {
-        let (log, pool, apply) = (log.clone(), log.pool().clone(), Arc::new(Apply(projection)));
-        workers.spawn(consumer::run(log, pool, apply, shard, turns, stop.clone()));
-    }
-    let is_folded = async |projection: &Projection| {
-        let sql = "select c.position = h.position from checkpoint c join shard_head h using (shard) \
-                   where c.consumer = $1 and c.shard = $2";
-        let asked = sqlx::query_scalar::<_, bool>(sql).bind(projection.consumer).bind(shard);
-        asked.fetch_one(log.pool()).await.unwrap()
-    };
-    log.append(shard, &round("p", 0)).await.unwrap();
-    eventually("sums to be folded", SOON, async || is_folded(&ROLLUP).await.then_some(())).await;
-    assert!(!is_folded(&CURRENT_VITALS).await, "it did not wait for its turn");
-    log.wake().hurry(log.pool(), CURRENT_VITALS.consumer, shard).await;
-    let wanted = async || is_folded(&CURRENT_VITALS).await.then_some(());
-    eventually("what a reader waits for to be folded", SOON, wanted).await;
-    log.append(shard, &round("p", 1)).await.unwrap();
-    drop(taken);
-    let due = async || is_folded(&CURRENT_VITALS).await.then_some(());
-    eventually("what is due to be folded in its turn", SOON, due).await;
-    stop.cancel();
-    while workers.join_next().await.is_some() {}
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
