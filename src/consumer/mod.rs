@@ -245,7 +245,7 @@ async fn step_on<C: Consumer>(
     on_connection(pool, held, async |connection| {
         match try_step(connection, consumer, shard, rest, false).await {
             Err(error) if error.is_of_an_event() => {
-                try_step(connection, consumer, shard, rest, true).await
+                try_step(connection, consumer, shard, Duration::ZERO, true).await
             }
             stepped => stepped,
         }
@@ -329,6 +329,7 @@ pub async fn run<C: Consumer>(
         // Marked as seen before looking, so that a move in between wakes us.
         moved.mark_unchanged();
         urgent.mark_unchanged();
+        is_waited_for |= wanted.has_changed().unwrap_or(false);
         wanted.mark_unchanged();
         let started = Instant::now();
         // Who is behind already does not rest besides.
@@ -360,8 +361,10 @@ pub async fn run<C: Consumer>(
         tokio::select! {
             () = stop.cancelled() => {}
             () = signal_or_poll(&mut moved) => {}
+            // What is waited for may have come in elsewhere.
+            Ok(()) = wanted.changed() => is_waited_for = true,
         }
-        if pause.is_zero() {
+        if pause.is_zero() || is_waited_for {
             continue;
         }
         tokio::select! {

@@ -5,8 +5,8 @@
 //!
 //! No NOTIFY is sent inside an append: it takes a lock over the whole database at
 //! commit. In this process a channel tells; the others hear one coalesced NOTIFY
-//! in a transaction of its own, a little later if all it tells of is readings that nobody
-//! waits for. A reader who waits for a fold asks it to hurry in the same ways.
+//! in a transaction of its own, a little later if all it tells of is readings that no rule
+//! hurries for. A reader who waits for a fold asks it to hurry in the same ways.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -23,8 +23,8 @@ use crate::event::{Event, READING};
 pub const POLL_MS: u64 = 500;
 /// The shortest pause between two NOTIFYs of one process.
 const NOTIFY_PAUSE_MS: u64 = 5;
-/// How much longer it is while only readings come that nobody waits for: a hundredth of the
-/// machine went into NOTIFYs under a flood of single readings.
+/// How much longer it is while nothing comes but readings that no rule hurries for: a hundredth
+/// of the machine went into NOTIFYs under a flood of single readings.
 const CALM_PAUSE_MS: u64 = 20;
 const CHANNEL: &str = "vitals_log";
 /// What a NOTIFY begins with that asks a consumer to hurry.
@@ -134,9 +134,9 @@ impl Wake {
         self.wanted(consumer, shard).subscribe()
     }
 
-    /// Somebody waits for what a consumer of a shard makes of the log. `false` when nobody
-    /// in this process follows that.
-    fn want(&self, consumer: &str, shard: i16) -> bool {
+    /// Asks a consumer of this process not to take its time on a shard. `false` when there
+    /// is none.
+    pub fn hurry_here(&self, consumer: &str, shard: i16) -> bool {
         let wanted = self.wanted(consumer, shard);
         wanted.send_modify(|n| *n += 1);
         wanted.receiver_count() > 0
@@ -144,7 +144,7 @@ impl Wake {
 
     /// Asks a consumer not to take its time on a shard, in whatever process it runs.
     pub async fn hurry(&self, pool: &PgPool, consumer: &str, shard: i16) {
-        if self.want(consumer, shard) {
+        if self.hurry_here(consumer, shard) {
             return;
         }
         let asked = format!("{WANTED}{shard} {consumer}");
@@ -210,7 +210,7 @@ impl Wake {
                     && let Ok(shard) = shard.parse()
                     && self.of(shard).is_some()
                 {
-                    self.want(consumer, shard);
+                    self.hurry_here(consumer, shard);
                 }
                 continue;
             }

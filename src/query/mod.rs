@@ -103,6 +103,13 @@ async fn caught_up(
                 }
             }
             heads = Some(read);
+        } else {
+            // Again: a step under way may end before these heads, and hold the shard until then.
+            for consumer in whole.iter().chain(sparse) {
+                for shard in shards {
+                    log.wake().hurry_here(consumer, *shard);
+                }
+            }
         }
         if Instant::now() >= until {
             return Ok(false);

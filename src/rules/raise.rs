@@ -44,7 +44,8 @@ pub struct Raise {
 /// What makes a reading urgent. A hint, and only that.
 #[derive(Clone)]
 struct Urgency {
-    book: Arc<RwLock<Arc<Book>>>,
+    /// As the last step of this process left them.
+    book: Arc<RwLock<Option<Arc<Book>>>>,
     /// Patients of whom this process has raised an alert that stands: it makes the
     /// clearing reading as urgent as the raising one.
     standing: Arc<RwLock<HashMap<Arc<str>, HashSet<String>>>>,
@@ -55,6 +56,8 @@ impl Urgency {
     fn has(&self, event: &Event) -> bool {
         let (Some(vital), Some(value)) = (event.vital, event.value) else { return false };
         let book = self.book.read().unwrap_or_else(PoisonError::into_inner);
+        // Not known yet: whatever it is may be.
+        let Some(book) = &*book else { return true };
         if book.is_urgent(&event.tenant, vital, value) {
             return true;
         }
@@ -89,10 +92,7 @@ pub struct Raised {
 impl Raise {
     /// The worker for these rules, and what tenants make of them.
     pub fn new(log: Log, fresh: Book) -> Raise {
-        let urgency = Urgency {
-            book: Arc::new(RwLock::new(Arc::new(fresh.clone()))),
-            standing: Arc::default(),
-        };
+        let urgency = Urgency { book: Arc::default(), standing: Arc::default() };
         log.wake().hurry_for({
             let urgency = urgency.clone();
             move |event| urgency.has(event)
@@ -302,8 +302,8 @@ impl Consumer for Raise {
         books.insert(window.shard, (window.to, raised.book.clone()));
         drop(books);
         let mut hint = self.urgency.book.write().unwrap_or_else(PoisonError::into_inner);
-        if !Arc::ptr_eq(&hint, &raised.book) {
-            *hint = raised.book;
+        if hint.as_ref().is_none_or(|book| !Arc::ptr_eq(book, &raised.book)) {
+            *hint = Some(raised.book);
         }
         drop(hint);
         self.said(window.shard, &raised.events);
