@@ -96,21 +96,17 @@ async fn caught_up(
         if caught_up {
             return Ok(true);
         }
-        if heads.is_none() {
-            for consumer in whole.iter().chain(sparse) {
-                for shard in shards {
-                    log.wake().hurry(log.pool(), consumer, *shard).await;
-                }
-            }
-            heads = Some(read);
-        } else {
-            // Again: a step under way may end before these heads, and hold the shard until then.
-            for consumer in whole.iter().chain(sparse) {
-                for shard in shards {
-                    log.wake().hurry_here(consumer, *shard);
+        for consumer in whole.iter().chain(sparse) {
+            for shard in shards {
+                // Again in this process: a step under way may end before these heads, and
+                // another instance's holds the shard until then.
+                match heads {
+                    None => log.wake().hurry(log.pool(), consumer, *shard).await,
+                    Some(_) => _ = log.wake().hurry_here(consumer, *shard),
                 }
             }
         }
+        heads.get_or_insert(read);
         if Instant::now() >= until {
             return Ok(false);
         }

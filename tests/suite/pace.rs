@@ -1,9 +1,10 @@
-//! Folds make way for what comes in, unless somebody waits for them.
+//! Consumers make way for what comes in, unless somebody waits for them; and who is told.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
+use sqlx::postgres::PgListener;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -12,6 +13,7 @@ use vitals::consumer::{self, Consumer, ConsumerError, Follows};
 use vitals::event::Event;
 use vitals::log::Window;
 use vitals::projection::{Apply, CURRENT_VITALS, Projection, ROLLUP};
+use vitals::rules::{Book, Raise};
 
 use crate::log::{reading, time};
 use crate::support::eventually;
@@ -118,6 +120,82 @@ async fn a_fold_rests_unless_it_is_behind_or_a_reader_waits_for_it() {
     assert_eq!(next().await, "0", "somebody waits");
     stop.cancel();
     follows.await.unwrap();
+}
+
+/// Without that it would look for itself after half a second, each time.
+#[tokio::test]
+async fn who_is_waited_for_looks_at_once_also_at_what_another_instance_appended() {
+    const ROUNDS: i64 = 20;
+    let database = Database::new().await;
+    let (log, elsewhere) = (database.log().await, database.log().await);
+    let shard = log.shard_of("ward", "p");
+    let (told, mut rests) = mpsc::unbounded_channel();
+    let resting = Arc::new(Resting(told));
+    let mut connection = log.pool().acquire().await.unwrap();
+    consumer::register(&mut connection, resting.name(), log.shards()).await.unwrap();
+    drop(connection);
+    let stop = CancellationToken::new();
+    let run =
+        consumer::run(log.clone(), log.pool().clone(), resting.clone(), shard, None, stop.clone());
+    let follows = tokio::spawn(run);
+    let started = Instant::now();
+    for n in 0..ROUNDS {
+        elsewhere.append(shard, &readings(n..n + 1)).await.unwrap();
+        log.wake().hurry(log.pool(), resting.name(), shard).await;
+        tokio::time::timeout(SOON, rests.recv()).await.unwrap().unwrap();
+    }
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    stop.cancel();
+    follows.await.unwrap();
+}
+
+#[tokio::test]
+async fn until_the_rules_have_taken_a_step_every_reading_is_urgent() {
+    let database = Database::new().await;
+    let log = database.log().await;
+    let shard = log.shard_of("ward", "p");
+    let rules = Raise::new(log.clone(), Book::new().unwrap());
+    consumer::register(&mut log.pool().acquire().await.unwrap(), rules.name(), log.shards())
+        .await
+        .unwrap();
+    let mut urgent = log.wake().follow_urgent(shard);
+    let mut is_urgent = async |n, value| {
+        urgent.mark_unchanged();
+        let mut events = readings(n..n + 1);
+        events[0].value = Some(value);
+        log.append(shard, &events).await.unwrap();
+        urgent.has_changed().unwrap()
+    };
+    assert!(is_urgent(0, 80.0).await, "nobody knows yet what the rules are");
+    consumer::step(log.pool(), &rules, shard).await.unwrap();
+    assert!(!is_urgent(1, 80.0).await);
+    assert!(is_urgent(2, 190.0).await);
+}
+
+/// As many as there may be in that time, however fast the machine is.
+#[tokio::test]
+async fn readings_that_no_rule_hurries_for_are_told_of_every_25_ms_at_most() {
+    let database = Database::new().await;
+    let log = database.log().await;
+    let shard = log.shard_of("ward", "p");
+    log.wake().hurry_for(|_| false);
+    let mut listener = PgListener::connect(&database.url).await.unwrap();
+    listener.listen("vitals_log").await.unwrap();
+    let relay = tokio::spawn({
+        let log = log.clone();
+        async move { log.wake().relay(log.pool().clone()).await }
+    });
+    let started = Instant::now();
+    for n in 0..100 {
+        log.append(shard, &readings(n..n + 1)).await.unwrap();
+    }
+    sqlx::query("select pg_notify('vitals_log', 'end')").execute(log.pool()).await.unwrap();
+    let (most, mut told) = (started.elapsed().as_millis() / 25 + 2, 0);
+    while listener.recv().await.unwrap().payload() != "end" {
+        told += 1;
+    }
+    assert!((1..=most).contains(&told), "{told} times, {most} at most");
+    relay.abort();
 }
 
 #[tokio::test]
