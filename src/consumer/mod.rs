@@ -232,7 +232,7 @@ pub async fn step<C: Consumer>(
     consumer: &C,
     shard: i16,
 ) -> Result<Step, ConsumerError> {
-    step_on(pool, &mut None, consumer, shard, Duration::ZERO).await
+    step_on(pool, &mut Held::default(), consumer, shard, Duration::ZERO).await
 }
 
 async fn step_on<C: Consumer>(
@@ -312,7 +312,7 @@ pub async fn run<C: Consumer>(
     // A connection that nobody else could have is kept: giving it back costs two round
     // trips, and the next event might wait for them.
     let keeps = pool.options().get_max_connections() == 1;
-    let mut held = None;
+    let mut held = Held::default();
     let (mut is_waited_for, mut is_behind) = (false, false);
     while !stop.is_cancelled() {
         let turn = match &turns {
@@ -336,7 +336,9 @@ pub async fn run<C: Consumer>(
         let rest = if is_waited_for || is_behind { Duration::ZERO } else { consumer.rest() };
         let stepped = step_on(&pool, &mut held, &*consumer, shard, rest).await;
         drop(turn);
-        held = held.filter(|_| keeps);
+        if !keeps {
+            held.give_back();
+        }
         match stepped {
             // Who waits, waits for all of it.
             Ok(Step::Behind) => {

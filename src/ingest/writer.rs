@@ -92,19 +92,19 @@ impl Queue {
 
 /// Writes until nobody can hand in any more.
 pub(super) async fn run(log: Log, shard: i16, turns: Arc<Semaphore>, mut queue: Queue) {
-    let mut held: Held = None;
+    let mut held = Held::default();
     // Nothing, so that the first reading finds a connection, and PostgreSQL its plans.
     if let Err(error) = log.append_on(&mut held, shard, &[]).await {
         tracing::debug!(shard, %error, "the first reading will have to wait for a connection");
     }
     loop {
         let next = queue.first();
-        let first = match held {
-            None => next.await,
-            Some(_) => match timeout(HELD, next).await {
+        let first = match held.is_some() {
+            false => next.await,
+            true => match timeout(HELD, next).await {
                 Ok(first) => first,
                 Err(_) => {
-                    held = None;
+                    held.give_back();
                     continue;
                 }
             },

@@ -33,7 +33,7 @@ use append::{Expect, append_expecting};
 pub use archived::{Archived, ArchivedMonth, archived_months};
 pub use read::{Window, decode_events, read_happenings, read_window, read_window_of_tenant};
 pub(crate) use silence::on_connection;
-pub use silence::{Held, SILENCE_MS_MAX, answered, is_idle};
+pub use silence::{Held, SILENCE_MS_MAX, answered, answered_soon, is_idle};
 pub use wake::{POLL_MS, Wake, signal_or_poll};
 
 /// The schema, embedded in the binary.
@@ -201,7 +201,7 @@ impl Log {
         shard: i16,
         events: &[crate::event::Event],
     ) -> Result<Appended, AppendError> {
-        self.append_on(&mut None, shard, events).await
+        self.append_on(&mut Held::default(), shard, events).await
     }
 
     /// The same for who appends one batch after the other.

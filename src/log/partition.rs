@@ -12,7 +12,7 @@ use std::sync::{PoisonError, RwLock};
 use chrono::{DateTime, Datelike, NaiveDate, NaiveTime, Utc};
 use sqlx::{AssertSqlSafe, PgConnection, PgExecutor, PgPool};
 
-use super::silence::on_connection;
+use super::silence::{Held, on_connection};
 
 /// Times before this year share one partition.
 const FIRST_YEAR: i32 = 2000;
@@ -126,8 +126,8 @@ impl Known {
             spans.filter(|span| !known.contains(span)).collect()
         };
         for span in missing {
-            on_connection(pool, &mut None, async |connection| create(connection, span).await)
-                .await?;
+            let created = async |connection: &mut PgConnection| create(connection, span).await;
+            on_connection(pool, &mut Held::default(), created).await?;
             self.spans.write().unwrap_or_else(PoisonError::into_inner).insert(span);
         }
         Ok(())

@@ -24,7 +24,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
-use crate::log::Log;
+use crate::log::{Log, answered_soon};
 use crate::projection::{self, ALERT, CURRENT_VITALS, ROLLUP};
 
 /// Begins a look at the log: one snapshot, and statements that are planned once and then
@@ -92,7 +92,9 @@ async fn caught_up(
     let mut heads: Option<Vec<i64>> = None;
     loop {
         let at = (shards, heads.as_deref());
-        let (read, caught_up) = projection::caught_up(log.pool(), at, whole, sparse).await?;
+        // The first words of most questions: a silent connection is found here.
+        let asked = projection::caught_up(log.pool(), at, whole, sparse);
+        let (read, caught_up) = answered_soon(asked).await?;
         if caught_up {
             return Ok(true);
         }

@@ -22,7 +22,7 @@ use super::line::Lines;
 use super::outcome::{Outcome, is_about_the_data, record};
 use super::send::Sender;
 use crate::clock::Clock;
-use crate::log::{Log, answered};
+use crate::log::{Log, answered, answered_soon};
 
 /// How long the deliverer sleeps without looking for due retries.
 const POLL_MS: u64 = 200;
@@ -94,7 +94,7 @@ impl Deliverer {
                 _ = poll.tick() => true,
             };
             let room = self.desk.room();
-            match answered(self.claim(&room, polled)).await {
+            match answered_soon(self.claim(&room, polled)).await {
                 Ok(claimed) => self.desk.claimed(&room, claimed),
                 Err(error) => {
                     tracing::error!(%error, "no deliveries could be claimed; trying again");
@@ -168,12 +168,12 @@ impl Deliverer {
     /// Records a batch, for as long as it takes. What PostgreSQL will never take is
     /// given up, loudly, so that it does not hold the others; its lease brings it back.
     async fn record_surely(&self, batch: &mut Vec<Outcome>) {
-        while let Err(error) = answered(record(&self.pool, batch)).await {
+        while let Err(error) = answered_soon(record(&self.pool, batch)).await {
             tracing::error!(%error, attempts = batch.len(), "attempts not recorded; trying again");
             if is_about_the_data(&error) {
                 let mut kept = Vec::with_capacity(batch.len());
                 for outcome in batch.drain(..) {
-                    match answered(record(&self.pool, std::slice::from_ref(&outcome))).await {
+                    match answered_soon(record(&self.pool, std::slice::from_ref(&outcome))).await {
                         Err(error) if is_about_the_data(&error) => {
                             tracing::error!(%error, delivery = %outcome.claimed.id, "given up");
                         }

@@ -59,7 +59,7 @@ const ALL: [Deed; 11] = [
     Deed::Cut,
 ];
 
-/// How long a play must be for deeds from which recovery takes half a minute.
+/// How long a play must be for deeds from which recovery takes ten seconds and more.
 const LONG: Duration = Duration::from_secs(60);
 
 /// Who does them.
