@@ -34,6 +34,7 @@ mod evaluation;
 mod fatigue;
 mod faults;
 mod floods;
+mod gathering;
 mod guard;
 mod hospital;
 mod keysets;
