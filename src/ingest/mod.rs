@@ -183,13 +183,15 @@ impl Ingest {
                 .map_err(|_| IngestError::Unavailable)?;
             replies.push(answer);
         }
-        let mut stored = 0;
-        for answer in replies {
-            let answer = tokio::time::timeout(Duration::from_millis(COMMIT_MS_MAX), answer).await;
-            stored += answer
-                .map_err(|_| IngestError::Unavailable)?
-                .map_err(|_| IngestError::Unavailable)??;
-        }
+        let stored = async {
+            let mut stored = 0;
+            for answer in replies {
+                stored += answer.await.map_err(|_| IngestError::Unavailable)??;
+            }
+            Ok(stored)
+        };
+        let stored = tokio::time::timeout(Duration::from_millis(COMMIT_MS_MAX), stored).await;
+        let stored = stored.map_err(|_| IngestError::Unavailable)??;
         Ok(Stored { stored, duplicates: count - stored })
     }
 
