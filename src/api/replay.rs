@@ -25,6 +25,7 @@ use super::auth::Caller;
 use super::extract::{Params, PatientId, Time};
 use super::problem::Problem;
 use super::stream::{render, silence, sse};
+use crate::clock::Clock;
 use crate::log::Log;
 use crate::query::replay::{Range, check, replay as replayed};
 use crate::query::{END_OF_TIME, state as states};
@@ -40,14 +41,15 @@ const STALL_MS_MAX: u64 = 10_000;
 #[derive(Clone)]
 pub struct Past {
     log: Log,
+    clock: Clock,
     stop: CancellationToken,
     room: Arc<Semaphore>,
 }
 
 impl Past {
     /// Of this log, until the process stops.
-    pub fn new(log: Log, stop: CancellationToken) -> Past {
-        Past { log, stop, room: Arc::new(Semaphore::new(REPLAYS_MAX)) }
+    pub fn new(log: Log, clock: Clock, stop: CancellationToken) -> Past {
+        Past { log, clock, stop, room: Arc::new(Semaphore::new(REPLAYS_MAX)) }
     }
 }
 
@@ -86,6 +88,7 @@ pub async fn replay(
         Problem::unavailable("too_many_streams", detail)
     })?;
     let events = replayed(past.log.clone(), caller.tenant.to_string(), patient_id, range);
+    let (asked_by, clock) = (caller.clone(), past.clock.clone());
     let events = stream! {
         let _room = room;
         let mut events = std::pin::pin!(events);
@@ -121,7 +124,7 @@ pub async fn replay(
         }
         yield Event::default().event("end").data("{}");
     };
-    Ok(sse(until_stalled(events, Duration::from_millis(STALL_MS_MAX))))
+    Ok(sse(asked_by, clock, until_stalled(events, Duration::from_millis(STALL_MS_MAX))))
 }
 
 /// The same events, until the client takes nothing for too long: only then is a body not

@@ -73,10 +73,10 @@ pub fn router(api: Api) -> Front {
         .with_state(questions.clone());
     let streams = Router::new()
         .route("/stream", get(stream::live))
-        .with_state(stream::Feed { live: api.live });
+        .with_state(stream::Feed { live: api.live, clock: api.clock.clone() });
     let past = Router::new()
         .route("/patients/{patient_id}/replay", get(replay::replay))
-        .with_state(replay::Past::new(api.log.clone(), api.stop));
+        .with_state(replay::Past::new(api.log.clone(), api.clock.clone(), api.stop));
     let nurses = Router::new()
         .route("/alerts", get(alerts::list))
         .route("/alerts/{id}", get(alerts::get))

@@ -3,9 +3,11 @@
 //! Guarantees that each event carries the place from which it can be resumed without
 //! loss, on any instance, and a sign of life at least every few seconds. An event is
 //! rendered once, however many listen. A client that does not read is held by its own
-//! connection's window; it never holds the server's memory.
+//! connection's window; it never holds the server's memory. Nothing is sent to whose token
+//! has expired.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::time::Duration;
 
 use async_stream::stream;
@@ -21,6 +23,7 @@ use super::auth::Caller;
 use super::extract::Params;
 use super::problem::Problem;
 use super::wire;
+use crate::clock::Clock;
 use crate::event::Recorded;
 use crate::query::live::{Heard, Live, Place, Rendered, SubscribeError};
 
@@ -31,6 +34,7 @@ const KEEP_ALIVE_MS: u64 = 5_000;
 #[derive(Clone)]
 pub struct Feed {
     pub(super) live: Live,
+    pub(super) clock: Clock,
 }
 
 #[derive(Deserialize)]
@@ -53,42 +57,46 @@ pub async fn live(
         .transpose()
         .map_err(|error| Problem::unreadable("invalid_last_event_id", error.to_string()))?;
     let (start, events) = feed.live.subscribe(&caller.tenant, resume).await.map_err(refuse)?;
-    Ok(sse(stream! {
-        let mut events = std::pin::pin!(events);
-        // So that a client which is cut off before its first event can resume.
-        yield Event::default().id(start.to_string()).comment("from here");
-        let mut last: Option<Place> = None;
-        let mut silent_until = silence();
-        loop {
-            // Counted from what was sent, not from what came: others may be busy.
-            match tokio::time::timeout_at(silent_until, events.next()).await {
-                Err(_) => {
-                    silent_until = silence();
-                    // The id alone: it moves the place of who sees little of much.
-                    yield match last.take() {
-                        Some(place) => Event::default().id(place.to_string()).comment("alive"),
-                        None => Event::default().comment("alive"),
-                    };
-                }
-                Ok(Some(Ok((place, heard)))) => {
-                    match shown(&caller, types, &heard) {
-                        Some(shown) => {
-                            last = None;
-                            silent_until = silence();
-                            yield Event::default().event(shown.name).id(place.to_string()).data(&shown.text);
-                        }
-                        None => last = Some(place),
+    Ok(sse(
+        caller.clone(),
+        feed.clock,
+        stream! {
+            let mut events = std::pin::pin!(events);
+            // So that a client which is cut off before its first event can resume.
+            yield Event::default().id(start.to_string()).comment("from here");
+            let mut last: Option<Place> = None;
+            let mut silent_until = silence();
+            loop {
+                // Counted from what was sent, not from what came: others may be busy.
+                match tokio::time::timeout_at(silent_until, events.next()).await {
+                    Err(_) => {
+                        silent_until = silence();
+                        // The id alone: it moves the place of who sees little of much.
+                        yield match last.take() {
+                            Some(place) => Event::default().id(place.to_string()).comment("alive"),
+                            None => Event::default().comment("alive"),
+                        };
                     }
+                    Ok(Some(Ok((place, heard)))) => {
+                        match shown(&caller, types, &heard) {
+                            Some(shown) => {
+                                last = None;
+                                silent_until = silence();
+                                yield Event::default().event(shown.name).id(place.to_string()).data(&shown.text);
+                            }
+                            None => last = Some(place),
+                        }
+                    }
+                    Ok(Some(Err(error))) => {
+                        // The client comes back from its last place.
+                        tracing::error!(%error, "a stream ended because the log cannot be read");
+                        break;
+                    }
+                    Ok(None) => break,
                 }
-                Ok(Some(Err(error))) => {
-                    // The client comes back from its last place.
-                    tracing::error!(%error, "a stream ended because the log cannot be read");
-                    break;
-                }
-                Ok(None) => break,
             }
-        }
-    }))
+        },
+    ))
 }
 
 fn refuse(error: SubscribeError) -> Problem {
@@ -155,8 +163,14 @@ pub fn render(recorded: &Recorded) -> Option<Rendered> {
     Some(Rendered { name, device_id: device.to_owned(), text: body.to_string() })
 }
 
-/// The answer that events are sent by.
-pub fn sse(events: impl Stream<Item = Event> + Send + 'static) -> Response {
+/// The answer that events are sent by, until the token of who asked has expired: then they
+/// come back from their last place, and are told. Signs of life count, so that it ends soon.
+pub fn sse(
+    caller: Caller,
+    clock: Clock,
+    events: impl Stream<Item = Event> + Send + 'static,
+) -> Response {
+    let events = events.take_while(move |_| ready(caller.may_still(clock.now()).is_ok()));
     let mut response = Sse::new(events.map(Ok::<_, Infallible>)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -55,6 +55,11 @@ impl Hospital {
         Hospital { base: server.url("/api/v1"), ..self.clone() }
     }
 
+    /// The same hospital, with another token.
+    pub fn with_token(&self, token: String) -> Hospital {
+        Hospital { token, ..self.clone() }
+    }
+
     /// A request under `/api/v1`, with the token.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         self.client.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)

@@ -236,6 +236,40 @@ async fn a_silent_stream_gives_signs_of_life() {
 }
 
 #[tokio::test]
+async fn streams_end_with_their_token_and_go_on_with_another() {
+    let database = Database::new().await;
+    let server = Server::start(&database).await;
+    let hospital = Hospital::new(&server, "ward");
+    // The second one is due in an hour.
+    let past = [now() - TimeDelta::hours(2), now() - TimeDelta::hours(1)];
+    hospital.store(&past.map(|at| heart_rate("p", 60.0, at))).await;
+    let soon = now().timestamp() + 3;
+    let short = hospital.with_token(server.token_with(|claims| {
+        (claims["tenant"], claims["scope"]) = (json!("ward"), json!("vitals:read"));
+        claims["exp"] = json!(soon);
+    }));
+    let path = "/stream?types=reading";
+    let mut live = Events::open(&short, path, None).await;
+    let place = live.next().await.unwrap().id.expect("the place of the beginning");
+    let mut replay = Events::open(&short, "/patients/p/replay", None).await;
+    assert!(replay.event().await.data.is_some());
+
+    eventually("the token to expire", SOON, async || (now().timestamp() >= soon).then_some(()))
+        .await;
+    hospital.measure("p", 61.0).await;
+    for stream in [&mut live, &mut replay] {
+        // Signs of life from before may be on their way still.
+        while let Some(sent) = stream.next().await {
+            assert_eq!(sent.data, None, "to a token that has expired");
+        }
+    }
+    let again = short.request(Method::GET, path).send().await.unwrap();
+    assert_eq!(again.status(), 401);
+    let mut live = Events::open(&hospital, path, Some(&place)).await;
+    assert_eq!(live.event().await.data.unwrap()["value"], 61);
+}
+
+#[tokio::test]
 async fn others_being_busy_is_no_reason_for_silence() {
     let database = Database::new().await;
     let server = Server::start(&database).await;
