@@ -92,6 +92,33 @@ async fn a_high_alarm_goes_to_the_fallback_when_its_endpoint_fails_and_waits_for
 }
 
 #[tokio::test]
+async fn a_fallback_outside_the_hospital_is_told_no_patient_and_no_value_in_anothers_place() {
+    let database = Database::new().await;
+    let server = Server::start(&database).await;
+    let hospital = Hospital::new(&server, "ward");
+    let (receiver, outside) = (Receiver::start().await, Receiver::start().await);
+    receiver.answer_always(Answer::Status(500));
+    hospital.endpoint(&receiver, &["HIGH_HEART_RATE"]).await;
+    let options = json!({ "fallback": true, "payload": "thin", "events": [] });
+    hospital.endpoint_with(&outside, options).await;
+    // The first is handed over by the breaker, the second finds it open.
+    for patient in ["hidden-1", "hidden-2"] {
+        hospital.measure(patient, 133.0).await;
+        let page = eventually("the page in its place", SOON, || async {
+            let pages = about(&outside, "HIGH_HEART_RATE");
+            let all = about(&receiver, "HIGH_HEART_RATE").into_iter();
+            let meant = all.filter(|d| d.body["patientId"] == patient).map(|d| d.id).next()?;
+            pages.into_iter().find(|page| page.id == meant)
+        })
+        .await;
+        assert!(page.body["_links"]["alert"].is_string(), "{}", page.text);
+        for hidden in ["hidden", "133", "watch-7"] {
+            assert!(!page.text.contains(hidden), "{hidden} in {}", page.text);
+        }
+    }
+}
+
+#[tokio::test]
 async fn who_asks_a_high_alarm_to_wait_long_is_stood_in_for_at_once_and_in_nothing_less() {
     let database = Database::new().await;
     let server = Server::start(&database).await;
@@ -227,4 +254,44 @@ async fn receivers_that_misbehave_in_every_way_slow_nobody_down() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn pages_that_are_due_and_endpoints_that_are_broken_are_told_as_metrics_until_they_are_not() {
+    // Looked at every five seconds, and a pause between two probes may take longer.
+    const LOOKED: Duration = Duration::from_secs(60);
+    let database = Database::new().await;
+    let server = Server::start(&database).await;
+    let hospital = Hospital::new(&server, "ward");
+    let receiver = Receiver::start().await;
+    receiver.answer_always(Answer::Status(500));
+    hospital.endpoint(&receiver, &["HIGH_HEART_RATE"]).await;
+    let gauge = async |name: &str| -> f64 {
+        let text = reqwest::get(server.url("/metrics")).await.unwrap().text().await.unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.map_or(-1.0, |value| value.trim().parse().unwrap())
+    };
+    let (due, oldest) = (
+        "vitals_webhook_due{class=\"alarm\"}",
+        "vitals_webhook_oldest_due_seconds{class=\"alarm\"}",
+    );
+    let broken = async || {
+        gauge("vitals_webhook_breakers{state=\"open\"}").await
+            + gauge("vitals_webhook_breakers{state=\"half_open\"}").await
+    };
+    eventually("the first look", LOOKED, async || (gauge(due).await == 0.0).then_some(())).await;
+    assert_eq!((gauge(oldest).await, broken().await), (0.0, 0.0));
+    hospital.measure("101", 130.0).await;
+    eventually("a broken endpoint", LOOKED, async || (broken().await == 1.0).then_some(())).await;
+    eventually("a page that is due", LOOKED, async || {
+        (gauge(due).await == 1.0 && gauge(oldest).await > 0.0).then_some(())
+    })
+    .await;
+    receiver.answer_always(Answer::Status(204));
+    first_about(&receiver, "HIGH_HEART_RATE").await;
+    eventually("all well again", LOOKED, async || {
+        (gauge(due).await == 0.0 && gauge(oldest).await == 0.0 && broken().await == 0.0)
+            .then_some(())
+    })
+    .await;
 }
