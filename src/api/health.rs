@@ -14,17 +14,21 @@ use serde_json::{Map, Value, json};
 use sqlx::PgPool;
 
 use super::problem::Problem;
+use crate::clock::Clock;
 use crate::consumer;
 use crate::log::Log;
 use crate::projection;
 
 /// The longest that the database may take to answer and still be called ready.
 const READY_MS_MAX: u64 = 2_000;
+/// How far the log's time may be from this process's before somebody should look.
+const CLOCKS_APART_SECONDS_MAX: i64 = 10;
 
 /// What these routes stand on.
 #[derive(Clone)]
 pub struct Probe {
     pub(super) log: Log,
+    pub(super) clock: Clock,
     pub(super) metrics: PrometheusHandle,
 }
 
@@ -37,7 +41,8 @@ pub async fn live() -> Json<Value> {
 /// look at although everything else goes on.
 pub async fn ready(State(probe): State<Probe>) -> Result<Json<Value>, Problem> {
     let pool = probe.log.pool();
-    let asked = async { Ok::<_, sqlx::Error>((consumer::lag(pool).await?, warnings(pool).await?)) };
+    let asked =
+        async { Ok::<_, sqlx::Error>((consumer::lag(pool).await?, warnings(&probe).await?)) };
     let (lag, warnings) =
         tokio::time::timeout(Duration::from_millis(READY_MS_MAX), asked).await.map_err(
             |_| Problem::unavailable("database_slow", "the database does not answer in time"),
@@ -46,7 +51,8 @@ pub async fn ready(State(probe): State<Probe>) -> Result<Json<Value>, Problem> {
     Ok(Json(json!({ "status": "ready", "lag": lag, "warnings": warnings })))
 }
 
-async fn warnings(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
+async fn warnings(probe: &Probe) -> Result<Vec<String>, sqlx::Error> {
+    let pool = probe.log.pool();
     let parked = consumer::counts(pool).await?;
     let mut warnings: Vec<String> = parked
         .into_iter()
@@ -56,6 +62,18 @@ async fn warnings(pool: &PgPool) -> Result<Vec<String>, sqlx::Error> {
     warnings.extend(drifting.into_iter().map(|(name, n)| {
         format!("projection {name} is not what the log says of {n} patients: vitals rebuild {name}")
     }));
+    let ahead = probe.log.ahead_of(probe.clock.now()).await?.num_seconds();
+    if ahead > CLOCKS_APART_SECONDS_MAX {
+        warnings.push(format!(
+            "the log's time is {ahead} s ahead of this process's: readings look late by as much, and \
+             rules that allow less page nobody; set the clock of PostgreSQL's machine right"
+        ));
+    } else if ahead < -CLOCKS_APART_SECONDS_MAX {
+        let behind = -ahead;
+        warnings.push(format!(
+            "PostgreSQL's clock is {behind} s behind this process's: one of the two is wrong"
+        ));
+    }
     Ok(warnings)
 }
 
@@ -67,6 +85,10 @@ pub async fn metrics(State(probe): State<Probe>) -> Response {
                 .set(lag as f64);
         }),
         Err(error) => tracing::debug!(%error, "the consumers' lag is not known"),
+    }
+    match probe.log.ahead_of(probe.clock.now()).await {
+        Ok(ahead) => metrics::gauge!("vitals_log_ahead_seconds").set(ahead.as_seconds_f64()),
+        Err(error) => tracing::debug!(%error, "how far clocks are apart is not known"),
     }
     if let Err(error) = patients(probe.log.pool()).await {
         tracing::debug!(%error, "who is parked is not known");

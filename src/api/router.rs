@@ -121,7 +121,7 @@ pub fn router(api: Api) -> Front {
         .with_state(webhooks::Registry {
             log: api.log.clone(),
             lines: api.lines,
-            clock: api.clock,
+            clock: api.clock.clone(),
         });
 
     let v1 = Router::new()
@@ -137,7 +137,7 @@ pub fn router(api: Api) -> Front {
     let v1 =
         v1.layer(middleware::from_fn_with_state(gate.clone(), admit_by_token)).merge(answering);
     let others = Router::new()
-        .merge(operators(api.log, api.metrics))
+        .merge(operators(api.log, api.clock, api.metrics))
         .merge(page::routes())
         .merge(openapi::routes())
         .layer(middleware::from_fn(open_to_all));
@@ -184,12 +184,12 @@ async fn handled(
 }
 
 /// What every process answers, whatever its roles.
-pub fn operators(log: Log, metrics: PrometheusHandle) -> Router {
+pub fn operators(log: Log, clock: Clock, metrics: PrometheusHandle) -> Router {
     Router::new()
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
-        .with_state(health::Probe { log, metrics })
+        .with_state(health::Probe { log, clock, metrics })
 }
 
 async fn no_such_route(OriginalUri(uri): OriginalUri) -> Problem {

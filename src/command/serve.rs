@@ -169,7 +169,7 @@ impl Server {
             let Webhooks { lines, links } = webhooks;
             router(Api { log, ingest, live, keys, limits, clock, lines, links, metrics, stop })
         } else {
-            operators(log, metrics).into()
+            operators(log, Clock::system(), metrics).into()
         };
         let listener = listener.tap_io(|stream| {
             // An answer is one small packet: it must not wait for a second one.

@@ -169,6 +169,20 @@ impl Log {
         sqlx::query_scalar("select id from installation").fetch_one(&self.pool).await
     }
 
+    /// How far the log's time is ahead of `now`: PostgreSQL's clock, or what it said before
+    /// it jumped back. Readings look late by as much.
+    pub async fn ahead_of(
+        &self,
+        now: chrono::DateTime<chrono::Utc>,
+    ) -> Result<chrono::TimeDelta, sqlx::Error> {
+        let time: chrono::DateTime<chrono::Utc> = sqlx::query_scalar(
+            "select greatest(max(recorded_at), clock_timestamp()) from shard_head",
+        )
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(time - now)
+    }
+
     /// The archived months, as this process knows them.
     pub fn archived(&self) -> Archived {
         self.archived.get()
