@@ -62,11 +62,11 @@ async fn warnings(probe: &Probe) -> Result<Vec<String>, sqlx::Error> {
     warnings.extend(drifting.into_iter().map(|(name, n)| {
         format!("projection {name} is not what the log says of {n} patients: vitals rebuild {name}")
     }));
-    let ahead = probe.log.ahead_of(probe.clock.now()).await?.num_seconds();
+    let ahead = probe.log.ahead_of(&probe.clock).await?.num_seconds();
     if ahead > CLOCKS_APART_SECONDS_MAX {
         warnings.push(format!(
-            "the log's time is {ahead} s ahead of this process's: readings look late by as much, and \
-             rules that allow less page nobody; set the clock of PostgreSQL's machine right"
+            "the log's time is {ahead} s ahead of this process's: if PostgreSQL's clock is the wrong \
+             one, readings look late by as much, and rules that allow less page nobody"
         ));
     } else if ahead < -CLOCKS_APART_SECONDS_MAX {
         let behind = -ahead;
@@ -86,7 +86,7 @@ pub async fn metrics(State(probe): State<Probe>) -> Response {
         }),
         Err(error) => tracing::debug!(%error, "the consumers' lag is not known"),
     }
-    match probe.log.ahead_of(probe.clock.now()).await {
+    match probe.log.ahead_of(&probe.clock).await {
         Ok(ahead) => metrics::gauge!("vitals_log_ahead_seconds").set(ahead.as_seconds_f64()),
         Err(error) => tracing::debug!(%error, "how far clocks are apart is not known"),
     }

@@ -87,11 +87,10 @@ impl Database {
         self.kept(connect(self.prompt_options(), connections))
     }
 
-    /// Connections for those who do nothing but append, and for whom every round trip
-    /// counts. A silent one they do not give back: see `log::SILENCE_MS_MAX`.
+    /// Connections for those who do nothing but append; they keep theirs while there is
+    /// something to append.
     pub fn writer_pool(&self, connections: u32) -> PgPool {
-        let options = self.prompt_options().options(STEADY);
-        self.kept(pool_options(connections).connect_lazy_with(options))
+        self.kept(connect(self.prompt_options().options(STEADY), connections))
     }
 
     fn prompt_options(&self) -> PgConnectOptions {
@@ -168,14 +167,6 @@ impl Database {
 /// A pool that also tests what is given back: whoever asked may have stopped waiting, and
 /// the pool would wait for that connection instead, for ever.
 fn connect(options: PgConnectOptions, connections: u32) -> PgPool {
-    pool_options(connections)
-        .after_release(|connection, _| {
-            Box::pin(async move { is_idle(connection).await.map(|()| true) })
-        })
-        .connect_lazy_with(options)
-}
-
-fn pool_options(connections: u32) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_millis(ACQUIRE_MS_MAX))
@@ -189,4 +180,8 @@ fn pool_options(connections: u32) -> PgPoolOptions {
                 Ok(true)
             })
         })
+        .after_release(|connection, _| {
+            Box::pin(async move { is_idle(connection).await.map(|()| true) })
+        })
+        .connect_lazy_with(options)
 }

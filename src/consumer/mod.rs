@@ -232,7 +232,7 @@ pub async fn step<C: Consumer>(
     consumer: &C,
     shard: i16,
 ) -> Result<Step, ConsumerError> {
-    step_on(pool, &mut Held::default(), consumer, shard, Duration::ZERO).await
+    step_on(pool, &mut Held::patient(), consumer, shard, Duration::ZERO).await
 }
 
 async fn step_on<C: Consumer>(
@@ -342,10 +342,16 @@ pub async fn run<C: Consumer>(
         match stepped {
             // Who waits, waits for all of it.
             Ok(Step::Behind) => {
+                held.patience.regain();
                 is_behind = true;
                 continue;
             }
-            Ok(Step::CaughtUp | Step::Idle) => (is_waited_for, is_behind) = (false, false),
+            Ok(stepped) => {
+                if stepped == Step::CaughtUp {
+                    held.patience.regain();
+                }
+                (is_waited_for, is_behind) = (false, false);
+            }
             Err(error) => {
                 let name = consumer.name();
                 metrics::counter!("vitals_consumer_errors_total", "consumer" => name.to_owned())

@@ -33,8 +33,10 @@ use append::{Expect, append_expecting};
 pub use archived::{Archived, ArchivedMonth, archived_months};
 pub use read::{Window, decode_events, read_happenings, read_window, read_window_of_tenant};
 pub(crate) use silence::on_connection;
-pub use silence::{Held, SILENCE_MS_MAX, answered, answered_soon, is_idle};
+pub use silence::{Held, Patience, answered, answered_soon, is_idle};
 pub use wake::{POLL_MS, Wake, signal_or_poll};
+
+use crate::clock::Clock;
 
 /// The schema, embedded in the binary.
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
@@ -169,18 +171,16 @@ impl Log {
         sqlx::query_scalar("select id from installation").fetch_one(&self.pool).await
     }
 
-    /// How far the log's time is ahead of `now`: PostgreSQL's clock, or what it said before
-    /// it jumped back. Readings look late by as much.
-    pub async fn ahead_of(
-        &self,
-        now: chrono::DateTime<chrono::Utc>,
-    ) -> Result<chrono::TimeDelta, sqlx::Error> {
+    /// How far the log's time is ahead of a clock: PostgreSQL's, or what it said before it
+    /// jumped back. If it is PostgreSQL's that is wrong, readings look late by as much.
+    pub async fn ahead_of(&self, clock: &Clock) -> Result<chrono::TimeDelta, sqlx::Error> {
         let time: chrono::DateTime<chrono::Utc> = sqlx::query_scalar(
             "select greatest(max(recorded_at), clock_timestamp()) from shard_head",
         )
         .fetch_one(&self.pool)
         .await?;
-        Ok(time - now)
+        // After the answer: who waited for a connection is not ahead.
+        Ok(time - clock.now())
     }
 
     /// The archived months, as this process knows them.
@@ -215,7 +215,7 @@ impl Log {
         shard: i16,
         events: &[crate::event::Event],
     ) -> Result<Appended, AppendError> {
-        self.append_on(&mut Held::default(), shard, events).await
+        self.append_on(&mut Held::patient(), shard, events).await
     }
 
     /// The same for who appends one batch after the other.
@@ -239,6 +239,7 @@ impl Log {
             self.reload_archived().await?;
         }
         let appended = appended?;
+        held.patience.regain();
         if let Some(doubts) = doubts {
             let met = appended.stored() < events.len();
             let doubt = if met { APPENDS_IN_DOUBT } else { doubt.saturating_sub(1) };

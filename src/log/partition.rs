@@ -127,7 +127,7 @@ impl Known {
         };
         for span in missing {
             let created = async |connection: &mut PgConnection| create(connection, span).await;
-            on_connection(pool, &mut Held::default(), created).await?;
+            on_connection(pool, &mut Held::patient(), created).await?;
             self.spans.write().unwrap_or_else(PoisonError::into_inner).insert(span);
         }
         Ok(())

@@ -2,9 +2,9 @@
 //!
 //! Guarantees that a connection whose other side has vanished (a machine that lost its
 //! power, a path that drops packets) holds nobody for ever: it does not break by itself,
-//! because nothing comes back that could break it. Who appends or takes steps gives up
-//! soon, and less soon each time, so that a server that is only slow gets its time. Does
-//! not guarantee that what was asked did not happen.
+//! because nothing comes back that could break it. Who asks again and again gives up soon,
+//! and less soon until something was done, so that a server that is only slow gets its
+//! time. Does not guarantee that what was asked did not happen.
 
 use std::io;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use sqlx::{PgConnection, Postgres};
 
 /// The longest silence, at last, and for questions.
 pub const SILENCE_MS_MAX: u64 = 30_000;
-/// The same at first, for appends and for consumers' steps: nobody is taken in and nobody
-/// is paged meanwhile. As long as who sends waits for a commit; they take a small part of
-/// it, or it doubles.
+/// The same at first, for appends, for consumers' steps and for claims: nobody is taken in
+/// and nobody is paged meanwhile. As long as who sends waits for a commit; they take a small
+/// part of it, or it doubles.
 pub const SILENCE_MS_MIN: u64 = 10_000;
 
 /// A connection that does not say within this that it is idle is not used again.
@@ -42,7 +42,7 @@ pub async fn answered<T, E: From<sqlx::Error>>(
     within(SILENCE_MS_MAX, answer).await
 }
 
-/// The same for what is small and waited for by those who page.
+/// The same for what is small, and is whole however often it is asked.
 pub async fn answered_soon<T, E: From<sqlx::Error>>(
     answer: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
@@ -57,16 +57,62 @@ async fn within<T, E: From<sqlx::Error>>(
     answer.unwrap_or_else(|_| Err(silent(ms).into()))
 }
 
+/// How long somebody waits who asks again and again: at first not long.
+#[derive(Default)]
+pub struct Patience {
+    /// How often there was no answer since the last time that something was done.
+    silences: u32,
+}
+
+impl Patience {
+    /// As long as for a question.
+    fn whole() -> Patience {
+        Patience { silences: u32::MAX }
+    }
+
+    /// Waits for an answer, and twice as long the next time if there is none.
+    pub async fn answered<T, E: From<sqlx::Error>>(
+        &mut self,
+        answer: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let ms = self.ms();
+        self.heard(answer).await.unwrap_or_else(|| Err(silent(ms).into()))
+    }
+
+    /// Something was done. That there was nothing to do is no reason to wait less: what was
+    /// given up may be at it still, and hold it.
+    pub fn regain(&mut self) {
+        self.silences = 0;
+    }
+
+    async fn heard<T>(&mut self, answer: impl Future<Output = T>) -> Option<T> {
+        let heard = tokio::time::timeout(Duration::from_millis(self.ms()), answer).await.ok();
+        if heard.is_none() {
+            self.silences = self.silences.saturating_add(1);
+        }
+        heard
+    }
+
+    fn ms(&self) -> u64 {
+        SILENCE_MS_MIN.saturating_mul(1 << self.silences.min(8)).min(SILENCE_MS_MAX)
+    }
+}
+
 /// A connection kept from one question to the next: giving it back to its pool costs a
 /// round trip, which those who ask again at once need not pay.
 #[derive(Default)]
 pub struct Held {
     connection: Option<PoolConnection<Postgres>>,
-    /// How often in a row there was no answer.
-    silences: u32,
+    /// For the next answer.
+    pub patience: Patience,
 }
 
 impl Held {
+    /// For who asks once, and is not asked for soon.
+    pub(crate) fn patient() -> Held {
+        Held { connection: None, patience: Patience::whole() }
+    }
+
     /// Whether there is one.
     pub fn is_some(&self) -> bool {
         self.connection.is_some()
@@ -75,11 +121,6 @@ impl Held {
     /// Gives it back, and remembers how long to wait.
     pub fn give_back(&mut self) {
         self.connection = None;
-    }
-
-    /// How long to wait for the next answer.
-    fn silence_ms(&self) -> u64 {
-        SILENCE_MS_MIN.saturating_mul(1 << self.silences.min(8)).min(SILENCE_MS_MAX)
     }
 }
 
@@ -94,16 +135,14 @@ pub(crate) async fn on_connection<T, E: From<sqlx::Error>>(
         Some(connection) => connection,
         None => pool.acquire().await?,
     };
-    let ms = held.silence_ms();
-    match tokio::time::timeout(Duration::from_millis(ms), ask(&mut connection)).await {
-        Ok(answer) => {
-            held.silences = 0;
+    let ms = held.patience.ms();
+    match held.patience.heard(ask(&mut connection)).await {
+        Some(answer) => {
             let answer = answer?;
             held.connection = Some(connection);
             Ok(answer)
         }
-        Err(_) => {
-            held.silences = held.silences.saturating_add(1);
+        None => {
             connection.close_on_drop();
             Err(silent(ms).into())
         }
@@ -119,11 +158,18 @@ fn silent(ms: u64) -> sqlx::Error {
 mod tests {
     use super::*;
 
-    #[test]
-    fn who_met_silence_waits_longer_the_next_time_and_never_longer_than_a_question() {
-        let waits = |silences| Held { connection: None, silences }.silence_ms();
-        let found: Vec<u64> = (0..4).map(waits).collect();
-        assert_eq!(found, [10_000, 20_000, 30_000, 30_000]);
-        assert_eq!(waits(u32::MAX), SILENCE_MS_MAX);
+    #[tokio::test]
+    async fn who_meets_silence_waits_longer_until_something_was_done() {
+        let mut patience = Patience::default();
+        for ms in [10_000, 20_000, 30_000, 30_000] {
+            assert_eq!(patience.ms(), ms);
+            patience.silences += 1;
+        }
+        // Nothing to do, perhaps because what was given up is at it.
+        assert!(patience.answered(async { Ok::<_, sqlx::Error>(()) }).await.is_ok());
+        assert_eq!(patience.ms(), SILENCE_MS_MAX);
+        patience.regain();
+        assert_eq!(patience.ms(), SILENCE_MS_MIN);
+        assert_eq!(Patience::whole().ms(), SILENCE_MS_MAX);
     }
 }

@@ -17,18 +17,23 @@ use tokio_util::sync::CancellationToken;
 
 use super::raise::Raise;
 use crate::consumer::{ConsumerError, RULES};
-use crate::log::answered;
+use crate::log::Patience;
 
 /// How often it looks whether something is due.
 pub const LOOK_MS: u64 = 500;
 
 /// Ticks on one shard until told to stop.
 pub async fn run(rules: Arc<Raise>, pool: PgPool, shard: i16, stop: CancellationToken) {
+    let mut patience = Patience::default();
     while !stop.is_cancelled() {
-        if let Err(error) = answered(tick(&rules, &pool, shard)).await {
-            metrics::counter!("vitals_consumer_errors_total", "consumer" => "rules-clock")
-                .increment(1);
-            tracing::error!(shard, %error, "what is due was not done; trying again");
+        match patience.answered(tick(&rules, &pool, shard)).await {
+            Ok(true) => patience.regain(),
+            Ok(false) => {}
+            Err(error) => {
+                metrics::counter!("vitals_consumer_errors_total", "consumer" => "rules-clock")
+                    .increment(1);
+                tracing::error!(shard, %error, "what is due was not done; trying again");
+            }
         }
         tokio::select! {
             () = stop.cancelled() => {}
@@ -37,8 +42,8 @@ pub async fn run(rules: Arc<Raise>, pool: PgPool, shard: i16, stop: Cancellation
     }
 }
 
-/// Takes what is due, if this shard has been read to its end.
-pub async fn tick(rules: &Raise, pool: &PgPool, shard: i16) -> Result<(), ConsumerError> {
+/// Takes what is due, if this shard has been read to its end; whether it did.
+pub async fn tick(rules: &Raise, pool: &PgPool, shard: i16) -> Result<bool, ConsumerError> {
     let is_due: bool = sqlx::query_scalar(
         "select exists (select from rule_state where shard = $1 and due_at <= clock_timestamp())",
     )
@@ -46,7 +51,7 @@ pub async fn tick(rules: &Raise, pool: &PgPool, shard: i16) -> Result<(), Consum
     .fetch_one(pool)
     .await?;
     if !is_due {
-        return Ok(());
+        return Ok(false);
     }
     let mut tx = pool.begin().await?;
     // In the order in which a step locks them: the checkpoint, then the head.
@@ -67,10 +72,10 @@ pub async fn tick(rules: &Raise, pool: &PgPool, shard: i16) -> Result<(), Consum
     if read != Some(head) {
         // There are events to be read, and with them comes the tick.
         tx.rollback().await?;
-        return Ok(());
+        return Ok(false);
     }
     let said = rules.tick(&mut tx, shard, head, now).await?;
     tx.commit().await?;
     rules.said(shard, &said);
-    Ok(())
+    Ok(true)
 }

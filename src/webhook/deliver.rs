@@ -22,7 +22,7 @@ use super::line::Lines;
 use super::outcome::{Outcome, is_about_the_data, record};
 use super::send::Sender;
 use crate::clock::Clock;
-use crate::log::{Log, answered, answered_soon};
+use crate::log::{Log, Patience, answered, answered_soon};
 
 /// How long the deliverer sleeps without looking for due retries.
 const POLL_MS: u64 = 200;
@@ -87,6 +87,7 @@ impl Deliverer {
     async fn claim_all(&self, stop: &CancellationToken) {
         let mut poll = tokio::time::interval(Duration::from_millis(POLL_MS));
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut patience = Patience::default();
         loop {
             let polled = tokio::select! {
                 () = stop.cancelled() => return,
@@ -94,8 +95,13 @@ impl Deliverer {
                 _ = poll.tick() => true,
             };
             let room = self.desk.room();
-            match answered_soon(self.claim(&room, polled)).await {
-                Ok(claimed) => self.desk.claimed(&room, claimed),
+            match patience.answered(self.claim(&room, polled)).await {
+                Ok(claimed) => {
+                    if !claimed.is_empty() {
+                        patience.regain();
+                    }
+                    self.desk.claimed(&room, claimed);
+                }
                 Err(error) => {
                     tracing::error!(%error, "no deliveries could be claimed; trying again");
                 }

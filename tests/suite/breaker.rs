@@ -103,7 +103,7 @@ async fn a_fallback_outside_the_hospital_is_told_no_patient_and_no_value_in_anot
     hospital.endpoint_with(&outside, options).await;
     // The first is handed over by the breaker, the second finds it open.
     for patient in ["hidden-1", "hidden-2"] {
-        hospital.measure(patient, 133.0).await;
+        hospital.measure(patient, 133.5).await;
         let page = eventually("the page in its place", SOON, || async {
             let pages = about(&outside, "HIGH_HEART_RATE");
             let all = about(&receiver, "HIGH_HEART_RATE").into_iter();
@@ -112,7 +112,7 @@ async fn a_fallback_outside_the_hospital_is_told_no_patient_and_no_value_in_anot
         })
         .await;
         assert!(page.body["_links"]["alert"].is_string(), "{}", page.text);
-        for hidden in ["hidden", "133", "watch-7"] {
+        for hidden in ["hidden", "133.5", "watch-7"] {
             assert!(!page.text.contains(hidden), "{hidden} in {}", page.text);
         }
     }
@@ -259,7 +259,7 @@ async fn receivers_that_misbehave_in_every_way_slow_nobody_down() {
 #[tokio::test]
 async fn pages_that_are_due_and_endpoints_that_are_broken_are_told_as_metrics_until_they_are_not() {
     // Looked at every five seconds, and a pause between two probes may take longer.
-    const LOOKED: Duration = Duration::from_secs(60);
+    const LOOKED: Duration = Duration::from_secs(120);
     let database = Database::new().await;
     let server = Server::start(&database).await;
     let hospital = Hospital::new(&server, "ward");
@@ -288,7 +288,6 @@ async fn pages_that_are_due_and_endpoints_that_are_broken_are_told_as_metrics_un
     })
     .await;
     receiver.answer_always(Answer::Status(204));
-    first_about(&receiver, "HIGH_HEART_RATE").await;
     eventually("all well again", LOOKED, async || {
         (gauge(due).await == 0.0 && gauge(oldest).await == 0.0 && broken().await == 0.0)
             .then_some(())

@@ -60,6 +60,61 @@ async fn a_fold_waits_for_its_turn_unless_a_reader_waits_for_it() {
     while workers.join_next().await.is_some() {}
 }
 
+/// Its one statement takes longer than anybody waits at first.
+struct Slow;
+
+impl Consumer for Slow {
+    type Done = ();
+
+    fn name(&self) -> &str {
+        "slow"
+    }
+
+    fn follows(&self) -> Follows {
+        Follows::Everything
+    }
+
+    fn window_positions_max(&self) -> i64 {
+        10
+    }
+
+    fn pace(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    async fn act(&self, tx: &mut PgConnection, _: &Window) -> Result<(), ConsumerError> {
+        sqlx::query("select pg_sleep(12)").execute(tx).await?;
+        Ok(())
+    }
+}
+
+/// What was given up holds the shard until its statement ends. That nothing can be done
+/// meanwhile must not make anybody less patient.
+#[tokio::test]
+async fn a_step_that_is_only_slow_gets_its_time() {
+    const TWO_TRIES: Duration = Duration::from_secs(45);
+    let database = Database::new().await;
+    let log = database.log().await;
+    let shard = log.shard_of("ward", "p");
+    let mut connection = log.pool().acquire().await.unwrap();
+    consumer::register(&mut connection, Slow.name(), log.shards()).await.unwrap();
+    drop(connection);
+    log.append(shard, &readings(0..1)).await.unwrap();
+    let stop = CancellationToken::new();
+    let (of_run, pool) = (log.clone(), log.pool().clone());
+    let run = consumer::run(of_run, pool, Arc::new(Slow), shard, None, stop.clone());
+    let run = tokio::spawn(run);
+    eventually("its step to be done", TWO_TRIES, async || {
+        let sql = "select position from checkpoint where consumer = 'slow' and shard = $1";
+        let position: i64 =
+            sqlx::query_scalar(sql).bind(shard).fetch_one(log.pool()).await.unwrap();
+        (position == 1).then_some(())
+    })
+    .await;
+    stop.cancel();
+    run.await.unwrap();
+}
+
 /// Takes ten positions at a time and tells how long the scan of each would have rested.
 struct Resting(mpsc::UnboundedSender<String>);
 

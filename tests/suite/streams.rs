@@ -243,7 +243,7 @@ async fn streams_end_with_their_token_and_go_on_with_another() {
     // The second one is due in an hour.
     let past = [now() - TimeDelta::hours(2), now() - TimeDelta::hours(1)];
     hospital.store(&past.map(|at| heart_rate("p", 60.0, at))).await;
-    let soon = now().timestamp() + 3;
+    let soon = now().timestamp() + 8;
     let short = hospital.with_token(server.token_with(|claims| {
         (claims["tenant"], claims["scope"]) = (json!("ward"), json!("vitals:read"));
         claims["exp"] = json!(soon);
