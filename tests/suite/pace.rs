@@ -16,8 +16,8 @@ use vitals::projection::{Apply, CURRENT_VITALS, Projection, ROLLUP};
 use vitals::rules::{Book, Raise};
 
 use crate::log::{reading, time};
-use crate::support::eventually;
 use crate::support::postgres::Database;
+use crate::support::{TWELVE_SECONDS, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -83,7 +83,7 @@ impl Consumer for Slow {
     }
 
     async fn act(&self, tx: &mut PgConnection, _: &Window) -> Result<(), ConsumerError> {
-        sqlx::query("select pg_sleep(12)").execute(tx).await?;
+        sqlx::query(TWELVE_SECONDS).execute(tx).await?;
         Ok(())
     }
 }

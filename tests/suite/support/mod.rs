@@ -41,6 +41,9 @@ pub async fn pass_time(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
+/// A statement that takes twelve seconds, where its time is what a test is about.
+pub const TWELVE_SECONDS: &str = "select pg_sleep(12)";
+
 /// A recording. They are not part of this repository.
 pub fn data(path: &str) -> PathBuf {
     let root = match std::env::var_os("VITALS_TEST_DATA") {
