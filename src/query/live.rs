@@ -17,7 +17,8 @@ use tokio_util::sync::CancellationToken;
 use crate::event::Recorded;
 use crate::log::partition::Span;
 use crate::log::{
-    Log, Window, answered, archived_months, read_window, read_window_of_tenant, signal_or_poll,
+    Log, Patience, Window, answered, archived_months, read_window, read_window_of_tenant,
+    signal_or_poll,
 };
 use crate::tasks::Tasks;
 
@@ -271,6 +272,7 @@ impl Live {
         let mut moved = self.log.wake().follow(shard);
         let mut someone = self.someone.subscribe();
         let mut at: Option<i64> = None;
+        let mut patience = Patience::default();
         while !self.stop.is_cancelled() {
             if self.tail.receiver_count() == 0 {
                 at = None;
@@ -281,7 +283,7 @@ impl Live {
                 continue;
             }
             moved.mark_unchanged();
-            match answered(self.advance(shard, at)).await {
+            match patience.answered(self.advance(shard, at)).await {
                 Ok(to) if Some(to) == at => {
                     tokio::select! {
                         () = self.stop.cancelled() => {}
@@ -289,6 +291,7 @@ impl Live {
                     }
                 }
                 Ok(to) => {
+                    patience.regain();
                     at = Some(to);
                     tokio::time::sleep(Duration::from_millis(PACE_MS)).await;
                 }

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::desk::Desk;
 use crate::clock::rfc3339;
 use crate::event::NO_PATIENT;
-use crate::log::{Log, answered};
+use crate::log::{Log, Patience};
 
 /// The type of the events.
 pub const HEARTBEAT: &str = "HEARTBEAT";
@@ -57,10 +57,12 @@ impl Heartbeats {
 
     /// Beats until told to stop.
     pub async fn run(self, stop: CancellationToken) {
+        let mut patience = Patience::default();
         while !stop.is_cancelled() {
-            match answered(self.beat()).await {
+            match patience.answered(self.beat()).await {
                 Ok(0) => {}
                 Ok(made) => {
+                    patience.regain();
                     self.desk.look();
                     if made == BATCH_MAX {
                         continue;

@@ -20,6 +20,7 @@ use crate::chaos::books::{Books, Verdict};
 use crate::chaos::clients::{Client, Door};
 use crate::chaos::rows;
 use crate::hospital::{Hospital, heart_rate, now};
+use crate::streams::Events;
 use crate::support::cluster::Cluster;
 use crate::support::eventually;
 use crate::support::postgres::{Database, caught_up};
@@ -263,6 +264,7 @@ async fn connections_that_swallow_everything_are_given_up() {
     };
     until_taken(&hospital, &everybody("p"), SOON).await;
     hospital.found("/patients/p1").await;
+    let mut live = Events::open(&hospital, "/stream?types=alert", None).await;
     // As if PostgreSQL's machine had vanished and another had taken over its address.
     proxy.swallow();
     let last = everybody("q");
@@ -281,6 +283,10 @@ async fn connections_that_swallow_everything_are_given_up() {
             let alerts: i64 = sqlx::query_scalar(sql).fetch_one(&pool).await.unwrap();
             (alerts == 12).then_some(())
         }),
+        async {
+            let told = async { while live.event().await.data.unwrap()["patientId"] != "q1" {} };
+            tokio::time::timeout(GIVEN_UP_MAX, told).await.expect("who listens to be told");
+        },
     );
     caught_up(&pool).await;
 }
