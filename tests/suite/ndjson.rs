@@ -13,7 +13,6 @@ use tokio::time::{Instant, interval};
 use crate::floods::memory_kb;
 use crate::hospital::{Hospital, heart_rate, now};
 use crate::support::eventually;
-use crate::support::http::{get, send};
 use crate::support::postgres::Database;
 use crate::support::server::Server;
 use crate::support::upload::Upload;
@@ -35,7 +34,7 @@ fn reading(n: usize) -> Value {
 }
 
 /// The readings of these numbers, each on a line.
-fn lines(numbers: impl IntoIterator<Item = usize>) -> String {
+pub fn lines(numbers: impl IntoIterator<Item = usize>) -> String {
     numbers.into_iter().fold(String::new(), |mut text, n| {
         writeln!(text, "{}", reading(n)).unwrap();
         text
@@ -48,13 +47,13 @@ async fn stream(hospital: &Hospital, body: impl Into<Vec<u8>>) -> (u16, Value) {
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
 
-fn counts(answer: &Value) -> (u64, u64) {
+pub fn counts(answer: &Value) -> (u64, u64) {
     let count = |key: &str| answer[key].as_u64().unwrap_or_else(|| panic!("{key}: {answer}"));
     (count("stored"), count("duplicates"))
 }
 
 /// The numbers of the readings in the log, in order.
-async fn stored(pool: &PgPool) -> Vec<usize> {
+pub async fn stored(pool: &PgPool) -> Vec<usize> {
     let sql = "select occurred_at from event where type = 'reading' order by occurred_at";
     let times: Vec<DateTime<Utc>> = sqlx::query_scalar(sql).fetch_all(pool).await.unwrap();
     times.into_iter().map(|at| (at - second(0)).num_seconds() as usize).collect()
@@ -373,76 +372,6 @@ async fn more_streams_than_may_be_open_are_told_to_come_again() {
     assert_eq!((status, counts(&answer)), (201, (1, 0)), "{answer}");
     let (status, answer) = stream(&Hospital::new(&server, "hospital-1"), lines([OPEN])).await;
     assert_eq!((status, counts(&answer)), (201, (1, 0)), "{answer}");
-}
-
-async fn times_full(server: &Server) -> u64 {
-    let metrics = get(&server.url("/metrics"), "").await.text;
-    let line = metrics.lines().find_map(|l| l.strip_prefix("vitals_queue_full_total "));
-    line.map_or(0, |count| count.parse().expect("a number"))
-}
-
-/// More arrays than the queue has room for, by one.
-fn too_many() -> Vec<String> {
-    let array = |n| lines(n..n + 10_000).trim_end().replace('\n', ",");
-    (0..11).map(|nth| format!("[{}]", array(1_000_000 + nth * 10_000))).collect()
-}
-
-/// Fills the queue of a server whose log is locked, until that is said.
-async fn fill_queue(server: &Server, bodies: Vec<String>) {
-    let (url, token) = (server.url("/api/v1/readings"), server.token("readings:write"));
-    let post = |body: String| {
-        let (url, token) = (url.clone(), token.clone());
-        tokio::spawn(async move { send(Method::POST, &url, &token, Some(body.into())).await })
-    };
-    let mut posts: Vec<_> = bodies.into_iter().map(post).collect();
-    loop {
-        let (refused, _, others) = futures_util::future::select_all(posts).await;
-        if refused.unwrap().json["code"] == "queue_full" {
-            return;
-        }
-        // It waited for its commit for too long, and lies in the queue all the same.
-        posts = others;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_queue_makes_a_stream_wait_and_not_for_ever() {
-    let database = Database::new().await;
-    let server = Server::start(&database).await;
-    // Made before: the appends that are locked out are given up after a while.
-    let (pool, bodies) = (database.pool(), too_many());
-    let lock = async || {
-        let mut lock = pool.begin().await.unwrap();
-        sqlx::query("select 1 from shard_head for update").execute(&mut *lock).await.unwrap();
-        lock
-    };
-    let locked = lock().await;
-    fill_queue(&server, bodies.clone()).await;
-    let mut patient = Upload::of_lines(&server).await;
-    let before = times_full(&server).await;
-    patient.send(lines(0..20)).await;
-    eventually("the stream to wait for room", SOON, async || {
-        (times_full(&server).await > before).then_some(())
-    })
-    .await;
-    locked.commit().await.unwrap();
-    let (status, answer) = patient.end().await;
-    assert_eq!((status, counts(&answer)), (201, (20, 0)), "{answer}");
-
-    let mut given_up = Upload::of_lines(&server).await;
-    given_up.send(lines(20..30)).await;
-    eventually("its beginning to be stored", SOON, async || {
-        stored(&pool).await.contains(&29).then_some(())
-    })
-    .await;
-    let _locked = lock().await;
-    fill_queue(&server, bodies).await;
-    given_up.send(lines(30..40)).await;
-    let (status, problem) = given_up.answer().await;
-    assert_eq!((status, counts(&problem)), (503, (10, 0)), "{problem}");
-    // An append that is given up makes room, and then it is the commit that does not come.
-    let code = problem["code"].as_str().unwrap();
-    assert!(["queue_full", "log_unavailable"].contains(&code), "{problem}");
 }
 
 #[tokio::test]

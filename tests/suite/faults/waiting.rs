@@ -9,9 +9,12 @@ use tokio::task::JoinSet;
 
 use super::{SOON, many, waiting};
 use crate::hospital::{Hospital, heart_rate, now};
+use crate::ndjson::{counts, lines, stored};
 use crate::support::eventually;
+use crate::support::http::{get, send};
 use crate::support::postgres::Database;
 use crate::support::server::Server;
+use crate::support::upload::Upload;
 
 /// A gateway has handed in as much as may wait when a bedside's reading comes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -138,4 +141,74 @@ async fn shards_that_cannot_be_written_hold_up_no_other() {
     while let Some(status) = stuck.join_next().await {
         assert_eq!(status.unwrap(), 201);
     }
+}
+
+async fn times_full(server: &Server) -> u64 {
+    let metrics = get(&server.url("/metrics"), "").await.text;
+    let line = metrics.lines().find_map(|l| l.strip_prefix("vitals_queue_full_total "));
+    line.map_or(0, |count| count.parse().expect("a number"))
+}
+
+/// More arrays than the queue has room for, by one.
+fn too_many() -> Vec<String> {
+    let array = |n| lines(n..n + 10_000).trim_end().replace('\n', ",");
+    (0..11).map(|nth| format!("[{}]", array(1_000_000 + nth * 10_000))).collect()
+}
+
+/// Fills the queue of a server whose log is locked, until that is said.
+async fn fill_queue(server: &Server, bodies: Vec<String>) {
+    let (url, token) = (server.url("/api/v1/readings"), server.token("readings:write"));
+    let post = |body: String| {
+        let (url, token) = (url.clone(), token.clone());
+        tokio::spawn(async move { send(Method::POST, &url, &token, Some(body.into())).await })
+    };
+    let mut posts: Vec<_> = bodies.into_iter().map(post).collect();
+    loop {
+        let (refused, _, others) = futures_util::future::select_all(posts).await;
+        if refused.unwrap().json["code"] == "queue_full" {
+            return;
+        }
+        // It waited for its commit for too long, and lies in the queue all the same.
+        posts = others;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_queue_makes_a_stream_wait_and_not_for_ever() {
+    let database = Database::new().await;
+    let server = Server::start(&database).await;
+    // Made before: the appends that are locked out are given up after a while.
+    let (pool, bodies) = (database.pool(), too_many());
+    let lock = async || {
+        let mut lock = pool.begin().await.unwrap();
+        sqlx::query("select 1 from shard_head for update").execute(&mut *lock).await.unwrap();
+        lock
+    };
+    let locked = lock().await;
+    fill_queue(&server, bodies.clone()).await;
+    let mut patient = Upload::of_lines(&server).await;
+    let before = times_full(&server).await;
+    patient.send(lines(0..20)).await;
+    eventually("the stream to wait for room", SOON, async || {
+        (times_full(&server).await > before).then_some(())
+    })
+    .await;
+    locked.commit().await.unwrap();
+    let (status, answer) = patient.end().await;
+    assert_eq!((status, counts(&answer)), (201, (20, 0)), "{answer}");
+
+    let mut given_up = Upload::of_lines(&server).await;
+    given_up.send(lines(20..30)).await;
+    eventually("its beginning to be stored", SOON, async || {
+        stored(&pool).await.contains(&29).then_some(())
+    })
+    .await;
+    let _locked = lock().await;
+    fill_queue(&server, bodies).await;
+    given_up.send(lines(30..40)).await;
+    let (status, problem) = given_up.answer().await;
+    assert_eq!((status, counts(&problem)), (503, (10, 0)), "{problem}");
+    // An append that is given up makes room, and then it is the commit that does not come.
+    let code = problem["code"].as_str().unwrap();
+    assert!(["queue_full", "log_unavailable"].contains(&code), "{problem}");
 }
