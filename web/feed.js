@@ -84,6 +84,7 @@ export class Feed {
     this.patients = new Map();
     this.link = { state: 'connecting', since: Date.now(), heardAt: 0, eventAt: 0 };
     this.list = { at: 0, error: '' };
+    this.warnings = [];
     this.skewMs = 0;
     this.ended = new AbortController();
     this.wanted = new Set();
@@ -346,6 +347,7 @@ export class Feed {
     }
     this.reloading = true;
     clearTimeout(this.reloadTimer);
+    this.#warn();
     const askedAt = Date.now(), seen = new Set();
     try {
       for (let page = 0, cursor = ''; page < PAGES_MAX && cursor !== null; page++) {
@@ -373,6 +375,16 @@ export class Feed {
     if (this.ended.signal.aborted) return;
     this.reloadTimer = setTimeout(() => this.#reload(), this.reloadAgain || this.list.error ? BACKOFF_MS_MAX : RELOAD_MS);
     this.reloadAgain = false;
+  }
+
+  /** What the server says that somebody should look at; as it was while it cannot be asked. */
+  async #warn() {
+    try {
+      const response = await fetch('/health/ready', { cache: 'no-store', credentials: 'omit', signal: AbortSignal.timeout(REQUEST_MS_MAX) });
+      if (response.ok) this.warnings = (await response.json()).warnings ?? [];
+    } catch (error) {
+      if (!this.ended.signal.aborted) console.warn('The server could not be asked for its warnings.', error);
+    }
   }
 
   /** Takes a fetched state, except for what the stream said since or shortly before. True if it lagged behind. */

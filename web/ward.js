@@ -1,8 +1,9 @@
 // The ward on the screen: sign-in, one tile per patient, the header, the latest events, acknowledging.
 //
 // Guarantees: every value is shown with its age, and suspect or old values look so; a stream that is not live, a
-// script that failed or stopped, each covers the page with words that say it; a tile moves only when its own alert
-// state changes (or, once a minute while nobody touches the page, its NEWS2 band), and never under a moving finger.
+// script that failed or stopped, each covers the page with words that say it; what the server warns of stands above the
+// tiles; a tile moves only when its own alert state changes (or, once a minute while nobody touches the page, its NEWS2
+// band), and never under a moving finger.
 // Does not guarantee: a sound, a record of what was seen, or that the token's claims, read here only to choose which
 // buttons to show, are true: the server decides.
 
@@ -126,12 +127,13 @@ function paintLink() {
   put($('link-text'), live ? `live · ${lastEvent}` : link.state === 'live' ? `silent for ${span(quietMs)}` : `${link.state}… ${lastEvent}`);
   const dark = link.state === 'live' ? quietMs > 2 * QUIET_MS : now - link.since > DARK_MS;
   const listOld = list.at > 0 && now - list.at > LIST_OLD_MS;
-  const kind = failed ? 'failed' : dark ? 'dark' : listOld ? 'list' : '';
+  const kind = failed ? 'failed' : dark ? 'dark' : listOld ? 'list' : feed.warnings.length ? 'warned' : '';
   if (kind === 'failed') band('This page has failed.', `Nothing on it is sure to be current. Reload it. (${failed})`);
   else if (kind === 'dark') band('Not live.', link.heardAt ? `No data since ${moment(link.heardAt + feed.skewMs, feed.now())} (${span(quietMs)}). What you see is not current: look at the bedside monitors.` : 'The server’s stream cannot be reached. Look at the bedside monitors.');
   else if (kind === 'list') band('Scores are old.', `NEWS2 and alerts could not be refreshed for ${span(now - list.at)}. ${list.error}`);
+  else if (kind === 'warned') band('The server warns.', `${feed.warnings.map(text => text.replace(/^./, first => first.toUpperCase())).join('. ')}. Tell whoever runs it, and look at the bedside monitors: a page may be missing.`);
   $('band').hidden = !kind;
-  $('retry').hidden = kind === 'list';
+  $('retry').hidden = kind === 'list' || kind === 'warned';
   put($('retry'), kind === 'failed' ? 'Reload' : 'Try now');
   document.body.classList.toggle('is-dark', kind === 'dark' || kind === 'failed');
   const alerts = [...tiles.values()].filter(tile => shown(tile.patient) && tile.order?.worst < 9).length;
