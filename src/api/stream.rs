@@ -57,46 +57,44 @@ pub async fn live(
         .transpose()
         .map_err(|error| Problem::unreadable("invalid_last_event_id", error.to_string()))?;
     let (start, events) = feed.live.subscribe(&caller.tenant, resume).await.map_err(refuse)?;
-    Ok(sse(
-        caller.clone(),
-        feed.clock,
-        stream! {
-            let mut events = std::pin::pin!(events);
-            // So that a client which is cut off before its first event can resume.
-            yield Event::default().id(start.to_string()).comment("from here");
-            let mut last: Option<Place> = None;
-            let mut silent_until = silence();
-            loop {
-                // Counted from what was sent, not from what came: others may be busy.
-                match tokio::time::timeout_at(silent_until, events.next()).await {
-                    Err(_) => {
-                        silent_until = silence();
-                        // The id alone: it moves the place of who sees little of much.
-                        yield match last.take() {
-                            Some(place) => Event::default().id(place.to_string()).comment("alive"),
-                            None => Event::default().comment("alive"),
-                        };
-                    }
-                    Ok(Some(Ok((place, heard)))) => {
-                        match shown(&caller, types, &heard) {
-                            Some(shown) => {
-                                last = None;
-                                silent_until = silence();
-                                yield Event::default().event(shown.name).id(place.to_string()).data(&shown.text);
-                            }
-                            None => last = Some(place),
-                        }
-                    }
-                    Ok(Some(Err(error))) => {
-                        // The client comes back from its last place.
-                        tracing::error!(%error, "a stream ended because the log cannot be read");
-                        break;
-                    }
-                    Ok(None) => break,
+    let (asked_by, clock) = (caller.clone(), feed.clock);
+    let events = stream! {
+        let mut events = std::pin::pin!(events);
+        // So that a client which is cut off before its first event can resume.
+        yield Event::default().id(start.to_string()).comment("from here");
+        let mut last: Option<Place> = None;
+        let mut silent_until = silence();
+        loop {
+            // Counted from what was sent, not from what came: others may be busy.
+            match tokio::time::timeout_at(silent_until, events.next()).await {
+                Err(_) => {
+                    silent_until = silence();
+                    // The id alone: it moves the place of who sees little of much.
+                    yield match last.take() {
+                        Some(place) => Event::default().id(place.to_string()).comment("alive"),
+                        None => Event::default().comment("alive"),
+                    };
                 }
+                Ok(Some(Ok((place, heard)))) => {
+                    match shown(&caller, types, &heard) {
+                        Some(shown) => {
+                            last = None;
+                            silent_until = silence();
+                            yield Event::default().event(shown.name).id(place.to_string()).data(&shown.text);
+                        }
+                        None => last = Some(place),
+                    }
+                }
+                Ok(Some(Err(error))) => {
+                    // The client comes back from its last place.
+                    tracing::error!(%error, "a stream ended because the log cannot be read");
+                    break;
+                }
+                Ok(None) => break,
             }
-        },
-    ))
+        }
+    };
+    Ok(sse(asked_by, clock, events))
 }
 
 fn refuse(error: SubscribeError) -> Problem {

@@ -99,15 +99,14 @@ pub(super) async fn run(log: Log, shard: i16, turns: Arc<Semaphore>, mut queue: 
     }
     loop {
         let next = queue.first();
-        let first = match held.is_some() {
-            false => next.await,
-            true => match timeout(HELD, next).await {
-                Ok(first) => first,
-                Err(_) => {
-                    held.give_back();
-                    continue;
-                }
-            },
+        let first = if held.is_some() {
+            let Ok(first) = timeout(HELD, next).await else {
+                held.give_back();
+                continue;
+            };
+            first
+        } else {
+            next.await
         };
         let Some((size, first)) = first else { return };
         // What comes while it waits for its turn joins it. A shard that cannot be written

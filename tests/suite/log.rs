@@ -1,6 +1,6 @@
 //! The log, on its own: order, time, identity, months.
 //!
-//! Hardly anything here goes through the program: writers and readers stand on
+//! Nothing here goes through the program: writers and readers stand on
 //! `vitals::log`, so that a test can hold a transaction open at the very moment
 //! that matters. The chain has a file of its own.
 
@@ -15,10 +15,8 @@ use vitals::event::{Event, READING};
 use vitals::log::{Appended, Log, Window, append, partition, read_window};
 use vitals::vital::Vital;
 
-use crate::hospital::Hospital;
 use crate::support::eventually;
 use crate::support::postgres::Database;
-use crate::support::server::Server;
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -259,36 +257,6 @@ async fn recorded_at_hardly_moves_while_the_clock_is_behind_it() {
         let after = log.append(shard, &readings("p", n, n + 1)).await.unwrap();
         assert_eq!(after.recorded_at, ahead + TimeDelta::microseconds(n));
     }
-}
-
-/// Nobody is paged then: somebody has to know.
-#[tokio::test]
-async fn a_log_whose_time_is_ahead_is_a_warning_and_a_metric() {
-    let database = Database::new().await;
-    let server = Server::start(&database).await;
-    let hospital = Hospital::new(&server, "ward");
-    let ahead = async || {
-        let get =
-            async |path: &str| reqwest::get(server.url(path)).await.unwrap().text().await.unwrap();
-        let metrics = get("/metrics").await;
-        let metric = metrics.lines().find_map(|l| l.strip_prefix("vitals_log_ahead_seconds "));
-        let ready: serde_json::Value = serde_json::from_str(&get("/health/ready").await).unwrap();
-        (metric.unwrap().parse::<f64>().unwrap(), ready["warnings"].to_string())
-    };
-    let (seconds, warnings) = ahead().await;
-    assert!(seconds.abs() < 5.0 && warnings == "[]", "{seconds} {warnings}");
-    let forward = "update shard_head set recorded_at = clock_timestamp() + interval '1 hour'";
-    sqlx::query(forward).execute(&database.pool()).await.unwrap();
-    let (seconds, warnings) = ahead().await;
-    assert!((3_500.0..=3_600.0).contains(&seconds), "{seconds}");
-    assert!(warnings.contains("page nobody"), "{warnings}");
-    // That is what it warns of.
-    hospital.measure("p", 140.0).await;
-    let alerts = eventually("the missed alert", SOON, async || {
-        let alerts = hospital.found("/alerts?patientId=p&state=missed").await;
-        (alerts["items"] != serde_json::json!([])).then_some(alerts)
-    });
-    assert_eq!(alerts.await["items"][0]["state"], "missed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

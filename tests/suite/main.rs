@@ -36,6 +36,7 @@ mod faults;
 mod floods;
 mod gathering;
 mod guard;
+mod health;
 mod hospital;
 mod keysets;
 mod limits;

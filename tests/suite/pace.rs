@@ -7,11 +7,11 @@ use chrono::TimeDelta;
 use sqlx::postgres::PgListener;
 use sqlx::{Connection, PgConnection};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use vitals::consumer::{self, Consumer, ConsumerError, Follows};
 use vitals::event::Event;
-use vitals::log::Window;
+use vitals::log::{Log, Window};
 use vitals::projection::{Apply, CURRENT_VITALS, Projection, ROLLUP};
 use vitals::rules::{Book, Raise};
 
@@ -60,14 +60,23 @@ async fn a_fold_waits_for_its_turn_unless_a_reader_waits_for_it() {
     while workers.join_next().await.is_some() {}
 }
 
-/// Its one statement takes longer than anybody waits at first.
-struct Slow;
+/// Takes ten positions at a time and tells what its one statement says.
+struct Telling {
+    says: &'static str,
+    pace: Duration,
+    told: mpsc::UnboundedSender<String>,
+}
 
-impl Consumer for Slow {
+/// How long a scan would have rested.
+const REST: &str = "select current_setting('vitals.rest_ms')";
+/// Longer than any test: what is not waited for does not come.
+const NEVER: Duration = Duration::from_secs(300);
+
+impl Consumer for Telling {
     type Done = ();
 
     fn name(&self) -> &str {
-        "slow"
+        "telling"
     }
 
     fn follows(&self) -> Follows {
@@ -79,12 +88,51 @@ impl Consumer for Slow {
     }
 
     fn pace(&self) -> Duration {
-        Duration::ZERO
+        self.pace
+    }
+
+    fn rest(&self) -> Duration {
+        Duration::from_millis(7)
     }
 
     async fn act(&self, tx: &mut PgConnection, _: &Window) -> Result<(), ConsumerError> {
-        sqlx::query(TWELVE_SECONDS).execute(tx).await?;
+        self.told.send(sqlx::query_scalar(self.says).fetch_one(tx).await?).unwrap();
         Ok(())
+    }
+}
+
+/// A consumer that follows a shard, until it is stopped.
+struct Following {
+    log: Log,
+    shard: i16,
+    told: mpsc::UnboundedReceiver<String>,
+    stop: CancellationToken,
+    run: JoinHandle<()>,
+}
+
+impl Following {
+    async fn start(log: &Log, shard: i16, says: &'static str, pace: Duration) -> Following {
+        let (tell, told) = mpsc::unbounded_channel();
+        let telling = Arc::new(Telling { says, pace, told: tell });
+        let mut connection = log.pool().acquire().await.unwrap();
+        consumer::register(&mut connection, telling.name(), log.shards()).await.unwrap();
+        let (stop, pool) = (CancellationToken::new(), log.pool().clone());
+        let run = consumer::run(log.clone(), pool, telling, shard, None, stop.clone());
+        Following { log: log.clone(), shard, told, stop, run: tokio::spawn(run) }
+    }
+
+    /// What the next step says.
+    async fn next(&mut self) -> String {
+        tokio::time::timeout(SOON, self.told.recv()).await.unwrap().unwrap()
+    }
+
+    async fn hurry(&self) {
+        self.log.wake().hurry(self.log.pool(), "telling", self.shard).await;
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.run.await.unwrap();
     }
 }
 
@@ -96,57 +144,11 @@ async fn a_step_that_is_only_slow_gets_its_time() {
     let database = Database::new().await;
     let log = database.log().await;
     let shard = log.shard_of("ward", "p");
-    let mut connection = log.pool().acquire().await.unwrap();
-    consumer::register(&mut connection, Slow.name(), log.shards()).await.unwrap();
-    drop(connection);
     log.append(shard, &readings(0..1)).await.unwrap();
-    let stop = CancellationToken::new();
-    let (of_run, pool) = (log.clone(), log.pool().clone());
-    let run = consumer::run(of_run, pool, Arc::new(Slow), shard, None, stop.clone());
-    let run = tokio::spawn(run);
-    eventually("its step to be done", TWO_TRIES, async || {
-        let sql = "select position from checkpoint where consumer = 'slow' and shard = $1";
-        let position: i64 =
-            sqlx::query_scalar(sql).bind(shard).fetch_one(log.pool()).await.unwrap();
-        (position == 1).then_some(())
-    })
-    .await;
-    stop.cancel();
-    run.await.unwrap();
-}
-
-/// Takes ten positions at a time and tells how long the scan of each would have rested.
-struct Resting(mpsc::UnboundedSender<String>);
-
-impl Consumer for Resting {
-    type Done = ();
-
-    fn name(&self) -> &str {
-        "resting"
-    }
-
-    fn follows(&self) -> Follows {
-        Follows::Everything
-    }
-
-    fn window_positions_max(&self) -> i64 {
-        10
-    }
-
-    /// Longer than the test: what is not waited for does not come.
-    fn pace(&self) -> Duration {
-        SOON * 10
-    }
-
-    fn rest(&self) -> Duration {
-        Duration::from_millis(7)
-    }
-
-    async fn act(&self, tx: &mut PgConnection, _: &Window) -> Result<(), ConsumerError> {
-        let sql = "select current_setting('vitals.rest_ms')";
-        self.0.send(sqlx::query_scalar(sql).fetch_one(tx).await?).unwrap();
-        Ok(())
-    }
+    let mut slow = Following::start(&log, shard, TWELVE_SECONDS, Duration::ZERO).await;
+    let done = tokio::time::timeout(TWO_TRIES, slow.told.recv());
+    assert!(done.await.is_ok(), "its step was never done");
+    slow.stop().await;
 }
 
 #[tokio::test]
@@ -154,27 +156,14 @@ async fn a_fold_rests_unless_it_is_behind_or_a_reader_waits_for_it() {
     let database = Database::new().await;
     let log = database.log().await;
     let shard = log.shard_of("ward", "p");
-    let (told, mut rests) = mpsc::unbounded_channel();
-    let resting = Arc::new(Resting(told));
-    let mut connection = log.pool().acquire().await.unwrap();
-    consumer::register(&mut connection, resting.name(), log.shards()).await.unwrap();
-    drop(connection);
     log.append(shard, &readings(0..25)).await.unwrap();
-    let stop = CancellationToken::new();
-    let run =
-        consumer::run(log.clone(), log.pool().clone(), resting.clone(), shard, None, stop.clone());
-    let follows = tokio::spawn(run);
-    let mut next = async || tokio::time::timeout(SOON, rests.recv()).await.unwrap().unwrap();
-    assert_eq!(
-        [next().await, next().await, next().await],
-        ["7", "0", "0"],
-        "behind after the first"
-    );
+    let mut resting = Following::start(&log, shard, REST, NEVER).await;
+    let rests = [resting.next().await, resting.next().await, resting.next().await];
+    assert_eq!(rests, ["7", "0", "0"], "behind after the first");
     log.append(shard, &readings(25..30)).await.unwrap();
-    log.wake().hurry(log.pool(), resting.name(), shard).await;
-    assert_eq!(next().await, "0", "somebody waits");
-    stop.cancel();
-    follows.await.unwrap();
+    resting.hurry().await;
+    assert_eq!(resting.next().await, "0", "somebody waits");
+    resting.stop().await;
 }
 
 /// Without that it would look for itself after half a second, each time.
@@ -184,24 +173,15 @@ async fn who_is_waited_for_looks_at_once_also_at_what_another_instance_appended(
     let database = Database::new().await;
     let (log, elsewhere) = (database.log().await, database.log().await);
     let shard = log.shard_of("ward", "p");
-    let (told, mut rests) = mpsc::unbounded_channel();
-    let resting = Arc::new(Resting(told));
-    let mut connection = log.pool().acquire().await.unwrap();
-    consumer::register(&mut connection, resting.name(), log.shards()).await.unwrap();
-    drop(connection);
-    let stop = CancellationToken::new();
-    let run =
-        consumer::run(log.clone(), log.pool().clone(), resting.clone(), shard, None, stop.clone());
-    let follows = tokio::spawn(run);
+    let mut resting = Following::start(&log, shard, REST, NEVER).await;
     let started = Instant::now();
     for n in 0..ROUNDS {
         elsewhere.append(shard, &readings(n..n + 1)).await.unwrap();
-        log.wake().hurry(log.pool(), resting.name(), shard).await;
-        tokio::time::timeout(SOON, rests.recv()).await.unwrap().unwrap();
+        resting.hurry().await;
+        resting.next().await;
     }
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
-    stop.cancel();
-    follows.await.unwrap();
+    resting.stop().await;
 }
 
 #[tokio::test]

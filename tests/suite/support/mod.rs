@@ -42,7 +42,7 @@ pub async fn pass_time(time: Duration) {
 }
 
 /// A statement that takes twelve seconds, where its time is what a test is about.
-pub const TWELVE_SECONDS: &str = "select pg_sleep(12)";
+pub const TWELVE_SECONDS: &str = "select pg_sleep(12)::text";
 
 /// A recording. They are not part of this repository.
 pub fn data(path: &str) -> PathBuf {
