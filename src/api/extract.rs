@@ -58,17 +58,14 @@ impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for Optional<T> {
     }
 }
 
-/// The query string's parameters.
+/// The query string's parameters. Those that the route does not take were refused before:
+/// [`super::parameters`].
 pub struct Params<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Params<T>, Problem> {
-        // PostgreSQL's text knows no NUL, and nothing of ours has one.
-        if parts.uri.query().is_some_and(|query| query.contains("%00")) {
-            return Err(Problem::unreadable("invalid_query", "a parameter holds a NUL character"));
-        }
         let Query(params) = Query::from_request_parts(parts, state)
             .await
             .map_err(|error| Problem::unreadable("invalid_query", error.body_text()))?;

@@ -21,7 +21,7 @@ use super::gate::{Gate, every_answer};
 use super::problem::Problem;
 use super::readings::{self, Door};
 
-/// With a query it is the router's, which ignores one: so both ways can be compared.
+/// With a query, also an empty one (`?&`), it is the router's: so both ways can be compared.
 const READINGS: &str = "/api/v1/readings";
 
 /// All that answers: cheap to clone, as each request does.

@@ -21,6 +21,7 @@ pub mod limits;
 mod ndjson;
 mod openapi;
 mod page;
+mod parameters;
 mod patients;
 mod problem;
 mod readings;

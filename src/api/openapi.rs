@@ -55,6 +55,14 @@ pub fn document() -> Value {
     })
 }
 
+/// The query parameters of an operation, by the path that the router has it under. `None`
+/// for what is not described.
+pub fn parameters_of(method: &str, path: &str) -> Option<&'static [&'static str]> {
+    let path = path.strip_prefix("/api/v1")?;
+    let is_meant = |of: &&Operation| of.path == path && of.method.eq_ignore_ascii_case(method);
+    OPERATIONS.iter().find(is_meant).map(|of| of.query)
+}
+
 fn described(operation: &Operation) -> Value {
     let (status, answer) = operation.answer;
     let schema = json!({ "$ref": format!("#/components/schemas/{answer}") });

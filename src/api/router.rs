@@ -19,8 +19,8 @@ use super::gate::{self, Gate};
 use super::limits::Limits;
 use super::problem::Problem;
 use super::{
-    alerts, corrections, deliveries, devices, diff, health, history, jobs, openapi, page, patients,
-    readings, replay, rules, silences, stream, webhook_events, webhooks,
+    alerts, corrections, deliveries, devices, diff, health, history, jobs, openapi, page,
+    parameters, patients, readings, replay, rules, silences, stream, webhook_events, webhooks,
 };
 use crate::clock::Clock;
 use crate::ingest::Ingest;
@@ -90,6 +90,7 @@ pub fn router(api: Api) -> Front {
     let gate = Arc::new(Gate::new(api.keys, api.limits));
     let links = Links { links: api.links, clock: api.clock.clone() };
     let answering = answering
+        .route_layer(middleware::from_fn(parameters::known_only))
         .layer(middleware::from_fn_with_state((gate.clone(), links), admit_by_token_or_link));
     let rulebook = rules::Rulebook {
         log: api.log.clone(),
@@ -132,6 +133,7 @@ pub fn router(api: Api) -> Front {
         .merge(nurses)
         .merge(clinicians)
         .merge(hospitals)
+        .route_layer(middleware::from_fn(parameters::known_only))
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed);
     let v1 =
@@ -140,6 +142,7 @@ pub fn router(api: Api) -> Front {
         .merge(operators(api.log, api.clock, api.metrics))
         .merge(page::routes())
         .merge(openapi::routes())
+        .route_layer(middleware::from_fn(parameters::known_only))
         .layer(middleware::from_fn(open_to_all));
 
     let router = Router::new()

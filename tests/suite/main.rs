@@ -47,6 +47,7 @@ mod ndjson;
 mod openapi;
 mod pace;
 mod pages;
+mod parameters;
 mod parked;
 mod plans;
 mod plans_moments;

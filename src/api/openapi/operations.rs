@@ -65,6 +65,7 @@ pub const PARAMETERS: &[(&str, &str, &str)] = &[
     ("after", "integer", "only those with a higher number"),
     ("limit", "integer", "so many at most"),
     ("cursor", "string", "where the page before ended: its next"),
+    ("link", "string", "the signed link that came with the alert, in place of a token"),
 ];
 
 const R: &str = "vitals:read";
@@ -92,7 +93,7 @@ pub const OPERATIONS: &[Operation] = &[
 
     on("get", "/alerts", A, "Alerts, newest first").query(&["state", "patientId", "limit", "cursor"]).answers("200", "List"),
     on("get", "/alerts/{id}", A, "An alert, and what raised it").answers("200", "Alert"),
-    on("post", "/alerts/{id}/ack", K, "Somebody has seen it").body("Acknowledgement").answers("200", "Alert"),
+    on("post", "/alerts/{id}/ack", K, "Somebody has seen it").query(&["link"]).body("Acknowledgement").answers("200", "Alert"),
     on("post", "/alerts/{id}/clear", K, "It is over, says a person").body("Acknowledgement").answers("200", "Alert"),
 
     on("get", "/rules", M, "The newest version of each rule").answers("200", "List"),
