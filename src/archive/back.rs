@@ -59,7 +59,7 @@ pub async fn bring_back(
     mut progress: impl FnMut(Progress),
 ) -> Result<Brought, BackError> {
     let file = File::open(Object::at(location, access)?).await?;
-    let ours = log.installation().await?;
+    let ours = log.installation();
     let (location, theirs) = (file.location().to_owned(), file.about.installation);
     if theirs != ours {
         return Err(BackError::Foreign { location, theirs, ours });

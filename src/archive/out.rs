@@ -174,7 +174,7 @@ async fn check_ours(log: &Log, object: &Object, span: Span) -> Result<(), Archiv
         Err(FileError::Place(error)) => Err(error.into()),
         Err(error) => Err(foreign(error.to_string())),
         Ok(file) => {
-            let ours = log.installation().await?;
+            let ours = log.installation();
             if file.about.installation != ours {
                 return Err(foreign(format!(
                     "it is an archive of the installation {}",
@@ -229,7 +229,7 @@ async fn write(
         let (chain_before, chain_after) = (hex(&chain_before), hex(&chain_after));
         of_shards.push(OfShard { shard, rows, first, last: to, chain_before, chain_after });
     }
-    let installation = log.installation().await?;
+    let installation = log.installation();
     let about = |rows, rows_hash: &[u8; 32]| About {
         v: 1,
         installation,

@@ -121,7 +121,7 @@ async fn check_archive(log: &Log, shelves: &Shelves, month: &ArchivedMonth) -> R
         }
     };
     let (span, location) = (month.span, file.location());
-    let (ours, theirs) = (log.installation().await?, file.about.installation);
+    let (ours, theirs) = (log.installation(), file.about.installation);
     if ours != theirs {
         println!(
             "archive of {span}: WRONG: {location} is of the installation {theirs}, and this is {ours}"

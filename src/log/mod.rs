@@ -57,6 +57,7 @@ const APPENDS_IN_DOUBT: u32 = 32;
 #[derive(Clone)]
 pub struct Log {
     pool: PgPool,
+    installation: Uuid,
     shards: i16,
     partitions: Arc<partition::Known>,
     archived: Arc<archived::Cache>,
@@ -109,8 +110,8 @@ impl Log {
         .bind(shards.unwrap_or_else(shards_by_default))
         .execute(&pool)
         .await?;
-        let stored: i16 =
-            sqlx::query_scalar("select shards from installation").fetch_one(&pool).await?;
+        let (installation, stored): (Uuid, i16) =
+            sqlx::query_as("select id, shards from installation").fetch_one(&pool).await?;
         if let Some(asked) = shards
             && asked != stored
         {
@@ -126,7 +127,8 @@ impl Log {
         let archived = Arc::new(archived::Cache::default());
         archived.reload(&pool).await?;
         let doubts = (0..stored).map(|_| AtomicU32::new(0)).collect();
-        Ok(Log { pool, shards: stored, partitions, archived, wake: Wake::new(stored), doubts })
+        let wake = Wake::new(stored);
+        Ok(Log { pool, installation, shards: stored, partitions, archived, wake, doubts })
     }
 
     /// The same log over other connections, so that those who write do not wait for
@@ -167,8 +169,8 @@ impl Log {
     }
 
     /// Which installation this is: the same as long as its database lives.
-    pub async fn installation(&self) -> Result<Uuid, sqlx::Error> {
-        sqlx::query_scalar("select id from installation").fetch_one(&self.pool).await
+    pub fn installation(&self) -> Uuid {
+        self.installation
     }
 
     /// How far the log's time is ahead of a clock: PostgreSQL's, or what it said before it

@@ -171,7 +171,7 @@ impl Evaluator {
         recorded: &Recorded,
         said: &mut Vec<Event>,
     ) -> Result<(), EvaluateError> {
-        let Recorded { shard, recorded_at, event, .. } = recorded;
+        let Recorded { recorded_at, event, .. } = recorded;
         let data = event.data.as_deref().unwrap_or("null");
         match event.kind.as_str() {
             READING => {
@@ -179,13 +179,13 @@ impl Evaluator {
                 self.reading(book, recorded, reading, said);
             }
             RULE_CHANGED => {
-                self.ticks(book, *shard, *recorded_at, said);
+                self.ticks(book, *recorded_at, said);
                 let changed: RuleChanged = serde_json::from_str(data)?;
                 Arc::make_mut(book)
                     .put(&event.tenant, Rule::read(&changed.rule, changed.version)?)?;
             }
             SILENCE_SET => {
-                self.ticks(book, *shard, *recorded_at, said);
+                self.ticks(book, *recorded_at, said);
                 let silence: Silence = serde_json::from_str(data)?;
                 Arc::make_mut(book).silence(&event.tenant, silence);
             }
@@ -196,7 +196,7 @@ impl Evaluator {
                     record: Value,
                 }
                 let registered: Registered = serde_json::from_str(data)?;
-                self.happening(book, (*shard, *recorded_at, event), None, said);
+                self.happening(book, (*recorded_at, event), None, said);
                 let patient = self.patient(&event.tenant, &event.patient_id);
                 patient.facts = Facts::of_record(&registered.record.to_string());
                 patient.facts_changed = true;
@@ -204,13 +204,13 @@ impl Evaluator {
             ALERT_ACKNOWLEDGED => {
                 let about: AboutAlert = serde_json::from_str(data)?;
                 let input = Input::Acknowledged(about.alert_id);
-                self.happening(book, (*shard, *recorded_at, event), Some(&input), said);
+                self.happening(book, (*recorded_at, event), Some(&input), said);
             }
             ALERT_CLEAR_REQUESTED => {
                 let about: AboutAlert = serde_json::from_str(data)?;
                 let by = about.by.as_deref().unwrap_or(&event.source_id);
                 let input = Input::Cleared { id: about.alert_id, by, at: event.occurred_at };
-                self.happening(book, (*shard, *recorded_at, event), Some(&input), said);
+                self.happening(book, (*recorded_at, event), Some(&input), said);
             }
             READING_RETRACTED => {
                 let of: RetractionData = serde_json::from_str(data)?;
@@ -220,7 +220,7 @@ impl Evaluator {
                     measured_at: of.measured_at,
                     at: *recorded_at,
                 };
-                self.happening(book, (*shard, *recorded_at, event), Some(&input), said);
+                self.happening(book, (*recorded_at, event), Some(&input), said);
             }
             _ => {}
         }
@@ -238,7 +238,7 @@ impl Evaluator {
         let tenant = book.of(&event.tenant).clone();
         let patient = self.patient(&event.tenant, &event.patient_id);
         let (vital, recorded_at) = (reading.vital, reading.recorded_at);
-        let who = Who { tenant: &tenant, event, shard: recorded.shard, held: false };
+        let who = Who { tenant: &tenant, event, held: false };
         who.ticks(patient, recorded_at, said);
         let input = Input::Reading(reading);
         for rule in tenant.set.of(vital) {
@@ -247,7 +247,7 @@ impl Evaluator {
                 continue;
             }
             let held = !rule.looks_at_devices() && patient.is_held(&tenant, reading.device_id);
-            let who = Who { tenant: &tenant, event, shard: recorded.shard, held };
+            let who = Who { tenant: &tenant, event, held };
             who.step(rule, patient, &input, recorded_at, said);
         }
     }
@@ -255,13 +255,13 @@ impl Evaluator {
     fn happening(
         &mut self,
         book: &Book,
-        (shard, recorded_at, event): (i16, DateTime<Utc>, &Event),
+        (recorded_at, event): (DateTime<Utc>, &Event),
         input: Option<&Input<'_>>,
         said: &mut Vec<Event>,
     ) {
         let tenant = book.of(&event.tenant).clone();
         let patient = self.patient(&event.tenant, &event.patient_id);
-        let who = Who { tenant: &tenant, event, shard, held: false };
+        let who = Who { tenant: &tenant, event, held: false };
         who.ticks(patient, recorded_at, said);
         let Some(input) = input else { return };
         for rule in tenant.set.rules() {
@@ -272,7 +272,7 @@ impl Evaluator {
     }
 
     /// All ticks that are due by `upto`, in the order of time.
-    pub fn ticks(&mut self, book: &Book, shard: i16, upto: DateTime<Utc>, said: &mut Vec<Event>) {
+    pub fn ticks(&mut self, book: &Book, upto: DateTime<Utc>, said: &mut Vec<Event>) {
         let mut dues: Vec<(DateTime<Utc>, Arc<str>, String)> = Vec::new();
         for (tenant, places) in &self.places {
             let rules = &book.of(tenant).set;
@@ -290,7 +290,7 @@ impl Evaluator {
             let rules = book.of(&tenant).clone();
             let event = nobodys_event(&tenant, &patient_id, at);
             let patient = self.patient(&tenant, &patient_id);
-            let who = Who { tenant: &rules, event: &event, shard, held: false };
+            let who = Who { tenant: &rules, event: &event, held: false };
             who.ticks(patient, upto, said);
         }
     }
@@ -328,7 +328,6 @@ impl Evaluator {
 struct Who<'a> {
     tenant: &'a Tenant,
     event: &'a Event,
-    shard: i16,
     held: bool,
 }
 
@@ -365,7 +364,7 @@ impl Who<'_> {
         let context = Context {
             tenant: &self.event.tenant,
             patient_id: &self.event.patient_id,
-            shard: self.shard,
+            installation: self.tenant.installation,
             facts: &facts,
             inhibited,
             held: self.held,

@@ -68,8 +68,8 @@ pub struct Context<'a> {
     pub tenant: &'a str,
     /// Whom it is about.
     pub patient_id: &'a str,
-    /// Their shard.
-    pub shard: i16,
+    /// Of which installation they are.
+    pub installation: Uuid,
     /// Their record.
     pub facts: &'a Facts,
     /// A rule stands that keeps this one from raising.

@@ -97,6 +97,7 @@ impl Raise {
             let urgency = urgency.clone();
             move |event| urgency.has(event)
         });
+        let fresh = fresh.of_installation(log.installation());
         Raise { log, fresh, books: Mutex::default(), urgency }
     }
 
@@ -183,7 +184,7 @@ impl Raise {
         let book = self.book(tx, shard, position).await?;
         let mut evaluator = self.due(tx, shard, upto).await?;
         let mut said = Vec::new();
-        evaluator.ticks(&book, shard, upto, &mut said);
+        evaluator.ticks(&book, upto, &mut said);
         self.save(tx, shard, &evaluator, &book).await?;
         append_if_any(tx, shard, &said).await?;
         Ok(said)
@@ -289,7 +290,7 @@ impl Consumer for Raise {
                 .map_err(|error| misunderstood(shard, recorded.position, error))?;
         }
         if let Some(upto) = upto {
-            evaluator.ticks(&book, shard, upto, &mut said);
+            evaluator.ticks(&book, upto, &mut said);
         }
         keep_book(tx, shard, &events).await?;
         self.save(tx, shard, &evaluator, &book).await?;

@@ -160,6 +160,8 @@ impl Silence {
 /// What one tenant has set.
 #[derive(Clone, Debug, Default)]
 pub struct Tenant {
+    /// Of which installation it is.
+    pub installation: Uuid,
     /// Its rules.
     pub set: RuleSet,
     /// Its silences, those that are over included until they are forgotten.
@@ -177,15 +179,21 @@ impl Book {
     /// Of an empty log.
     pub fn new() -> Result<Book, RuleError> {
         let set = RuleSet::new(shipped_rules()?.into_iter().map(Arc::new))?;
-        let fresh = Arc::new(Tenant { set, silences: Vec::new() });
+        let fresh = Arc::new(Tenant { set, ..Tenant::default() });
         Ok(Book { fresh, tenants: HashMap::new() })
     }
 
     /// With other rules than the shipped ones for everybody, for trials.
     pub fn with_rules(rules: Vec<Rule>) -> Result<Book, RuleError> {
         let set = RuleSet::new(rules.into_iter().map(Arc::new))?;
-        let fresh = Arc::new(Tenant { set, silences: Vec::new() });
+        let fresh = Arc::new(Tenant { set, ..Tenant::default() });
         Ok(Book { fresh, tenants: HashMap::new() })
+    }
+
+    /// The same for an installation, which is part of the alerts' ids.
+    pub fn of_installation(mut self, installation: Uuid) -> Book {
+        Arc::make_mut(&mut self.fresh).installation = installation;
+        self
     }
 
     /// What a tenant has set.

@@ -21,9 +21,6 @@ use super::state::{Active, Ground, Missed, Run, State};
 use crate::event::{ALERT_MISSED, ALERT_RETRACTED, ALERT_SHADOWED, AlertData, AlertState, Because};
 use crate::vital::Vital;
 
-/// The namespace of alert ids.
-const ALERT_NAMESPACE: Uuid = Uuid::from_u128(0x6f1d_5c0a_3b52_4f6e_9a57_0c55_6cc2_1a77);
-
 /// Takes one step.
 pub fn step(
     rule: &Rule,
@@ -206,7 +203,7 @@ impl Step<'_> {
         recorded_at: DateTime<Utc>,
         ground: &Ground,
     ) {
-        let id = self.alert_id(ground);
+        let id = self.alert_id(ground, at);
         let because = self.because(state, run, at);
         state.active = Some(Active {
             id,
@@ -348,7 +345,7 @@ impl Step<'_> {
                 state.missed = Some(Missed { since: at, broken_at: at });
                 let ground = reading.ground();
                 let because = Some(self.because(state, &run, at));
-                let id = self.alert_id(&ground);
+                let id = self.alert_id(&ground, at);
                 let data = AlertData { because, ..self.data(AlertState::Missed, id, &ground, at) };
                 self.say(ALERT_MISSED.to_owned(), at, data, rule.mode == Mode::Shadow);
             }
@@ -381,13 +378,20 @@ impl Step<'_> {
         }
     }
 
-    /// The same readings give the same ids, also when they are replayed.
-    fn alert_id(&self, ground: &Ground) -> Uuid {
-        let Context { tenant, patient_id, shard, .. } = self.context;
+    /// A name for what happened, and for nothing else: the reading (its vital, time and
+    /// device), the rule, whose, and since when it holds, which for a silence is when time
+    /// was up. Never a place in the log: after a restore another reading has that place, and
+    /// a receiver that drops repeats would take its page for one. The same reading, sent
+    /// again or replayed, gives the same alert; another installation never does.
+    fn alert_id(&self, ground: &Ground, since: DateTime<Utc>) -> Uuid {
+        let Context { tenant, patient_id, installation, .. } = self.context;
         let Rule { id, version, .. } = self.rule;
-        let position = ground.position;
-        let name = format!("{id}/{version}/{tenant}/{patient_id}/{shard}/{position}");
-        Uuid::new_v5(&ALERT_NAMESPACE, name.as_bytes())
+        let Ground { vital, device, at, .. } = ground;
+        let (vital, at, since) = (vital.name(), at.timestamp_micros(), since.timestamp_micros());
+        // None of these texts has a slash in it.
+        let name =
+            format!("alert/{tenant}/{patient_id}/{id}/{version}/{vital}/{at}/{device}/{since}");
+        Uuid::new_v5(installation, name.as_bytes())
     }
 
     fn data(

@@ -1,6 +1,7 @@
 //! One step of a rule, tried on readings by hand.
 
 use chrono::{DateTime, TimeDelta};
+use uuid::Uuid;
 
 use super::facts::Facts;
 use super::input::{Context, Input, Reading};
@@ -19,7 +20,14 @@ fn live(rows: &[(i64, f64)]) -> Vec<Row> {
 }
 
 fn context(facts: &Facts) -> Context<'_> {
-    Context { tenant: "t", patient_id: "p", shard: 0, facts, inhibited: false, held: false }
+    Context {
+        tenant: "t",
+        patient_id: "p",
+        installation: Uuid::nil(),
+        facts,
+        inhibited: false,
+        held: false,
+    }
 }
 
 #[track_caller]
@@ -245,4 +253,50 @@ fn what_no_living_patient_shows_tells_of_the_device() {
         (100, "a", 80.0, false),
     ];
     assert_eq!(run(&rule, &rows, 200), [(60, Raised), (100, Cleared)]);
+}
+
+/// What a reading in a patient's stream raises.
+fn raised(context: &Context<'_>, reading: Reading<'_>) -> Uuid {
+    let rule = shipped_rules().unwrap().remove(0);
+    let (mut state, mut said) = (State::default(), Vec::new());
+    step(&rule, &mut state, &Input::Reading(reading), context, &mut said);
+    said[0].data.alert_id
+}
+
+#[test]
+fn an_alerts_id_is_made_of_what_happened_and_of_no_position() {
+    let facts = Facts::default();
+    let here = context(&facts);
+    let at = DateTime::UNIX_EPOCH;
+    let reading = Reading {
+        device_id: "d",
+        position: 7,
+        vital: Vital::HeartRate,
+        value: 130.0,
+        quality: None,
+        suspect: false,
+        occurred_at: at,
+        recorded_at: at,
+    };
+    let id = raised(&here, reading.clone());
+    // The same reading, sent again after a restore: another place, later, and the same alert.
+    let later = at + TimeDelta::seconds(60);
+    let again = Reading { position: 9_000, recorded_at: later, ..reading.clone() };
+    assert_eq!(raised(&here, again), id);
+    // Another reading at the same place is another alert, and so is another patient's.
+    let others = [
+        Reading { device_id: "e", ..reading.clone() },
+        Reading { occurred_at: at + TimeDelta::microseconds(1), ..reading.clone() },
+    ];
+    for other in others {
+        assert_ne!(raised(&here, other.clone()), id, "{other:?}");
+    }
+    let elsewhere = [
+        Context { installation: Uuid::from_u128(1), ..here },
+        Context { tenant: "u", ..here },
+        Context { patient_id: "q", ..here },
+    ];
+    for there in elsewhere {
+        assert_ne!(raised(&there, reading.clone()), id, "{there:?}");
+    }
 }

@@ -67,8 +67,10 @@ pub(super) fn notice(recorded: &Recorded, api: &str) -> Result<Option<Notice>, s
         reason: data.reason.as_deref(),
         links: Links { deliveries: format!("{webhook}/deliveries"), webhook },
     })?;
-    let place = format!("{}/{}/{}", event.kind, recorded.shard, recorded.position);
-    let id = Uuid::new_v5(&data.endpoint_id, place.as_bytes());
+    // What happened and when; never its place in the log, which another may have after a
+    // restore.
+    let happened = format!("{}/{}", event.kind, event.occurred_at.timestamp_micros());
+    let id = Uuid::new_v5(&data.endpoint_id, happened.as_bytes());
     let webhook_id = format!("msg_{}", id.simple());
     Ok(Some(Notice { about: data.endpoint_id, webhook_id, body, schedule }))
 }

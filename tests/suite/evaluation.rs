@@ -242,7 +242,8 @@ async fn live_against_replay(log: &Log, acts: &[Act], cuts: &[u8]) {
         let Some((head, recorded)) = head else { continue };
         let mut connection = log.pool().acquire().await.unwrap();
         let window = Window::between(&mut connection, shard, 0, head).await.unwrap();
-        let mut book = Arc::new(Book::with_rules(rules()).unwrap());
+        let book = Book::with_rules(rules()).unwrap();
+        let mut book = Arc::new(book.of_installation(log.installation()));
         let (mut evaluator, mut said) = (Evaluator::default(), Vec::new());
         for recorded in read_window(&mut connection, &window).await.unwrap() {
             if recorded.event.is_alert() {
@@ -250,7 +251,7 @@ async fn live_against_replay(log: &Log, acts: &[Act], cuts: &[u8]) {
             }
             evaluator.event(&mut book, &recorded, &mut said).unwrap();
         }
-        evaluator.ticks(&book, shard, recorded, &mut said);
+        evaluator.ticks(&book, recorded, &mut said);
         said.iter().for_each(|event| note(&mut replayed, event));
     }
     assert_eq!(live, replayed);

@@ -27,7 +27,7 @@ fn raised(rule: &Rule, rows: &[Row]) -> usize {
     let context = Context {
         tenant: "t",
         patient_id: "p",
-        shard: 0,
+        installation: uuid::Uuid::nil(),
         facts: &facts,
         inhibited: false,
         held: false,

@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::rows::{Directory, Held, Row};
 use super::{BacktestError, Found, Lines, Question, cores};
@@ -133,6 +134,7 @@ impl<'q> Fold<'q> {
         }
         let judge = Judge {
             question: self.question,
+            installation: self.log.installation(),
             retracted: &self.retracted,
             devices: &devices.names(),
             lines: self.lines.as_ref(),
@@ -177,6 +179,7 @@ impl<'q> Fold<'q> {
 #[derive(Clone, Copy)]
 struct Judge<'a> {
     question: &'a Question,
+    installation: Uuid,
     retracted: &'a HashSet<(i16, i64)>,
     devices: &'a [Arc<str>],
     lines: Option<&'a Lines>,
@@ -212,7 +215,7 @@ impl Judge<'_> {
         let context = Context {
             tenant: &self.question.tenant,
             patient_id: &patient.id,
-            shard: patient.shard,
+            installation: self.installation,
             facts: &patient.facts,
             inhibited: false,
             held: false,
