@@ -14,6 +14,7 @@ mod rebuild;
 mod replay;
 mod secret;
 mod serve;
+mod tenants;
 mod token;
 mod verify;
 

@@ -8,6 +8,7 @@ use clap::Args;
 use super::Error;
 use super::database::Database;
 use super::progress::Progress;
+use super::tenants::say_if_empty;
 use crate::config::Common;
 use crate::log::Log;
 use crate::projection::{self, Projection};
@@ -34,6 +35,7 @@ pub async fn run(common: &Common, options: &Options) -> Result<ExitCode, Error> 
     let database = Database::open(common).await?;
     let rebuilt = async {
         let log = Log::open(database.patient_pool(8), common.shards).await?;
+        say_if_empty(&log).await?;
         projection::create(&log).await?;
         let mut sound = true;
         for projection in wanted {

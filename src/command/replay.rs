@@ -1,4 +1,6 @@
 //! `vitals replay`: a patient's events, in order, as NDJSON.
+//!
+//! Guarantees that no event at all is not silence: it is an error that says what there is.
 
 use std::io::{BufWriter, ErrorKind, Write, stdout};
 use std::process::ExitCode;
@@ -8,12 +10,14 @@ use clap::Args;
 
 use super::Error;
 use super::database::Database;
+use super::tenants::nothing_of;
 use crate::api::wire::line::Lines;
 use crate::config::Common;
 use crate::log::Log;
 use crate::query::END_OF_TIME;
 use crate::query::export::{ExportError, export};
 use crate::query::replay::{Range, check};
+use crate::query::state::is_known;
 
 /// Held before it is written.
 const OUT_BYTES: usize = 256 * 1024;
@@ -60,14 +64,27 @@ async fn print(log: Log, options: Options) -> Result<(), Error> {
     let (tenant, patient_id) = (&options.tenant, &options.patient);
     // What needs an archived month says so before its first line.
     check(&log, tenant, patient_id, range.clone()).await?;
+    let mut printed = false;
     let mut lines = Lines::new(log.shard_of(tenant, patient_id), tenant, patient_id);
     let mut out = BufWriter::with_capacity(OUT_BYTES, stdout().lock());
-    let exported = export(&log, tenant, patient_id, &range, |row| out.write_all(lines.line(&row)?));
+    let exported = export(&log, tenant, patient_id, &range, |row| {
+        printed = true;
+        out.write_all(lines.line(&row)?)
+    });
     let written = match exported.await {
         Ok(()) => out.flush(),
         Err(ExportError::Taken(error)) => Err(error),
         Err(ExportError::Unanswered(error)) => return Err(error.into()),
     };
+    if !printed {
+        if let Some(said) = nothing_of(&log, tenant).await? {
+            return Err(said.into());
+        }
+        if !is_known(&log, tenant, patient_id).await? {
+            return Err(format!("the tenant {tenant} has no patient {patient_id}").into());
+        }
+        eprintln!("the patient {patient_id} has nothing of that time");
+    }
     match written {
         // Whoever reads has enough, as "head" does.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => {

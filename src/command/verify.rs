@@ -8,6 +8,7 @@ use clap::Args;
 use super::Error;
 use super::database::Database;
 use super::progress::Progress;
+use super::tenants::say_if_empty;
 use crate::archive::{Access, Shelves};
 use crate::config::{Buckets, Common};
 use crate::log::chain::{self, VerifyError};
@@ -29,6 +30,7 @@ pub async fn run(common: &Common, options: &Options) -> Result<ExitCode, Error> 
     let database = Database::open(common).await?;
     let verified = async {
         let log = Log::open(database.patient_pool(4), common.shards).await?;
+        say_if_empty(&log).await?;
         projection::install(&log).await?;
         verify(&log, options).await
     }

@@ -108,6 +108,14 @@ pub async fn list(log: &Log, tenant: &str, filter: &Filter) -> Result<Vec<Listed
     Ok(rows.into_iter().map(listed).collect())
 }
 
+/// The tenants that have anything in the log, by name. From the log itself: an import is
+/// folded by nobody until a server runs.
+pub async fn tenants(log: &Log) -> Result<Vec<String>, sqlx::Error> {
+    let shards: Vec<i16> = log.shards().collect();
+    let tenants = sqlx::query_scalar(include_str!("tenants.sql"));
+    tenants.bind(shards).fetch_all(log.pool()).await
+}
+
 /// Registers a patient, or changes their record: the whole record, as an event.
 pub async fn register(
     log: &Log,
