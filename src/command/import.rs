@@ -1,11 +1,13 @@
 //! `vitals import`: recorded readings, as history or as if they were live.
 //!
 //! Guarantees that every line of the files is counted as exactly one of stored,
-//! duplicate, rejected or skipped, and that readings enter by the same door as all
-//! others. Does not run the workers: a `vitals serve` on the same database hears of
-//! what was stored.
+//! duplicate, rejected or skipped, that a file which cannot be read is named and spares the
+//! others, and that readings enter by the same door as all others. Does not run the
+//! workers: a `vitals serve` on the same database hears of what was stored.
 
 mod back;
+mod counts;
+mod files;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,25 +19,25 @@ use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
+use self::counts::Counts;
+use self::files::{Chunk, Files, ROWS_PER_CHUNK};
 use super::Error;
 use super::database::Database;
 use super::progress::Progress;
-use crate::clock::Clock;
+use crate::clock::{Clock, truncate_to_micros};
 use crate::config::{Buckets, Common};
-use crate::event::{Event, is_fhir_id};
-use crate::ingest::file::{FileError, FileReading, Format, Recording, Row, Wearer, open};
+use crate::event::{Event, READING_RETRACTED, is_fhir_id};
+use crate::ingest::file::{FileError, FileReading, FileRetraction, Format, Recording, Wearer};
 use crate::ingest::{Draft, Ingest, Narrowing, accept};
-use crate::log::{Archived, Log};
+use crate::log::{AppendError, Archived, Log};
+use crate::query::corrections::{RetractError, Retraction, retract};
 use crate::tasks::Tasks;
 
-/// Rows handed over at once.
-const ROWS_PER_CHUNK: usize = 2_000;
-/// Chunks read ahead of those that wait for their commit, and those that wait.
-const CHUNKS_AHEAD_MAX: usize = 8;
+/// Chunks that wait for their commit.
 const CHUNKS_WAITING_MAX: usize = 8;
+/// Retractions are held in memory until their readings are stored.
+const RETRACTIONS_MAX: usize = 100_000;
 /// Readings played as live are held in memory, to bring them in order.
 const LIVE_READINGS_MAX: usize = 5_000_000;
 /// How often the live player looks what is due.
@@ -43,13 +45,11 @@ const TICK_MS: u64 = 10;
 /// When the player is further behind than this, it slows down rather than send
 /// readings that look late.
 const SLIP_MS: i64 = 500;
-/// Rejected lines that are told one by one.
-const REJECTED_TOLD_MAX: u64 = 20;
 
 /// Options of `vitals import`.
 #[derive(Args)]
 pub struct Options {
-    /// What to read; gzip is understood
+    /// What to read, "-" for standard input; gzip is understood
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// icu-csv, csv, ndjson or fit; parquet brings an archived month back
@@ -110,26 +110,6 @@ impl FromStr for Speed {
     }
 }
 
-/// What became of the lines.
-#[derive(Default)]
-struct Counts {
-    stored: usize,
-    duplicates: usize,
-    rejected: u64,
-    skipped: u64,
-}
-
-impl Counts {
-    fn reject(&mut self, line: u64, code: &str, detail: &str) {
-        self.rejected += 1;
-        if self.rejected <= REJECTED_TOLD_MAX {
-            eprintln!("line {line}: {code}: {detail}");
-        } else if self.rejected == REJECTED_TOLD_MAX + 1 {
-            eprintln!("more lines are rejected; they are counted");
-        }
-    }
-}
-
 /// Imports.
 pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
     if !is_fhir_id(&options.tenant) {
@@ -147,17 +127,16 @@ pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
         }
     };
     // Before the database is started for nothing.
-    for path in &options.files {
-        open(path, &recording)?;
-    }
+    let files = Files::open(options.files, recording)?;
+    let tenant: Arc<str> = options.tenant.as_str().into();
     let database = Database::open(common).await?;
     let imported = async {
         let log = database.log(common, database.pool(8)).await?;
         let tasks = Tasks::default();
         let ingest = Ingest::start(&log, &tasks);
         let counts = match options.speed {
-            Speed::Max => history(&options, &recording, ingest).await?,
-            Speed::Times(times) => live(&options, &recording, &log, ingest, times).await?,
+            Speed::Max => history(files, &tenant, &log, ingest).await?,
+            Speed::Times(times) => live(files, &tenant, &log, ingest, times).await?,
         };
         tasks.ended().await;
         log.wake().notify(log.pool()).await?;
@@ -165,9 +144,9 @@ pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
     }
     .await;
     database.close().await?;
-    let Counts { stored, duplicates, rejected, skipped } = imported?;
-    println!("stored={stored} duplicates={duplicates} rejected={rejected} skipped={skipped}");
-    Ok(ExitCode::SUCCESS)
+    let counts = imported?;
+    counts.say(&tenant);
+    Ok(if counts.unread == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Whose watch it was, if that was said.
@@ -187,66 +166,18 @@ fn wearer(options: &Options) -> Result<Option<Wearer>, Error> {
     Ok(Some(Wearer { patient_id, device_id }))
 }
 
-/// Some rows of a file, and how far into it they reach.
-struct Chunk {
-    readings: Vec<FileReading>,
-    bad: Vec<(u64, &'static str, String)>,
-    skipped: u64,
-    bytes: u64,
-}
-
-/// Reads the files on a thread of its own, a bounded way ahead.
-fn read(
-    options: &Options,
-    recording: &Recording,
-) -> (mpsc::Receiver<Chunk>, JoinHandle<Result<(), FileError>>) {
-    let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD_MAX);
-    let (files, recording) = (options.files.clone(), recording.clone());
-    let reader = tokio::task::spawn_blocking(move || {
-        let mut before = 0;
-        for path in files {
-            let mut rows = open(&path, &recording)?;
-            loop {
-                let mut chunk =
-                    Chunk { readings: Vec::new(), bad: Vec::new(), skipped: 0, bytes: 0 };
-                for row in rows.by_ref().take(ROWS_PER_CHUNK) {
-                    match row? {
-                        Row::Reading(reading) => chunk.readings.push(reading),
-                        Row::Skipped => chunk.skipped += 1,
-                        Row::Bad { line, code, detail } => chunk.bad.push((line, code, detail)),
-                    }
-                }
-                chunk.bytes = before + rows.bytes_read();
-                let last = chunk.readings.len() + chunk.bad.len() + chunk.skipped as usize == 0;
-                // Nobody receives any more when the importer gave up.
-                if last || sender.blocking_send(chunk).is_err() {
-                    break;
-                }
-            }
-            before += rows.bytes_read();
-        }
-        Ok(())
-    });
-    (chunks, reader)
-}
-
-fn bytes_of(options: &Options) -> u64 {
-    let size = |path: &PathBuf| std::fs::metadata(path).map(|m| m.len()).unwrap_or(0);
-    options.files.iter().map(size).sum()
-}
-
 /// Recorded times are kept: it is history.
 async fn history(
-    options: &Options,
-    recording: &Recording,
+    files: Files,
+    tenant: &Arc<str>,
+    log: &Log,
     ingest: Ingest,
 ) -> Result<Counts, Error> {
-    let tenant: Arc<str> = options.tenant.as_str().into();
     let now = Clock::system().now();
     let mut counts = Counts::default();
-    let mut progress = Progress::new("bytes", bytes_of(options));
-    let (mut chunks, reader) = read(options, recording);
-    let mut waiting = FuturesUnordered::new();
+    let mut progress = Progress::new("bytes", files.bytes_total);
+    let (mut chunks, reader) = files.read();
+    let (mut waiting, mut retractions) = (FuturesUnordered::new(), Vec::new());
     loop {
         let chunk = tokio::select! {
             Some(stored) = waiting.next(), if !waiting.is_empty() => {
@@ -255,10 +186,14 @@ async fn history(
             }
             chunk = chunks.recv(), if waiting.len() < CHUNKS_WAITING_MAX => chunk,
         };
-        let Some(chunk) = chunk else { break };
+        let Some(mut chunk) = chunk else { break };
         progress.at(chunk.bytes);
+        retractions.append(&mut chunk.retractions);
+        if retractions.len() > RETRACTIONS_MAX {
+            return Err(format!("more than {RETRACTIONS_MAX} retractions: split the files").into());
+        }
         let times = (now, &ingest.archived());
-        let events = judge(chunk, &tenant, times, &mut counts, |reading| reading.measured_at);
+        let events = judge(chunk, tenant, times, &mut counts);
         if !events.is_empty() {
             let ingest = ingest.clone();
             waiting.push(async move { ingest.store(events).await });
@@ -268,8 +203,42 @@ async fn history(
         count(&mut counts, stored)?;
     }
     progress.end();
-    reader.await??;
+    reader.await?;
+    for retraction in retractions {
+        take_back(log, tenant, retraction, &mut counts).await?;
+    }
     Ok(counts)
+}
+
+/// Retracts a reading, as was done where the file comes from.
+async fn take_back(
+    log: &Log,
+    tenant: &str,
+    said: FileRetraction,
+    counts: &mut Counts,
+) -> Result<(), Error> {
+    let ids = [&said.patient_id, &said.device_id];
+    let fits = ids.into_iter().all(|id| is_fhir_id(id))
+        && ![&said.reason, &said.by].into_iter().any(|text| text.contains('\0'));
+    let Some(vital) = said.vital.parse().ok().filter(|_| fits) else {
+        counts.reject(said.line, "invalid_retraction", "it names no reading that there can be");
+        return Ok(());
+    };
+    let retraction = Retraction {
+        patient_id: said.patient_id,
+        vital,
+        device_id: said.device_id,
+        measured_at: truncate_to_micros(said.measured_at),
+        reason: said.reason,
+        by: said.by,
+    };
+    match retract(log, tenant, &retraction).await {
+        Ok(retracted) if retracted.again => counts.duplicates += 1,
+        Ok(_) => counts.stored += 1,
+        Err(error @ RetractError::Append(AppendError::Database(_))) => return Err(error.into()),
+        Err(error) => counts.reject(said.line, "no_such_reading", &error.to_string()),
+    }
+    Ok(())
 }
 
 fn count(
@@ -282,26 +251,34 @@ fn count(
     Ok(())
 }
 
+/// The readings of a chunk; what else it has is counted.
+fn counted(chunk: Chunk, counts: &mut Counts) -> Vec<FileReading> {
+    counts.skipped.add_all(chunk.skipped);
+    for (line, code, detail) in chunk.bad {
+        counts.reject(line, code, &detail);
+    }
+    if let Some(error) = chunk.unread {
+        counts.unread(&error);
+    }
+    chunk.readings
+}
+
 fn judge(
     chunk: Chunk,
     tenant: &Arc<str>,
     (now, archived): (DateTime<Utc>, &Archived),
     counts: &mut Counts,
-    measured_at: impl Fn(&FileReading) -> DateTime<Utc>,
 ) -> Vec<Event> {
-    counts.skipped += chunk.skipped;
-    for (line, code, detail) in chunk.bad {
-        counts.reject(line, code, &detail);
-    }
-    let mut events = Vec::with_capacity(chunk.readings.len());
-    for reading in &chunk.readings {
+    let readings = counted(chunk, counts);
+    let mut events = Vec::with_capacity(readings.len());
+    for reading in &readings {
         let draft = Draft {
             patient_id: &reading.patient_id,
             device_id: &reading.device_id,
             vital: &reading.vital,
             value: reading.value,
             unit: reading.unit.as_deref(),
-            measured_at: measured_at(reading),
+            measured_at: reading.measured_at,
             quality: reading.quality,
             context: reading.context.as_deref(),
         };
@@ -316,16 +293,15 @@ fn judge(
 /// Played as live: every patient begins now, gaps are kept but shorter, and a
 /// reading is measured when it is sent.
 async fn live(
-    options: &Options,
-    recording: &Recording,
+    files: Files,
+    tenant: &Arc<str>,
     log: &Log,
     ingest: Ingest,
     times: f64,
 ) -> Result<Counts, Error> {
-    let tenant: Arc<str> = options.tenant.as_str().into();
     let clock = Clock::system();
     let mut counts = Counts::default();
-    let readings = in_order(options, recording, &mut counts).await?;
+    let readings = in_order(files, &mut counts).await?;
     let mut progress = Progress::new("readings", readings.len() as u64);
     let mut start = clock.now();
     let mut readings = readings.into_iter().peekable();
@@ -342,7 +318,7 @@ async fn live(
                 start += late;
             }
         }
-        let mut chunk = Chunk { readings: Vec::new(), bad: Vec::new(), skipped: 0, bytes: 0 };
+        let mut chunk = Chunk::default();
         while chunk.readings.len() < ROWS_PER_CHUNK
             && let Some((offset, mut reading)) = readings.next_if(|(at, _)| due(*at, start) <= now)
         {
@@ -355,7 +331,7 @@ async fn live(
         }
         sent += chunk.readings.len() as u64;
         let times = (now, &log.archived());
-        let events = judge(chunk, &tenant, times, &mut counts, |reading| reading.measured_at);
+        let events = judge(chunk, tenant, times, &mut counts);
         // One after the other: a patient's readings stay in order.
         count(&mut counts, ingest.store(events).await)?;
         log.wake().notify(log.pool()).await?;
@@ -367,25 +343,23 @@ async fn live(
 
 /// All readings by the time since their patient's first one.
 async fn in_order(
-    options: &Options,
-    recording: &Recording,
+    files: Files,
     counts: &mut Counts,
 ) -> Result<Vec<(TimeDelta, FileReading)>, Error> {
-    let (mut chunks, reader) = read(options, recording);
+    let (mut chunks, reader) = files.read();
     let mut readings = Vec::new();
     while let Some(chunk) = chunks.recv().await {
-        counts.skipped += chunk.skipped;
-        for (line, code, detail) in chunk.bad {
-            counts.reject(line, code, &detail);
-        }
-        readings.extend(chunk.readings);
+        // Of other times than those at which the readings are played.
+        let retractions = chunk.retractions.len() as u64;
+        counts.skipped.add(READING_RETRACTED.to_owned(), retractions);
+        readings.extend(counted(chunk, counts));
         if readings.len() > LIVE_READINGS_MAX {
             return Err(
                 format!("more than {LIVE_READINGS_MAX} readings to play: split the files").into()
             );
         }
     }
-    reader.await??;
+    reader.await?;
     let mut first = std::collections::HashMap::new();
     for reading in &readings {
         let at = first.entry(reading.patient_id.clone()).or_insert(reading.measured_at);

@@ -2,7 +2,8 @@
 //!
 //! Guarantees that a file of lines, of any length, is read in constant memory, a line at a
 //! time, and that every line is answered for: a reading, skipped on purpose, or bad
-//! with its number and a way to mend it. A bad line never takes its neighbours with it.
+//! with its number and a way to mend it. A bad line never takes its neighbours with it. A
+//! file is opened once and read once, so a pipe is as good as a file.
 //!
 //! Does not judge readings: an unknown vital, an odd id or a value out of range goes
 //! through as it stands, to the one door that judges them all. Quoted fields are
@@ -14,6 +15,7 @@ mod row;
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use chrono::{DateTime, Utc};
 
+use self::fit::Fit;
 use self::lines::{Line, Lines};
 use self::row::{Fault, RowParser, quoted};
 
@@ -72,8 +75,10 @@ impl FromStr for Format {
 pub enum Row {
     /// A reading, not judged yet.
     Reading(FileReading),
-    /// An `icu-csv` parameter that is no vital here.
-    Skipped,
+    /// A reading was entered in error, says a line that the platform itself gave out.
+    Retraction(FileRetraction),
+    /// No reading, and no mistake either; what it is.
+    Skipped(String),
     /// A line that cannot be read.
     Bad {
         /// Counted from 1, the header too.
@@ -101,6 +106,20 @@ pub struct FileReading {
     pub measured_at: DateTime<Utc>,
     /// JSON text, as it stands in the file.
     pub context: Option<String>,
+    /// Where it stands in the file, counted from 1.
+    pub line: u64,
+}
+
+/// A retraction as the file has it.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the names are those of the contract")]
+pub struct FileRetraction {
+    pub patient_id: String,
+    pub device_id: String,
+    pub vital: String,
+    pub measured_at: DateTime<Utc>,
+    pub reason: String,
+    pub by: String,
     /// Where it stands in the file, counted from 1.
     pub line: u64,
 }
@@ -149,22 +168,28 @@ pub enum FileError {
     },
 }
 
-/// Opens a file and reads its header. Gzip is told by its first bytes, not the name.
+/// What stands for standard input.
+const STANDARD_INPUT: &str = "-";
+
+/// Opens a file, or standard input, and reads its header. Gzip is told by its first bytes,
+/// not the name.
 pub fn open(path: &Path, recording: &Recording) -> Result<Rows, FileError> {
     let failed = |source| FileError::Open { path: path.to_owned(), source };
-    let file = File::open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
+    let file = if path.as_os_str() == STANDARD_INPUT {
+        File::from(io::stdin().as_fd().try_clone_to_owned().map_err(failed)?)
+    } else {
+        File::open(path).map_err(failed)?
+    };
     let bytes_read = Arc::new(AtomicU64::new(0));
     let mut rows = Rows {
         path: path.to_owned(),
-        bytes_total: metadata.is_file().then_some(metadata.len()),
         source: match recording {
             Recording::Lines(format, epoch) => Source::Lines(
                 Lines::of_file(file, Arc::clone(&bytes_read)).map_err(failed)?,
                 Box::new(RowParser::new(*format, *epoch)),
             ),
             Recording::Fit(wearer) => {
-                Source::Records(fit::rows(path, file, wearer, &bytes_read)?.into_iter())
+                Source::Fit(Box::new(Fit::open(path, file, wearer, &bytes_read)?))
             }
         },
         bytes_read,
@@ -173,17 +198,22 @@ pub fn open(path: &Path, recording: &Recording) -> Result<Rows, FileError> {
     Ok(rows)
 }
 
+/// How many bytes a file has on the disk, when it has a length: a pipe has none.
+pub fn bytes_total(path: &Path) -> Option<u64> {
+    let metadata = std::fs::metadata(path).ok()?;
+    metadata.is_file().then_some(metadata.len())
+}
+
 /// The rows of a file, in its order. Ends after the first [`FileError`].
 pub struct Rows {
     path: PathBuf,
     bytes_read: Arc<AtomicU64>,
-    bytes_total: Option<u64>,
     source: Source,
 }
 
 enum Source {
     Lines(Lines, Box<RowParser>),
-    Records(std::vec::IntoIter<Row>),
+    Fit(Box<Fit>),
     Ended,
 }
 
@@ -192,11 +222,6 @@ impl Rows {
     /// gzip). Runs ahead of the rows by what is buffered.
     pub fn bytes_read(&self) -> u64 {
         self.bytes_read.load(Ordering::Relaxed)
-    }
-
-    /// The file's length, when it has one (a pipe has none).
-    pub fn bytes_total(&self) -> Option<u64> {
-        self.bytes_total
     }
 
     fn expect_header(&mut self) -> Result<(), FileError> {
@@ -225,7 +250,7 @@ impl Iterator for Rows {
     fn next(&mut self) -> Option<Self::Item> {
         let (lines, parser) = match &mut self.source {
             Source::Lines(lines, parser) => (lines, parser),
-            Source::Records(records) => return records.next().map(Ok),
+            Source::Fit(records) => return records.next(),
             Source::Ended => return None,
         };
         let row = loop {
@@ -305,15 +330,18 @@ mod tests {
             let file = Scratch::new(name, &bytes);
             let mut rows = file.open(Format::IcuCsv).unwrap();
             all.push(rows.by_ref().map(Result::unwrap).collect::<Vec<Row>>());
-            assert_eq!(Some(rows.bytes_read()), rows.bytes_total(), "{name}");
-            assert_eq!(rows.bytes_total(), Some(bytes.len() as u64), "{name}");
+            assert_eq!(Some(rows.bytes_read()), bytes_total(&file.0), "{name}");
+            assert_eq!(bytes_total(&file.0), Some(bytes.len() as u64), "{name}");
         }
-        let [Row::Reading(reading), Row::Skipped, Row::Bad { line: 5, code: "invalid_time", .. }] =
-            &all[0][..]
+        let [
+            Row::Reading(reading),
+            Row::Skipped(parameter),
+            Row::Bad { line: 5, code: "invalid_time", .. },
+        ] = &all[0][..]
         else {
             panic!("{:?}", all[0])
         };
-        assert_eq!((reading.value, reading.line), (73.0, 2));
+        assert_eq!((reading.value, reading.line, &**parameter), (73.0, 2, "GCS"));
         assert!(all.iter().all(|rows| *rows == all[0]));
     }
 
@@ -366,7 +394,7 @@ mod tests {
             .map(|row| match row {
                 Row::Bad { line, code, .. } => (*line, *code),
                 Row::Reading(reading) => (reading.line, "read"),
-                Row::Skipped => (0, "skipped"),
+                other => panic!("{other:?}"),
             })
             .collect();
         let expect = [(1, "not_json"), (2, "not_utf8"), (3, "line_too_long"), (4, "read")];

@@ -10,6 +10,7 @@
 pub mod file;
 mod lines;
 mod parse;
+mod quality;
 mod reading;
 mod writer;
 

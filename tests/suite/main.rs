@@ -38,6 +38,7 @@ mod gathering;
 mod guard;
 mod health;
 mod hospital;
+mod imports;
 mod keysets;
 mod limits;
 mod log;

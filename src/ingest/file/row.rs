@@ -3,19 +3,38 @@
 //! Guarantees that only what makes a line unreadable is a fault, with a stable code
 //! and a mend. Does not judge readings.
 
-use chrono::{DateTime, TimeDelta, Utc};
-use csv_core::{Reader, ReaderBuilder, Terminator};
-use serde::Deserialize;
-use serde_json::value::RawValue;
+mod columns;
+mod json;
 
+use chrono::{DateTime, TimeDelta, Utc};
+
+use self::columns::{COLUMNS_MAX, Splitter};
 use super::{FileReading, Format, Row};
+use crate::ingest::quality::Quality;
 use crate::vital::Vital;
 
 /// How much of a value or a header an error repeats, in characters.
 const QUOTED_CHARS_MAX: usize = 120;
 
 const ICU_HEADER: [&str; 4] = ["record_id", "minute", "parameter", "value"];
+/// What a CSV file has at least; it may also have the columns of a history's table.
 const CSV_HEADER: [&str; 6] = ["patientId", "deviceId", "vital", "value", "unit", "measuredAt"];
+/// All columns of a CSV file, found by their names. What was recorded is told for people:
+/// this log records anew.
+const CSV_COLUMNS: [&str; COLUMNS_MAX] = [
+    "patientId",
+    "deviceId",
+    "vital",
+    "value",
+    "measuredAt",
+    "unit",
+    "quality",
+    "deviceQuality",
+    "context",
+    "recordedAt",
+];
+/// The first so many of them must be there.
+const CSV_COLUMNS_NEEDED: usize = 5;
 
 /// The parameters of `icu-csv` that are vitals, with the device that measures them.
 /// Their values are in canonical units (Temp in Cel). GCS, FiO2 and others are not here.
@@ -53,12 +72,15 @@ pub struct RowParser {
     format: Format,
     epoch: DateTime<Utc>,
     splitter: Splitter,
+    /// The columns of a CSV file as its header names them.
+    named: Vec<&'static str>,
 }
 
 impl RowParser {
     /// `epoch` is minute 0 of `icu-csv`.
     pub fn new(format: Format, epoch: DateTime<Utc>) -> RowParser {
-        RowParser { format, epoch, splitter: Splitter::new() }
+        let named = CSV_HEADER.to_vec();
+        RowParser { format, epoch, splitter: Splitter::new(), named }
     }
 
     /// The first line that the format demands.
@@ -70,12 +92,20 @@ impl RowParser {
         }
     }
 
-    /// Whether `text` is that line, quoted or not.
+    /// Whether `text` is that line, quoted or not; a CSV file's columns are found by it.
     pub fn is_header(&mut self, text: &[u8]) -> bool {
-        let columns = &mut self.splitter;
+        let Ok((columns, count)) = self.splitter.all(text) else { return false };
+        let Some(columns) = columns.get(..count) else { return false };
         match self.format {
-            Format::IcuCsv => columns.split(text, &ICU_HEADER).is_ok_and(|c| c == ICU_HEADER),
-            Format::Csv => columns.split(text, &CSV_HEADER).is_ok_and(|c| c == CSV_HEADER),
+            Format::IcuCsv => columns == ICU_HEADER,
+            Format::Csv => {
+                let known = |name: &&str| CSV_COLUMNS.iter().find(|known| *known == name).copied();
+                self.named = columns.iter().filter_map(known).collect();
+                let once = |name: &&str| self.named.iter().filter(|named| *named == name).count();
+                self.named.len() == count
+                    && CSV_COLUMNS.iter().all(|name| once(name) <= 1)
+                    && CSV_COLUMNS[..CSV_COLUMNS_NEEDED].iter().all(|name| once(name) == 1)
+            }
             Format::Ndjson => false,
         }
     }
@@ -84,17 +114,17 @@ impl RowParser {
     pub fn row(&mut self, text: &[u8], line: u64) -> Result<Row, Fault> {
         match self.format {
             Format::IcuCsv => icu_row(self.splitter.split(text, &ICU_HEADER)?, self.epoch, line),
-            Format::Csv => csv_row(self.splitter.split(text, &CSV_HEADER)?, line),
-            Format::Ndjson => ndjson_row(text, line),
+            Format::Csv => csv_row(self.splitter.split(text, &self.named)?, &self.named, line),
+            Format::Ndjson => json::row(text, line),
         }
     }
 }
 
-fn icu_row(columns: [&str; 4], epoch: DateTime<Utc>, line: u64) -> Result<Row, Fault> {
-    let [patient_id, minute, parameter, value] = columns;
+fn icu_row(columns: [&str; COLUMNS_MAX], epoch: DateTime<Utc>, line: u64) -> Result<Row, Fault> {
+    let [patient_id, minute, parameter, value, ..] = columns;
     let Some((_, vital, device)) = ICU_PARAMETERS.iter().find(|(name, ..)| *name == parameter)
     else {
-        return Ok(Row::Skipped);
+        return Ok(Row::Skipped(start_of(parameter)));
     };
     let measured_at = minute
         .parse()
@@ -121,65 +151,24 @@ fn icu_row(columns: [&str; 4], epoch: DateTime<Utc>, line: u64) -> Result<Row, F
     }))
 }
 
-fn csv_row(columns: [&str; 6], line: u64) -> Result<Row, Fault> {
-    let [patient_id, device_id, vital, value, unit, measured_at] = columns;
+fn csv_row(columns: [&str; COLUMNS_MAX], named: &[&str], line: u64) -> Result<Row, Fault> {
+    let column = |name: &str| {
+        let place = named.iter().position(|named| *named == name);
+        place.and_then(|place| columns.get(place)).copied().filter(|text| !text.is_empty())
+    };
+    let [patient_id, device_id, vital, value, measured_at] =
+        ["patientId", "deviceId", "vital", "value", "measuredAt"]
+            .map(|name| column(name).unwrap_or_default());
+    let own = column("deviceQuality").or(column("quality").filter(|text| !Quality::is_word(text)));
     Ok(Row::Reading(FileReading {
         patient_id: patient_id.to_owned(),
         device_id: device_id.to_owned(),
         vital: vital.to_owned(),
         value: number(value)?,
-        unit: (!unit.is_empty()).then(|| unit.to_owned()),
-        quality: None,
+        unit: column("unit").map(str::to_owned),
+        quality: own.map(number).transpose()?,
         measured_at: time(measured_at)?,
-        context: None,
-        line,
-    }))
-}
-
-/// The wire form; the value is kept as text, to tell a number from a string of one.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct JsonReading<'a> {
-    patient_id: Option<String>,
-    device_id: Option<String>,
-    vital: Option<String>,
-    #[serde(borrow)]
-    value: Option<&'a RawValue>,
-    unit: Option<String>,
-    quality: Option<f64>,
-    measured_at: Option<String>,
-    #[serde(borrow)]
-    context: Option<&'a RawValue>,
-}
-
-fn ndjson_row(text: &[u8], line: u64) -> Result<Row, Fault> {
-    let text = std::str::from_utf8(text).map_err(|_| not_utf8())?;
-    let reading: JsonReading = serde_json::from_str(text).map_err(|e| {
-        // serde_json counts lines from the start of what it was given: always line 1.
-        let column = e.column();
-        let message = e.to_string();
-        let what = start_of(message.split(" at line ").next().unwrap_or_default());
-        if e.is_data() {
-            Fault::new(
-                "invalid_reading",
-                format!("{what} (column {column}): send one reading a line"),
-            )
-        } else {
-            Fault::new("not_json", format!("{what} (column {column}): send one JSON object a line"))
-        }
-    })?;
-    let value = needed(reading.value, "value")?.get();
-    // JSON has no spelling for what is not finite, but 1e999 is too large to be a number.
-    let value = serde_json::from_str(value).map_err(|_| not_a_number(value))?;
-    Ok(Row::Reading(FileReading {
-        patient_id: needed(reading.patient_id, "patientId")?,
-        device_id: needed(reading.device_id, "deviceId")?,
-        vital: needed(reading.vital, "vital")?,
-        value,
-        unit: reading.unit,
-        quality: reading.quality,
-        measured_at: time(&needed(reading.measured_at, "measuredAt")?)?,
-        context: reading.context.map(|json| json.get().to_owned()),
+        context: column("context").map(str::to_owned),
         line,
     }))
 }
@@ -221,58 +210,6 @@ fn start_of(text: &str) -> String {
     match text.char_indices().nth(QUOTED_CHARS_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
-    }
-}
-
-/// Takes a comma-separated line apart, in memory that is used again.
-struct Splitter {
-    reader: Reader,
-    fields: Vec<u8>,
-    ends: Vec<usize>,
-}
-
-impl Splitter {
-    fn new() -> Splitter {
-        // A carriage return within a line would otherwise end it, and hide what follows.
-        let reader = ReaderBuilder::new().terminator(Terminator::Any(b'\n')).build();
-        Splitter { reader, fields: Vec::new(), ends: Vec::new() }
-    }
-
-    /// The columns of `line`, trimmed; a fault unless there are as many as in `header`.
-    fn split<'a, const N: usize>(
-        &'a mut self,
-        line: &[u8],
-        header: &[&str; N],
-    ) -> Result<[&'a str; N], Fault> {
-        // Unquoting never lengthens a field. One end more than needed shows an extra column.
-        self.fields.resize(line.len(), 0);
-        self.ends.resize(N + 1, 0);
-        self.reader.reset();
-        let (_, _, mut written, mut count) =
-            self.reader.read_record(line, &mut self.fields, &mut self.ends);
-        // An empty input is the end of the line, also within an unclosed quote.
-        let (_, _, more, last) =
-            self.reader.read_record(&[], &mut self.fields[written..], &mut self.ends[count..]);
-        written += more;
-        count += last;
-        if count != N {
-            return Err(Fault::new(
-                if count < N { "missing_column" } else { "extra_column" },
-                format!(
-                    "write these columns: {} (a comma within a field needs quotes)",
-                    header.join(",")
-                ),
-            ));
-        }
-        let fields = std::str::from_utf8(&self.fields[..written]).map_err(|_| not_utf8())?;
-        let mut columns = [""; N];
-        let mut start = 0;
-        for (column, &end) in columns.iter_mut().zip(&self.ends) {
-            // A cut within a character is possible only where a column was no UTF-8.
-            *column = fields.get(start..end).ok_or_else(not_utf8)?.trim();
-            start = end;
-        }
-        Ok(columns)
     }
 }
 
@@ -320,7 +257,7 @@ mod tests {
         }
         // What is no vital is skipped before its value is looked at.
         for skipped in ["1,0,GCS,15", "1,0,FiO2,-", "1,0,Weight,80", "1,0,hr,80", "1,0,,"] {
-            assert!(matches!(row(Format::IcuCsv, skipped.as_bytes()), Ok(Row::Skipped)));
+            assert!(matches!(row(Format::IcuCsv, skipped.as_bytes()), Ok(Row::Skipped(_))));
         }
         bad(
             Format::IcuCsv,
@@ -422,8 +359,13 @@ mod tests {
         for (text, code, mend) in [
             (r#"{"patientId":101}"#, "invalid_reading", "column 16"),
             (r#"{"patientId":"1","patientId":"2"}"#, "invalid_reading", "patientId"),
-            (r#"{"quality":"good"}"#, "invalid_reading", "good"),
+            (r#"{"quality":"fair"}"#, "invalid_reading", "good or suspect"),
             (r#"[1,2]"#, "invalid_reading", "one reading a line"),
+            (
+                r#"[null,"1","w","spo2",97,"%",null,null,"2025-10-20T10:20:00Z",null,null,null]"#,
+                "invalid_reading",
+                "as an object",
+            ),
             ("not json", "not_json", "one JSON object a line"),
             (r#"{"deviceId":"w","vital":"spo2","value":97}"#, "missing_field", "\"patientId\""),
             (

@@ -59,3 +59,19 @@ pub fn data(path: &str) -> PathBuf {
     );
     file
 }
+
+/// An input that once went wrong. They are not part of this repository, and lie beside the
+/// recordings.
+pub fn case(path: &str) -> PathBuf {
+    let root = match std::env::var_os("VITALS_TEST_DATA") {
+        Some(root) => PathBuf::from(root).join("../cases"),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/cases"),
+    };
+    let file = root.join(path);
+    assert!(
+        file.exists(),
+        "{} is not there: see CONTRIBUTING.md, \"The recordings\"",
+        file.display()
+    );
+    file
+}
