@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config::{self, Common};
+use crate::event::is_fhir_id;
 use crate::telemetry;
 
 /// What goes wrong in a command, already said for a person.
@@ -122,6 +123,12 @@ fn named_config(arguments: &[OsString]) -> Option<std::path::PathBuf> {
         }
     }
     std::env::var_os("VITALS_CONFIG").map(Into::into)
+}
+
+/// The id of a tenant, a patient or a device, as an option takes it.
+fn id(text: &str) -> Result<String, String> {
+    let is_one = is_fhir_id(text).then(|| text.to_owned());
+    is_one.ok_or_else(|| "an id is 1 to 64 letters, digits, dashes and dots".to_owned())
 }
 
 fn run(cli: Cli) -> Result<ExitCode, Error> {

@@ -23,9 +23,10 @@ const LOOK_MS: u64 = 100;
 #[derive(Args)]
 pub struct Options {
     /// The patient's id
+    #[arg(value_parser = super::id)]
     patient: String,
     /// Of this tenant only
-    #[arg(long)]
+    #[arg(long, value_parser = super::id)]
     tenant: Option<String>,
 }
 

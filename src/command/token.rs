@@ -9,13 +9,12 @@ use super::{Error, secret};
 use crate::api::auth::{AUDIENCE, Claims, ISSUER, SCOPES};
 use crate::clock::Clock;
 use crate::config::{Common, duration};
-use crate::event::is_fhir_id;
 
 /// Options of `vitals token`.
 #[derive(Args)]
 pub struct Options {
     /// Whose data it opens
-    #[arg(long)]
+    #[arg(long, value_parser = super::id)]
     tenant: String,
     /// Who will use it
     #[arg(long)]
@@ -24,10 +23,10 @@ pub struct Options {
     #[arg(long)]
     scope: String,
     /// Only this device
-    #[arg(long)]
+    #[arg(long, value_parser = super::id)]
     device: Option<String>,
     /// Only this patient
-    #[arg(long)]
+    #[arg(long, value_parser = super::id)]
     patient: Option<String>,
     /// How long it is good for
     #[arg(long, value_parser = duration, default_value = "12h")]
@@ -36,16 +35,6 @@ pub struct Options {
 
 /// Prints the token.
 pub fn run(common: &Common, options: &Options) -> Result<ExitCode, Error> {
-    let ids = [
-        ("--tenant", Some(&options.tenant)),
-        ("--device", options.device.as_ref()),
-        ("--patient", options.patient.as_ref()),
-    ];
-    for (flag, id) in ids {
-        if id.is_some_and(|id| !is_fhir_id(id)) {
-            return Err(format!("{flag} must match [A-Za-z0-9\\-.]{{1,64}}").into());
-        }
-    }
     if let Some(unknown) = options.scope.split_whitespace().find(|s| !SCOPES.contains(s)) {
         return Err(format!("no scope is called {unknown}: use {}", SCOPES.join(", ")).into());
     }

@@ -150,7 +150,7 @@ impl Slice {
         (0..parts).map(part).collect()
     }
 
-    /// What is asked of it. Everything in it is ours: ids are FHIR ids and hold no quote.
+    /// What is asked of it. COPY takes no parameters, so the tenant is written as a literal.
     ///
     /// Asks the partition itself and not the log, so that what its bounds say already is
     /// not compared again for every row. The vital comes first: it is what most rows
@@ -178,10 +178,10 @@ impl Slice {
             if of_devices { ("", "suspect") } else { (" and not suspect", "null") };
         let mut sql = format!(
             "select patient_id, {device}, {vital}, occurred_at, value, position, {sent}, quality \
-             from {} where vital in ({}){suspect} and tenant = '{}' and shard = any ('{{{}}}')",
+             from {} where vital in ({}){suspect} and tenant = {} and shard = any ('{{{}}}')",
             self.table,
             vitals.join(", "),
-            question.tenant,
+            literal(&question.tenant),
             shards.map(|shard| shard.to_string()).collect::<Vec<_>>().join(",")
         );
         if self.from > self.whole.0 {
@@ -200,6 +200,11 @@ impl Pages {
         let to = self.to.map_or(String::new(), |to| format!(" and ctid < '({to},0)'"));
         format!(" ctid >= '({},0)'{to}", self.from)
     }
+}
+
+/// A text as SQL reads it, whatever is in it and whatever a session's settings are.
+fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 /// What lies side by side as one.
@@ -264,6 +269,13 @@ mod tests {
             assert!(all.windows(2).all(|two| two[0].to == Some(two[1].from)), "{all:?}");
             assert!(all[parts - 1].to.is_none() && all[parts - 1].from <= blocks);
         }
+    }
+
+    #[test]
+    fn a_tenant_is_a_literal_whatever_it_is_called() {
+        assert_eq!(literal("ward-4b"), "E'ward-4b'");
+        assert_eq!(literal("zz' or 'a'='a"), "E'zz'' or ''a''=''a'");
+        assert_eq!(literal("\\' or true --"), "E'\\\\'' or true --'");
     }
 
     #[test]
