@@ -209,6 +209,18 @@ pub enum EmbeddedError {
         /// The directory.
         sockets: PathBuf,
     },
+    /// Another vitals has started the server anew, with its socket elsewhere.
+    #[error(
+        "the socket of PostgreSQL has moved from {} to {}, because another vitals with another \
+         TMPDIR started it; start this vitals again",
+        from.display(), to.display()
+    )]
+    Moved {
+        /// Where it was.
+        from: PathBuf,
+        /// Where it is.
+        to: PathBuf,
+    },
     /// The runtime is shutting down.
     #[error("a step was cancelled because the program is ending: {0}")]
     Cancelled(#[from] tokio::task::JoinError),

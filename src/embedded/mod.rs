@@ -8,8 +8,8 @@
 //!
 //! Does not guarantee that the server ends with vitals: an [`Embedded`] that is
 //! dropped, or killed, without [`Embedded::stop`] leaves it running for the next
-//! one. Does not watch the server while it runs. Does not protect a data directory
-//! on a network file system from a second machine.
+//! one. Watches the server only for who asks for it ([`Embedded::watch`]). Does not
+//! protect a data directory on a network file system from a second machine.
 
 mod cluster;
 mod download;
@@ -21,18 +21,23 @@ mod place;
 mod program;
 mod server;
 mod session;
+mod watch;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
+use tokio::process::Child;
 use tokio::task::spawn_blocking;
 
 pub use error::EmbeddedError;
 use error::files;
 use lock::Hold;
 use place::Place;
+use server::Reached;
+pub use watch::{Away, Watch};
 
 /// How long to wait for another vitals that is starting or stopping the server; it
 /// may be downloading PostgreSQL, and then recovering.
@@ -44,6 +49,9 @@ pub struct Embedded {
     data_dir: PathBuf,
     place: Place,
     sockets: PathBuf,
+    settings: Vec<(String, String)>,
+    /// The server, if we have started it.
+    child: Mutex<Option<Child>>,
     /// Held for as long as we use the server.
     users: File,
 }
@@ -73,8 +81,11 @@ impl Embedded {
         if !lock::within(&users, Hold::Shared, TURN_WAIT).await.map_err(files("lock", &path))? {
             return Err(EmbeddedError::Busy { data_dir, waited_s: TURN_WAIT.as_secs() });
         }
-        let sockets = server::reach(&place, settings).await?;
-        Ok(Embedded { data_dir, place, sockets, users })
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        let settings: Vec<_> = settings.iter().map(owned).collect();
+        let Reached { sockets, child } = server::reach(&place, &settings).await?;
+        let child = Mutex::new(child);
+        Ok(Embedded { data_dir, place, sockets, settings, child, users })
     }
 
     /// How to connect to the database `vitals`, as its superuser.

@@ -37,20 +37,31 @@ const STOP_WAIT: Duration = Duration::from_secs(60);
 const READY: &str = "ready";
 /// How long one try to connect may take, the first one creating the database.
 const CONNECT_WAIT: Duration = Duration::from_secs(15);
+/// With less room on its disk a server cannot write a new segment of its log, and ends.
+const ROOM_BYTES_MIN: u64 = 16 << 20;
 /// How much of a log is searched for a complaint.
 const LOG_TAIL_BYTES: u64 = 64 * 1024;
 
-/// Joins the server of this cluster, or starts one. Returns the socket's directory.
+/// A server that answers.
+#[derive(Debug)]
+pub(super) struct Reached {
+    /// The directory of its socket.
+    pub sockets: PathBuf,
+    /// Its process, if we have started it: whoever waits for it learns how it ended.
+    pub child: Option<Child>,
+}
+
+/// Joins the server of this cluster, or starts one.
 pub(super) async fn reach(
     place: &Place,
-    settings: &[(&str, &str)],
-) -> Result<PathBuf, EmbeddedError> {
+    settings: &[(String, String)],
+) -> Result<Reached, EmbeddedError> {
     let path = place.server_lock();
     let lock = open_lock(place, &path)?;
     let deadline = Instant::now() + READY_WAIT;
     loop {
         let state = match knock(place).await? {
-            Ok(sockets) => return Ok(sockets),
+            Ok(sockets) => return Ok(Reached { sockets, child: None }),
             Err(state) => state,
         };
         // Free: no process of an earlier server is left, nor of an initdb.
@@ -111,9 +122,9 @@ pub(super) fn open_lock(place: &Place, path: &Path) -> Result<File, EmbeddedErro
 /// Starts a server that keeps the lock.
 async fn start(
     place: &Place,
-    settings: &[(&str, &str)],
+    settings: &[(String, String)],
     lock: File,
-) -> Result<PathBuf, EmbeddedError> {
+) -> Result<Reached, EmbeddedError> {
     let version = cluster::version(place)?;
     let binaries = locate(place, version).await?;
     if version.is_none() {
@@ -129,7 +140,7 @@ async fn start(
         let state = match knock(place).await? {
             Ok(sockets) => {
                 tracing::info!(cluster = %place.cluster().display(), pid = child.id(), "up");
-                return Ok(sockets);
+                return Ok(Reached { sockets, child: Some(child) });
             }
             Err(state) => state,
         };
@@ -145,7 +156,7 @@ async fn start(
 fn spawn(
     place: &Place,
     program: &Path,
-    settings: &[(&str, &str)],
+    settings: &[(String, String)],
     lock: File,
 ) -> Result<Child, EmbeddedError> {
     let log = place.start_log();
@@ -258,10 +269,53 @@ fn complaint(place: &Place, status: ExitStatus) -> EmbeddedError {
         None => (first, log),
     };
     let reason = match status.signal() {
-        Some(signal) => format!("it was killed by signal {signal}, perhaps for want of memory"),
+        Some(signal) => killed_by(signal),
         None => last(&said),
     };
-    EmbeddedError::Exited { cluster: place.cluster(), reason, log }
+    EmbeddedError::Exited { cluster: place.cluster(), reason: with_room(place, reason), log }
+}
+
+fn killed_by(signal: i32) -> String {
+    format!("it was killed by signal {signal}, by somebody or for want of memory")
+}
+
+/// What became of a server that answered before; `None` while it lives.
+pub(super) fn end(
+    place: &Place,
+    child: &mut Option<Child>,
+) -> Result<Option<String>, EmbeddedError> {
+    let status = match child {
+        Some(child) => child.try_wait().map_err(files("watch", &place.cluster()))?,
+        None => None,
+    };
+    let path = place.server_lock();
+    let free = || {
+        let lock = open_lock(place, &path)?;
+        lock::attempt(&lock, Hold::Alone).map_err(files("lock", &path))
+    };
+    if status.is_none() && !free()? {
+        return Ok(None);
+    }
+    let said = newest(&place.log()).and_then(|log| tail(&log).ok()).unwrap_or_default();
+    // What it complained of before it was last ready is of another time.
+    let said = said.rsplit("ready to accept connections").next().unwrap_or_default();
+    let complained = ["FATAL:", "PANIC:"].iter().any(|word| said.contains(word));
+    let reason = match status.and_then(|status| status.signal()) {
+        Some(signal) => killed_by(signal),
+        None if complained => last(said),
+        None => "it left no word, as one that is killed".to_owned(),
+    };
+    Ok(Some(with_room(place, reason)))
+}
+
+/// A reason, and that there is no room: a server whose disk is full cannot even say so.
+pub(super) fn with_room(place: &Place, reason: String) -> String {
+    match rustix::fs::statvfs(place.cluster()) {
+        Ok(disk) if disk.f_bavail.saturating_mul(disk.f_frsize) < ROOM_BYTES_MIN => {
+            format!("{reason}; its disk is full: make room")
+        }
+        _ => reason,
+    }
 }
 
 /// The end of a log.

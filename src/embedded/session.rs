@@ -70,7 +70,8 @@ async fn create(sockets: &Path) -> Answer {
     }
 }
 
-fn judge(error: sqlx::Error) -> Answer {
+/// What it means that somebody was not answered so.
+pub(super) fn judge(error: sqlx::Error) -> Answer {
     match &error {
         sqlx::Error::Io(source) if source.kind() != io::ErrorKind::PermissionDenied => {
             Answer::NotYet(source.to_string())
