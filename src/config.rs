@@ -37,6 +37,14 @@ pub struct Common {
         hide_env_values = true
     )]
     pub database_url: Option<String>,
+    /// How long a start waits for a database that is away, as 30s; then it is an error
+    /// [default: 30s for serve, no time for other commands]
+    #[arg(long, global = true, env = "VITALS_DATABASE_WAIT", value_name = "TIME", value_parser = duration)]
+    pub database_wait: Option<Duration>,
+    /// How long the embedded database may be away until vitals ends with an error; meanwhile
+    /// it is started again and again
+    #[arg(long, global = true, env = "VITALS_DATABASE_AWAY", value_name = "TIME", value_parser = duration, default_value = DATABASE_AWAY)]
+    pub database_away: Duration,
     /// Where the embedded database and the token secret live
     #[arg(
         long,
@@ -106,6 +114,10 @@ pub struct Serving {
     /// How the outside reaches this server; put before the links in webhooks
     #[arg(long, env = "VITALS_PUBLIC_URL", value_name = "URL", default_value = "")]
     pub public_url: String,
+    /// How long, after SIGTERM, requests are still answered while /health/ready says that
+    /// this process goes away; so that a balancer sends no more
+    #[arg(long, env = "VITALS_DRAIN", value_name = "TIME", value_parser = duration, default_value = DRAIN)]
+    pub drain: Duration,
     /// Requests a minute that a token with a device may make
     #[arg(long, env = "VITALS_LIMIT_DEVICE_REQUESTS", value_name = "N", value_parser = per_minute, default_value_t = DEVICE_REQUESTS_PER_MINUTE)]
     pub limit_device_requests: NonZeroU32,
@@ -119,6 +131,12 @@ pub struct Serving {
     #[arg(long, env = "VITALS_SELF_CHECK_PAUSE", value_name = "TIME", value_parser = duration, default_value = SELF_CHECK_PAUSE)]
     pub self_check_pause: Duration,
 }
+
+/// A recovery takes less, and somebody has seen that the disk is full.
+const DATABASE_AWAY: &str = "5m";
+
+/// A balancer that asks every two seconds has twice been told.
+const DRAIN: &str = "5s";
 
 /// Between two looks of the self-check.
 const SELF_CHECK_PAUSE: &str = "5s";

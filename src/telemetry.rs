@@ -6,8 +6,14 @@ use std::io::IsTerminal;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::debug_fn;
 
 use crate::config::LogFormat;
+
+/// The field in which a slow statement stands.
+const STATEMENT: &str = "db.statement";
 
 /// Latencies that matter here lie between a disk's fsync and a receiver's timeout.
 const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
@@ -18,15 +24,29 @@ pub fn log(filter: &str, format: LogFormat) -> Result<(), tracing_subscriber::fi
         .with_env_filter(EnvFilter::try_new(filter)?)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
+        .with_target(false)
+        // A line that cannot be written, because stderr is a file on a full disk, must not
+        // end who wrote it: complaining of it on stderr does.
+        .log_internal_errors(false);
     let begun = match format {
-        LogFormat::Text => subscriber.compact().try_init(),
+        LogFormat::Text => subscriber.compact().fmt_fields(for_people()).try_init(),
         LogFormat::Json => subscriber.json().try_init(),
     };
     if begun.is_err() {
         tracing::debug!("this process logs already");
     }
     Ok(())
+}
+
+/// What a line for people holds of an event: not the whole of a slow statement, which is
+/// kilobytes of SQL. Its first words are told beside, and lines for machines have it all.
+fn for_people() -> impl for<'writer> FormatFields<'writer> + 'static {
+    debug_fn(|line, field, value| match field.name() {
+        "message" => write!(line, "{value:?}"),
+        STATEMENT => Ok(()),
+        name => write!(line, "{name}={value:?}"),
+    })
+    .delimited(" ")
 }
 
 /// Begins to count. Once a process.

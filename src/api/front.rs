@@ -20,6 +20,7 @@ use super::body::Incoming;
 use super::gate::{Gate, every_answer};
 use super::problem::Problem;
 use super::readings::{self, Door};
+use super::standing::Standing;
 
 /// With a query, also an empty one (`?&`), it is the router's: so both ways can be compared.
 const READINGS: &str = "/api/v1/readings";
@@ -34,6 +35,7 @@ pub struct Front {
 struct ShortWay {
     gate: Arc<Gate>,
     door: Arc<Door>,
+    standing: Standing,
 }
 
 impl From<Router> for Front {
@@ -45,8 +47,13 @@ impl From<Router> for Front {
 
 impl Front {
     /// A router with a route for readings, and what that route stands on.
-    pub(super) fn new(router: Router, gate: Arc<Gate>, door: Arc<Door>) -> Front {
-        Front { router, readings: Some(Arc::new(ShortWay { gate, door })) }
+    pub(super) fn new(
+        router: Router,
+        gate: Arc<Gate>,
+        door: Arc<Door>,
+        standing: Standing,
+    ) -> Front {
+        Front { router, readings: Some(Arc::new(ShortWay { gate, door, standing })) }
     }
 }
 
@@ -74,7 +81,9 @@ impl Service<Request> for Front {
         match &self.readings {
             Some(way) if request.method() == Method::POST && request.uri() == READINGS => {
                 let way = way.clone();
-                Box::pin(async move { Ok(every_answer(pin!(way.answer(request))).await) })
+                Box::pin(async move {
+                    Ok(way.standing.parting(every_answer(pin!(way.answer(request))).await))
+                })
             }
             _ => Box::pin(self.router.call(request)),
         }

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use sqlx::PgPool;
 
 use super::problem::Problem;
+use super::standing::Standing;
 use crate::clock::Clock;
 use crate::consumer;
 use crate::log::Log;
@@ -30,6 +31,7 @@ pub struct Probe {
     pub(super) log: Log,
     pub(super) clock: Clock,
     pub(super) metrics: PrometheusHandle,
+    pub(super) standing: Standing,
 }
 
 /// `GET /health/live`
@@ -40,6 +42,7 @@ pub async fn live() -> Json<Value> {
 /// `GET /health/ready`: how far each consumer is behind the log, and what somebody should
 /// look at although everything else goes on.
 pub async fn ready(State(probe): State<Probe>) -> Result<Json<Value>, Problem> {
+    probe.standing.is_clear()?;
     let pool = probe.log.pool();
     let asked =
         async { Ok::<_, sqlx::Error>((consumer::lag(pool).await?, warnings(&probe).await?)) };

@@ -29,6 +29,7 @@ mod replay;
 pub mod router;
 mod rules;
 mod silences;
+pub mod standing;
 mod stream;
 mod webhook_events;
 mod webhooks;

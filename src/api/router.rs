@@ -18,6 +18,7 @@ use super::front::Front;
 use super::gate::{self, Gate};
 use super::limits::Limits;
 use super::problem::Problem;
+use super::standing::Standing;
 use super::{
     alerts, corrections, deliveries, devices, diff, health, history, jobs, openapi, page,
     parameters, patients, readings, replay, rules, silences, stream, webhook_events, webhooks,
@@ -49,6 +50,8 @@ pub struct Api {
     pub links: AckLinks,
     /// The numbers.
     pub metrics: PrometheusHandle,
+    /// What stands in the way of being ready.
+    pub standing: Standing,
     /// Ends streams, in either direction.
     pub stop: CancellationToken,
 }
@@ -56,6 +59,7 @@ pub struct Api {
 /// All routes, and the short way to one of them.
 pub fn router(api: Api) -> Front {
     let questions = patients::Questions { log: api.log.clone(), clock: api.clock.clone() };
+    let standing = api.standing.clone();
 
     let door =
         readings::Door::new(api.ingest, api.clock.clone(), api.limits.clone(), api.stop.clone());
@@ -139,7 +143,7 @@ pub fn router(api: Api) -> Front {
     let v1 =
         v1.layer(middleware::from_fn_with_state(gate.clone(), admit_by_token)).merge(answering);
     let others = Router::new()
-        .merge(operators(api.log, api.clock, api.metrics))
+        .merge(operators(api.log, api.clock, api.metrics, api.standing))
         .merge(page::routes())
         .merge(openapi::routes())
         .route_layer(middleware::from_fn(parameters::known_only))
@@ -150,8 +154,8 @@ pub fn router(api: Api) -> Front {
         .merge(others)
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn(answered));
-    Front::new(router, gate, door)
+        .layer(middleware::from_fn_with_state(standing.clone(), answered));
+    Front::new(router, gate, door, standing)
 }
 
 async fn admit_by_token(
@@ -187,12 +191,12 @@ async fn handled(
 }
 
 /// What every process answers, whatever its roles.
-pub fn operators(log: Log, clock: Clock, metrics: PrometheusHandle) -> Router {
+pub fn operators(log: Log, clock: Clock, metrics: PrometheusHandle, standing: Standing) -> Router {
     Router::new()
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
-        .with_state(health::Probe { log, clock, metrics })
+        .with_state(health::Probe { log, clock, metrics, standing })
 }
 
 async fn no_such_route(OriginalUri(uri): OriginalUri) -> Problem {
@@ -212,6 +216,6 @@ async fn open_to_all(request: Request, next: Next) -> Result<Response, Problem> 
     gate::within_time(request, async |request| Ok(next.run(request).await)).await
 }
 
-async fn answered(request: Request, next: Next) -> Response {
-    gate::every_answer(pin!(next.run(request))).await
+async fn answered(State(standing): State<Standing>, request: Request, next: Next) -> Response {
+    standing.parting(gate::every_answer(pin!(next.run(request))).await)
 }

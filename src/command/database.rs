@@ -1,7 +1,6 @@
 //! Opening the database: the one that was named, or the embedded one.
 
-use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -9,14 +8,12 @@ use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio::time::timeout;
 
-use super::Error;
+use super::{Error, reach};
 use crate::config::Common;
-use crate::embedded::Embedded;
+use crate::embedded::{Away, Embedded, Watch};
 use crate::log::{Log, is_idle};
 use crate::projection;
 
-/// How long a connection may take before the database counts as unreachable.
-const CONNECT_MS_MAX: u64 = 10_000;
 /// Who waits longer for a connection of a pool is told that there is none.
 const ACQUIRE_MS_MAX: u64 = 10_000;
 /// A connection that was idle for longer is asked whether it still lives.
@@ -45,21 +42,18 @@ pub struct Database {
     options: PgConnectOptions,
     /// All that were made, to be closed before the server stops.
     pools: Mutex<Vec<PgPool>>,
-    embedded: Option<Embedded>,
+    embedded: Option<(Arc<Embedded>, Watch)>,
 }
 
 impl Database {
     /// Connects once, so that what is wrong is said now and clearly.
     pub async fn open(common: &Common) -> Result<Database, Error> {
         let (options, embedded) = match &common.database_url {
-            Some(url) => {
-                let options = PgConnectOptions::from_str(url)
-                    .map_err(|error| format!("the database URL cannot be read: {error}"))?;
-                (options, None)
-            }
+            Some(url) => (reach::options(url)?, None),
             None => {
-                let embedded = Embedded::start(&common.data_dir).await?;
-                (embedded.connect_options(), Some(embedded))
+                let embedded = Arc::new(Embedded::start(&common.data_dir).await?);
+                let watch = embedded.watch(common.database_away);
+                (embedded.connect_options(), Some((embedded, watch)))
             }
         };
         let options = options
@@ -72,14 +66,27 @@ impl Database {
             ])
             .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(5));
         let database = Database { options, pools: Mutex::default(), embedded };
-        let connected = timeout(Duration::from_millis(CONNECT_MS_MAX), database.options.connect());
-        let why = match connected.await {
-            Ok(Ok(_)) => return Ok(database),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {CONNECT_MS_MAX} ms"),
-        };
-        database.close().await?;
-        Err(format!("the database cannot be reached: {why}").into())
+        match reach::reach(&database.options, common.database_wait.unwrap_or_default()).await {
+            Ok(()) => Ok(database),
+            Err(error) => {
+                database.close().await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Why the embedded database does not answer, at any time; a named one never says why.
+    pub fn away(&self) -> Away {
+        let nobody = || tokio::sync::watch::channel(None).1;
+        self.embedded.as_ref().map_or_else(nobody, |(_, watch)| watch.away())
+    }
+
+    /// Waits until the embedded database is lost; why.
+    pub async fn lost(&self) -> String {
+        match &self.embedded {
+            Some((_, watch)) => watch.lost().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Connections for those who ask and append.
@@ -148,7 +155,9 @@ impl Database {
             if timeout(Duration::from_millis(PARTING_MS_MAX), parting).await.is_err() {
                 tracing::debug!("some connections are still in use");
             }
-            match embedded {
+            let Some((embedded, watch)) = embedded else { return Ok(()) };
+            watch.end().await;
+            match Arc::into_inner(embedded) {
                 Some(embedded) => embedded.stop().await,
                 None => Ok(()),
             }

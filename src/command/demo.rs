@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::Error;
 use super::database::Database;
 use super::secret;
-use super::serve::Server;
+use super::serve::{Server, patient};
 use crate::api::auth::{AUDIENCE, Claims, ISSUER, Keys, SCOPES};
 use crate::clock::Clock;
 use crate::config::{Common, Serving, duration};
@@ -49,6 +49,7 @@ pub struct Options {
 
 /// Runs the demo.
 pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
+    let common = &patient(common);
     let database = Database::open(common).await?;
     let agreed = demo(common, options, &database).await;
     database.close().await?;

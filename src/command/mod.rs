@@ -10,6 +10,7 @@ mod demo;
 mod import;
 mod parked;
 mod progress;
+mod reach;
 mod rebuild;
 mod replay;
 mod secret;
@@ -19,6 +20,7 @@ mod token;
 mod verify;
 
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -70,6 +72,10 @@ enum Command {
 /// Runs the command of these arguments.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if let Err(error) = leave_surroundings(&arguments) {
+        eprintln!("vitals: {error}");
+        return ExitCode::FAILURE;
+    }
     let cli = match parse(&arguments) {
         Ok(cli) => cli,
         Err(code) => return code,
@@ -77,10 +83,34 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match run(cli) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("vitals: {error}");
+            eprintln!("vitals: {}", reach::without_lines(&*error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Begins anew without the variables of PostgreSQL's own programs, if there are any: every
+/// connection is made of what our options say, also one to the embedded database, and the
+/// library that makes it would look at them.
+fn leave_surroundings(arguments: &[OsString]) -> Result<(), Error> {
+    let names: Vec<OsString> = std::env::vars_os()
+        .map(|(name, _)| name)
+        .filter(|name| name.to_string_lossy().starts_with("PG"))
+        .collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let said: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
+    let said = said.join(", ");
+    eprintln!("vitals: not looked at: {said}; --database-url says all of a database");
+    let mut anew = std::process::Command::new(std::env::current_exe()?);
+    if let Some((name, rest)) = arguments.split_first() {
+        anew.arg0(name).args(rest);
+    }
+    names.iter().for_each(|name| _ = anew.env_remove(name));
+    // Only an error returns.
+    let error = anew.exec();
+    Err(format!("this program could not begin without {said}: {error}; unset them").into())
 }
 
 fn parse(arguments: &[OsString]) -> Result<Cli, ExitCode> {

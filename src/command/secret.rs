@@ -1,8 +1,9 @@
 //! The secret that tokens are signed with, and the key that webhooks' secrets are sealed
 //! with.
 //!
-//! Guarantees that a secret which was made here is readable by its owner only, and
-//! that two processes that start at once end up with the same one.
+//! Guarantees that a secret which was made here is readable by its owner only, that two
+//! processes that start at once end up with the same one, and that none is made where
+//! another instance could not know it: beside a database that others may use as well.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -13,8 +14,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use super::Error;
-use crate::api::auth::Keys;
 use crate::api::auth::jwks::Jwks;
+use crate::api::auth::{Keys, SECRET_BYTES_MIN};
 use crate::clock::Clock;
 use crate::config::{Common, Serving};
 use crate::webhook::seal::Seal;
@@ -24,12 +25,25 @@ const FILE: &str = "jwt-secret";
 const SEAL_VARIABLE: &str = "VITALS_SECRETS_KEY";
 const SEAL_FILE: &str = "secrets-key";
 
-/// The keys: of the environment, else of the data directory, where they are made
-/// when there are none.
+/// The keys: of the environment, else of the data directory, where they are made beside
+/// an embedded database when there are none. Beside another database they are not: the
+/// next instance would refuse their tokens.
 pub fn keys(common: &Common) -> Result<Keys, Error> {
     let secret = match std::env::var(VARIABLE) {
         Ok(secret) => secret,
-        Err(std::env::VarError::NotPresent) => of_data_dir(&common.data_dir, FILE)?,
+        Err(std::env::VarError::NotPresent) => {
+            let found = common.data_dir.join(FILE);
+            if common.database_url.is_some() && !found.exists() {
+                return Err(format!(
+                    "beside a database of your own all instances need one token secret: set \
+                     {VARIABLE} to the same {SECRET_BYTES_MIN} random bytes or more for each (or put \
+                     them into {}), or verify the tokens of others with --jwks",
+                    found.display()
+                )
+                .into());
+            }
+            of_data_dir(&common.data_dir, FILE)?
+        }
         Err(error) => return Err(format!("{VARIABLE}: {error}").into()),
     };
     Ok(Keys::hs256(secret.as_bytes(), Clock::system())?)

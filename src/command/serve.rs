@@ -1,8 +1,11 @@
 //! `vitals serve`: the API and the workers.
 //!
 //! Guarantees that `ready` is printed when requests are answered, and that SIGTERM
-//! ends it within [`STOP_MS_MAX`]: requests under way are answered, what was handed
-//! in is written, steps under way are finished.
+//! ends it: first it says that it goes away, while requests are still answered; then it
+//! listens no more, requests under way are answered, what was handed in is written, steps
+//! under way are finished. With the usual `--drain` that takes less than ten seconds. Ends
+//! by itself, with an error, when a task of its own panics and when the embedded database
+//! does not come back.
 
 use std::future::IntoFuture;
 use std::io::Write;
@@ -19,7 +22,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use rustix::net::sockopt::set_tcp_user_timeout;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +31,7 @@ use super::database::Database;
 use super::{Error, secret};
 use crate::api::auth::Keys;
 use crate::api::limits::{Limits, Rates};
+use crate::api::standing::Standing;
 use crate::api::{Api, operators, router};
 use crate::clock::Clock;
 use crate::config::{Common, Role, Serving};
@@ -48,6 +52,10 @@ use crate::webhook::{Desk, Fanout, gauges, secrets};
 
 /// How long the end may take; the contract says 10 s, the database needs the rest.
 const STOP_MS_MAX: u64 = 8_000;
+/// How much of that is left in any case when it has been said that this process goes away.
+const STOP_MS_MIN: u64 = 2_500;
+/// How long a start waits for a database that is away, when nobody says.
+const DATABASE_WAIT_SECONDS: u64 = 30;
 /// Connections for questions.
 const QUESTION_CONNECTIONS_MAX: u32 = 16;
 /// Connections for those who page: the deliverer, heartbeats, clocks, gauges. The rules and
@@ -78,40 +86,94 @@ pub struct Options {
 
 /// Serves until SIGTERM or SIGINT.
 pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
-    let database = Database::open(common).await?;
-    let served = serve(common, &options.serving, &database).await;
+    // First of all: whoever stops it while it waits or migrates gets an orderly end, too.
+    let mut ends = Ends::listen()?;
+    let patient = patient(common);
+    let database = tokio::select! {
+        opened = Database::open(&patient) => opened?,
+        _ = ends.next() => return Ok(ExitCode::SUCCESS),
+    };
+    let served = serve(&patient, &options.serving, &database, &mut ends).await;
     database.close().await?;
     served.map(|()| ExitCode::SUCCESS)
 }
 
-async fn serve(common: &Common, serving: &Serving, database: &Database) -> Result<(), Error> {
-    // First of all: whoever stops it while it migrates gets an orderly end, too.
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+/// The same options, with time for a database that starts beside this process.
+pub fn patient(common: &Common) -> Common {
+    let wait = common.database_wait.unwrap_or(Duration::from_secs(DATABASE_WAIT_SECONDS));
+    Common { database_wait: Some(wait), ..common.clone() }
+}
+
+async fn serve(
+    common: &Common,
+    serving: &Serving,
+    database: &Database,
+    ends: &mut Ends,
+) -> Result<(), Error> {
+    let lost = async || format!("the embedded database is lost: {}", database.lost().await);
     let keys = secret::serving_keys(common, serving).await?;
     let server = tokio::select! {
         started = Server::start(common, serving, database, keys) => started?,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+        _ = ends.next() => return Ok(()),
+        why = lost() => return Err(why.into()),
     };
     println!("ready http://{}", server.address);
     std::io::stdout().flush()?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let end = tokio::select! {
+        end = ends.next() => end,
+        why = lost() => return Err(why.into()),
         which = server.tasks.failed() => {
             // Not stopped but ended: what is left of this process is not to be trusted.
             return Err(format!("{which} panicked; the log has what was acknowledged").into());
         }
+    };
+    // Whoever sits before it wants it to end now.
+    let drain = if end == End::Asked { serving.drain } else { Duration::ZERO };
+    tracing::info!("going away: requests are answered for another {} s", drain.as_secs_f64());
+    server.draining.cancel();
+    tokio::select! {
+        () = tokio::time::sleep(drain) => {}
+        _ = ends.next() => {}
     }
     tracing::info!("stopping");
-    server.stop().await
+    let left = Duration::from_millis(STOP_MS_MAX).saturating_sub(drain);
+    server.stop_within(left.max(Duration::from_millis(STOP_MS_MIN))).await
+}
+
+/// How this process is told to end.
+struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// By who supervises it.
+    Asked,
+    /// At a terminal.
+    Interrupted,
+}
+
+impl Ends {
+    fn listen() -> std::io::Result<Ends> {
+        let (terminate, interrupt) = (SignalKind::terminate(), SignalKind::interrupt());
+        Ok(Ends { terminate: signal(terminate)?, interrupt: signal(interrupt)? })
+    }
+
+    async fn next(&mut self) -> End {
+        tokio::select! {
+            _ = self.terminate.recv() => End::Asked,
+            _ = self.interrupt.recv() => End::Interrupted,
+        }
+    }
 }
 
 /// A running server.
 pub struct Server {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Says that it goes away.
+    draining: CancellationToken,
     stop: CancellationToken,
     tasks: Tasks,
     http: JoinHandle<std::io::Result<()>>,
@@ -133,6 +195,8 @@ impl Server {
         let metrics = telemetry::metrics()?;
         let log = database.log(common, database.pool(QUESTION_CONNECTIONS_MAX)).await?;
         let (stop, tasks) = (CancellationToken::new(), Tasks::default());
+        let draining = CancellationToken::new();
+        let standing = Standing { away: database.away(), draining: draining.clone() };
         tasks.spawn_until("the metrics' upkeep", &stop, upkeep(metrics.clone()));
         let of_worker = log.with_pool(database.worker_pool(1));
         tasks.spawn_until("the months", &stop, months(of_worker, Clock::system()));
@@ -167,9 +231,21 @@ impl Server {
             tasks.spawn_until("the limits' upkeep", &stop, limits.clone().forget());
             let (clock, stop) = (Clock::system(), stop.clone());
             let Webhooks { lines, links } = webhooks;
-            router(Api { log, ingest, live, keys, limits, clock, lines, links, metrics, stop })
+            router(Api {
+                log,
+                ingest,
+                live,
+                keys,
+                limits,
+                clock,
+                lines,
+                links,
+                metrics,
+                standing,
+                stop,
+            })
         } else {
-            operators(log, Clock::system(), metrics).into()
+            operators(log, Clock::system(), metrics, standing).into()
         };
         let listener = listener.tap_io(|stream| {
             // An answer is one small packet: it must not wait for a second one.
@@ -186,11 +262,16 @@ impl Server {
         let until = stop.clone().cancelled_owned();
         let served = axum::serve(listener, front.into_make_service()).with_graceful_shutdown(until);
         let http = tokio::spawn(served.into_future());
-        Ok(Server { address, stop, tasks, http })
+        Ok(Server { address, draining, stop, tasks, http })
     }
 
     /// Stops: no new work, then what is under way.
     pub async fn stop(self) -> Result<(), Error> {
+        self.stop_within(Duration::from_millis(STOP_MS_MAX)).await
+    }
+
+    async fn stop_within(self, limit: Duration) -> Result<(), Error> {
+        self.draining.cancel();
         self.stop.cancel();
         let all = async {
             // The router goes first, and with it the last door to the writers.
@@ -198,7 +279,7 @@ impl Server {
             self.tasks.ended().await;
             served
         };
-        match tokio::time::timeout(Duration::from_millis(STOP_MS_MAX), all).await {
+        match tokio::time::timeout(limit, all).await {
             Ok(served) => Ok(served??),
             Err(_) => {
                 // What is not finished was not acknowledged, or is in the log.

@@ -33,7 +33,7 @@ use append::{Expect, append_expecting};
 pub use archived::{Archived, ArchivedMonth, archived_months};
 pub use read::{Window, decode_events, read_happenings, read_window, read_window_of_tenant};
 pub(crate) use silence::on_connection;
-pub use silence::{Held, Patience, answered, answered_soon, is_idle};
+pub use silence::{Held, Patience, answered, answered_soon, is_idle, takes_writes};
 pub use wake::{POLL_MS, Wake, signal_or_poll};
 
 use crate::clock::Clock;

@@ -34,6 +34,11 @@ pub async fn is_idle(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     answer.unwrap_or_else(|_| Err(silent(PING_MS_MAX))).map(|_| ())
 }
 
+/// Whether a server takes what is written: one that follows another does not.
+pub async fn takes_writes(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select not pg_is_in_recovery()").fetch_one(connection).await
+}
+
 /// Waits for an answer, but not for ever. The connections must be of a pool that tests
 /// what is given back to it, or the silent one is never missed there.
 pub async fn answered<T, E: From<sqlx::Error>>(

@@ -116,7 +116,7 @@ async fn a_database_that_cannot_be_reached_is_said_once_and_soon() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = format!("postgres://u:pass-w0rd@{}/vitals", silent.local_addr().unwrap());
     let nobody = "postgres://u:pass-w0rd@127.0.0.1:1/vitals";
-    let serve = ["serve", "--listen", "127.0.0.1:0"];
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--database-wait", "0s"];
     for (url, arguments) in [
         (nobody, &serve[..]),
         (nobody, &["verify"]),

@@ -39,6 +39,8 @@ pub fn command(data_dir: &Path, database_url: Option<&str>) -> Command {
         .current_dir(data_dir)
         .env("VITALS_DATA_DIR", data_dir)
         .env("VITALS_JWT_SECRET", SECRET)
+        // No balancer has to be told.
+        .env("VITALS_DRAIN", "0s")
         .kill_on_drop(true);
     if let Some(url) = database_url {
         command.env("VITALS_DATABASE_URL", url);
@@ -106,7 +108,8 @@ impl Server {
         Server::spawn(command, data_dir, arguments).await
     }
 
-    async fn spawn(
+    /// Serves by a command of the test's making.
+    pub async fn spawn(
         mut command: Command,
         data_dir: &Path,
         arguments: &[&str],
