@@ -19,7 +19,7 @@ mod history;
 mod jobs;
 pub mod limits;
 mod ndjson;
-mod openapi;
+pub mod openapi;
 mod page;
 mod parameters;
 mod patients;

@@ -1,20 +1,32 @@
 //! `GET /api/v1/openapi.json`: the API in the words of OpenAPI 3.1.
 //!
-//! Guarantees an entry for every route of the router and none beside them: a test walks
-//! both. Does not generate anything from types: what a field means is written by hand.
+//! Guarantees an entry for every route of the router and none beside them, and that what is
+//! answered (status, media type, every member, every code) is what stands here: tests hold
+//! every answer they get against it. Does not generate anything from types: what a field
+//! means is written by hand, in `schemas.json`, with one example each in `examples.json`.
 
 mod operations;
 
+use std::collections::BTreeMap;
+
 use axum::Router;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::routing::get;
 use serde_json::{Map, Value, json};
 
-use self::operations::{OPERATIONS, Operation, PARAMETERS};
+use self::operations::{BODY, EVERY, OPERATIONS, Operation, PARAMETERS};
 use crate::vital::Vital;
 
 /// What is answered and asked, by name.
 const SCHEMAS: &str = include_str!("openapi/schemas.json");
+/// One example of each that is a whole body.
+const EXAMPLES: &str = include_str!("openapi/examples.json");
+/// What follows the name of what a list holds.
+const LIST: &str = "List";
+const PROBLEM: &str = "#/components/schemas/Problem";
+/// The headers of every answer to a good token.
+const STANDING: [&str; 4] =
+    ["RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset", "RateLimit-Policy"];
 
 /// The document, without a token: it holds no data.
 pub fn routes() -> Router {
@@ -46,52 +58,100 @@ pub fn document() -> Value {
         "servers": [{ "url": "/api/v1" }],
         "paths": paths,
         "components": {
-            "schemas": serde_json::from_str::<Value>(SCHEMAS).unwrap_or_default(),
+            "schemas": schemas(),
+            "headers": headers(),
             "securitySchemes": {
                 "token": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" },
+                "link": { "type": "apiKey", "in": "query", "name": "link" },
             },
         },
         "security": [{ "token": [] }],
     })
 }
 
-/// The query parameters of an operation, by the path that the router has it under. `None`
-/// for what is not described.
-pub fn parameters_of(method: &str, path: &str) -> Option<&'static [&'static str]> {
-    let path = path.strip_prefix("/api/v1")?;
+/// The names of an operation's query parameters, by the path that the router has it under.
+/// None for what is not described.
+pub fn parameters_of(method: &str, path: &str) -> Vec<&'static str> {
+    let path = path.strip_prefix("/api/v1").unwrap_or_default();
     let is_meant = |of: &&Operation| of.path == path && of.method.eq_ignore_ascii_case(method);
-    OPERATIONS.iter().find(is_meant).map(|of| of.query)
+    let meant = OPERATIONS.iter().find(is_meant);
+    meant.into_iter().flat_map(|of| of.query).map(|text| parameter_name(text)).collect()
+}
+
+/// The shapes, each with its example, and the lists of them that are answered.
+fn schemas() -> Map<String, Value> {
+    let mut schemas: Map<String, Value> = serde_json::from_str(SCHEMAS).unwrap_or_default();
+    let mut examples: Map<String, Value> = serde_json::from_str(EXAMPLES).unwrap_or_default();
+    for (_, name) in OPERATIONS.iter().flat_map(|operation| operation.answers) {
+        let Some(item) = name.strip_suffix(LIST).filter(|_| !schemas.contains_key(*name)) else {
+            continue;
+        };
+        let links = json!({ "self": "/api/v1/…", "next": null });
+        let page = json!({ "items": [examples.get(item)], "next": null, "_links": links });
+        examples.insert((*name).to_owned(), page);
+        schemas.insert((*name).to_owned(), list_of(item));
+    }
+    for (name, example) in examples {
+        if let Some(schema) = schemas.get_mut(&name) {
+            schema["examples"] = json!([example]);
+        }
+    }
+    schemas
+}
+
+fn list_of(item: &str) -> Value {
+    json!({
+        "type": "object",
+        "required": ["items", "next", "_links"],
+        "properties": {
+            "items": { "type": "array", "items": reference(item) },
+            "next": { "type": ["string", "null"], "description": "The `cursor` of the page after it." },
+            "_links": reference("PageLinks"),
+        },
+    })
+}
+
+fn reference(schema: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{schema}") })
+}
+
+fn headers() -> Value {
+    let header = |schema: Value, says: &str| json!({ "schema": schema, "description": says });
+    let number = || json!({ "type": "integer", "minimum": 0 });
+    let text = || json!({ "type": "string" });
+    json!({
+        "RateLimit-Limit": header(number(), "What the limit of which most is used allows a minute."),
+        "RateLimit-Remaining": header(number(), "What is left of it."),
+        "RateLimit-Reset": header(number(), "In how many seconds all of it is back."),
+        "RateLimit-Policy": header(text(), "Every limit of the token."),
+        "ETag": header(text(), "For `If-None-Match`."),
+        "Location": header(text(), "Where what was made is found."),
+        "Retry-After": header(number(), "In how many seconds to come again."),
+        "WWW-Authenticate": header(text(), "`Bearer`"),
+        "vitals-behind": header(text(), "`true` when the answer is older than the log."),
+    })
 }
 
 fn described(operation: &Operation) -> Value {
-    let (status, answer) = operation.answer;
-    let schema = json!({ "$ref": format!("#/components/schemas/{answer}") });
-    let media_type = if answer == "Events" { "text/event-stream" } else { "application/json" };
-    let mut good = json!({ "description": "as asked" });
-    if answer != "Nothing" {
-        good["content"] = json!({ media_type: { "schema": schema } });
-    }
-    let problem = json!({
-        "description": "a problem document with a stable code",
-        "content": { "application/problem+json": {
-            "schema": { "$ref": "#/components/schemas/Problem" },
-        } },
-    });
     let mut described = json!({
         "summary": operation.summary,
         "description": format!("Scope `{}`.", operation.scope),
         "operationId": name(operation),
         "tags": [operation.path.split('/').nth(1).unwrap_or_default()],
         "parameters": parameters(operation),
-        "responses": { status: good, "4XX": problem, "5XX": problem },
+        "responses": responses(operation),
         "security": [{ "token": [operation.scope] }],
     });
-    if let Some(body) = operation.body {
-        let schema = json!({ "$ref": format!("#/components/schemas/{body}") });
-        described["requestBody"] = json!({
-            "required": true,
-            "content": { "application/json": { "schema": schema } },
-        });
+    if operation.by_link {
+        described["security"] = json!([{ "token": [operation.scope] }, { "link": [] }]);
+    }
+    if let Some((schema, also_as)) = operation.body {
+        let mut content = json!({ "application/json": { "schema": reference(schema) } });
+        for media_type in also_as {
+            content[*media_type] = json!({ "schema": { "type": "string" } });
+        }
+        described["requestBody"] =
+            json!({ "required": !operation.may_be_empty, "content": content });
     }
     described
 }
@@ -104,59 +164,173 @@ fn name(operation: &Operation) -> String {
     format!("{}_{}", operation.method, words.join("_"))
 }
 
+fn responses(operation: &Operation) -> Map<String, Value> {
+    let mut responses: BTreeMap<String, Value> = BTreeMap::new();
+    for (status, schema) in operation.answers {
+        responses.insert(status.to_string(), answer(operation, *status, schema));
+    }
+    if operation.is_tagged {
+        let headers = named(STANDING.into_iter().chain(["ETag"]));
+        let same = json!({ "description": "As it was: the ETag is the same.", "headers": headers });
+        responses.insert("304".to_owned(), same);
+    }
+    let of_body = operation.body.map(|_| &BODY);
+    let all = [EVERY].iter().chain(of_body).chain(operation.refusals).flat_map(|some| *some);
+    let mut codes: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
+    for (status, some) in all {
+        let codes = codes.entry(*status).or_default();
+        codes.extend(some.split_whitespace());
+        codes.sort_unstable();
+        codes.dedup();
+    }
+    for (status, codes) in codes {
+        responses.insert(status.to_string(), problem(status, &codes));
+    }
+    responses.into_iter().collect()
+}
+
+fn answer(operation: &Operation, status: u16, schema: &str) -> Value {
+    let reason = StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason());
+    let mut headers: Vec<&str> = STANDING.to_vec();
+    if operation.is_tagged {
+        headers.extend(["ETag", "vitals-behind"]);
+    }
+    if operation.method == "post" && ["WebhookWithSecret", "JobStarted"].contains(&schema) {
+        headers.push("Location");
+    }
+    let mut answer =
+        json!({ "description": reason.unwrap_or_default(), "headers": named(headers) });
+    let media_type = match schema {
+        "Nothing" => return answer,
+        "Events" => "text/event-stream",
+        "Page" => "text/html",
+        _ => "application/json",
+    };
+    let mut content = json!({ media_type: { "schema": reference(schema) } });
+    for also in operation.also_as {
+        content[*also] = json!({ "schema": { "type": "string" } });
+    }
+    answer["content"] = content;
+    answer
+}
+
+fn problem(status: u16, codes: &[&str]) -> Value {
+    let names: Vec<String> = codes.iter().map(|code| format!("`{code}`")).collect();
+    let schema = json!({
+        "allOf": [
+            { "$ref": PROBLEM },
+            { "properties": { "status": { "const": status }, "code": { "enum": codes } } },
+        ],
+    });
+    let headers: &[&str] = match status {
+        401 => &["WWW-Authenticate"],
+        429 => &["Retry-After", "RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset"],
+        503 => &["Retry-After"],
+        _ => &[],
+    };
+    json!({
+        "description": names.join(", "),
+        "headers": named(headers.iter().copied()),
+        "content": { "application/problem+json": { "schema": schema } },
+    })
+}
+
+fn named<'a>(headers: impl IntoIterator<Item = &'a str>) -> Map<String, Value> {
+    let header = |name: &str| json!({ "$ref": format!("#/components/headers/{name}") });
+    headers.into_iter().map(|name| (name.to_owned(), header(name))).collect()
+}
+
 fn parameters(operation: &Operation) -> Vec<Value> {
     let in_path = operation.path.split('/').filter_map(|segment| {
         let name = segment.strip_prefix('{')?.strip_suffix('}')?;
+        let fhir_id = ["/rules", "/devices"].iter().any(|of| operation.path.starts_with(of));
         let schema = match name {
             "vital" => json!({ "type": "string", "enum": Vital::all().map(Vital::path).collect::<Vec<_>>() }),
-            "patient_id" => json!({ "type": "string", "pattern": "^[A-Za-z0-9\\-.]{1,64}$" }),
-            _ => json!({ "type": "string" }),
+            "id" if !fhir_id => reference("Uuid"),
+            _ => reference("Id"),
         };
         Some(json!({ "name": name, "in": "path", "required": true, "schema": schema }))
     });
-    let in_query = operation.query.iter().map(|name| {
-        let found = PARAMETERS.iter().find(|(parameter, ..)| parameter == name);
-        let (kind, says) = found.map_or(("string", ""), |(_, kind, says)| (*kind, *says));
-        let schema = match kind {
-            "time" => json!({ "type": "string", "format": "date-time" }),
-            other => json!({ "type": other }),
-        };
-        json!({ "name": name, "in": "query", "schema": schema, "description": says })
+    let in_query = operation.query.iter().map(|name| in_query(name));
+    let header = |name: &str, says: &str| json!({ "name": name, "in": "header", "schema": { "type": "string" }, "description": says });
+    let tag = operation.is_tagged.then(|| {
+        header("If-None-Match", "The ETag of an answer that you have: 304 if it still is.")
     });
-    in_path.chain(in_query).collect()
+    let resumes = operation
+        .resumes
+        .then(|| header("Last-Event-ID", "The `id` of the last event that came: what follows it."));
+    in_path.chain(in_query).chain(tag).chain(resumes).collect()
+}
+
+/// `limit` of `limit<=500`, and `state` of either of two with values of their own.
+fn parameter_name(text: &'static str) -> &'static str {
+    match text.split("<=").next().unwrap_or_default() {
+        "alertState" | "deliveryState" => "state",
+        name => name,
+    }
+}
+
+fn in_query(text: &'static str) -> Value {
+    let (key, most) = text.split_once("<=").unwrap_or((text, ""));
+    let found = PARAMETERS.iter().find(|(parameter, ..)| *parameter == key);
+    let (_, schema, says) = found.unwrap_or(&("", "{}", ""));
+    let mut schema: Value = serde_json::from_str(schema).unwrap_or_default();
+    if let Ok(most) = most.parse::<u64>() {
+        schema["maximum"] = most.into();
+    }
+    let name = parameter_name(text);
+    json!({ "name": name, "in": "query", "schema": schema, "description": says })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn references(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(members) => members.iter().for_each(|(key, value)| match value {
+                Value::String(to) if key == "$ref" => found.push(to.clone()),
+                other => references(other, found),
+            }),
+            Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+            _ => {}
+        }
+    }
+
     /// Every reference and every parameter of the document is there.
     #[test]
     fn what_the_document_names_it_has() {
         let document = document();
-        let schemas = document["components"]["schemas"].as_object().unwrap();
-        assert!(schemas.len() > 10, "the schemas cannot be read");
-        fn references(value: &Value, found: &mut Vec<String>) {
-            match value {
-                Value::Object(members) => members.iter().for_each(|(key, value)| match value {
-                    Value::String(to) if key == "$ref" => found.push(to.clone()),
-                    other => references(other, found),
-                }),
-                Value::Array(items) => items.iter().for_each(|item| references(item, found)),
-                _ => {}
-            }
-        }
         let mut found = Vec::new();
         references(&document, &mut found);
+        assert!(found.len() > 100, "the schemas cannot be read");
         for reference in found {
-            let name = reference.strip_prefix("#/components/schemas/").unwrap();
-            assert!(schemas.contains_key(name), "{reference}");
+            let pointer = reference.strip_prefix('#').unwrap();
+            assert!(document.pointer(pointer).is_some(), "{reference}");
         }
         let mut names = std::collections::BTreeSet::new();
         for operation in OPERATIONS {
             assert!(names.insert(name(operation)), "{} twice", name(operation));
             for query in operation.query {
-                assert!(PARAMETERS.iter().any(|(name, ..)| name == query), "{query}");
+                assert!(!in_query(query)["schema"].as_object().unwrap().is_empty(), "{query}");
+            }
+        }
+    }
+
+    /// Whoever reads of a body sees what one looks like.
+    #[test]
+    fn every_body_has_an_example() {
+        let examples: Map<String, Value> = serde_json::from_str(EXAMPLES).unwrap();
+        let schemas: Map<String, Value> = serde_json::from_str(SCHEMAS).unwrap();
+        for name in examples.keys() {
+            assert!(schemas.contains_key(name), "an example of {name}, which is nowhere");
+        }
+        for operation in OPERATIONS {
+            let bodies = operation.answers.iter().map(|(_, schema)| *schema);
+            for schema in bodies.chain(operation.body.map(|(schema, _)| schema)) {
+                let schema = schema.strip_suffix(LIST).unwrap_or(schema);
+                let none = ["Nothing", "Events", "Page"].contains(&schema);
+                assert!(none || examples.contains_key(schema), "no example of {schema}");
             }
         }
     }

@@ -32,10 +32,10 @@ fn check(request: &Request) -> Result<(), Problem> {
         Method::HEAD => &Method::GET,
         ref method => method,
     };
-    let known = openapi::parameters_of(method.as_str(), path).unwrap_or_default();
+    let known = openapi::parameters_of(method.as_str(), path);
     for (name, value) in given {
         if !known.contains(&&*name) {
-            return Err(unknown(&name, known, method, path));
+            return Err(unknown(&name, &known, method, path));
         }
         // PostgreSQL's text knows no NUL, and nothing of ours has one.
         if value.contains('\0') {

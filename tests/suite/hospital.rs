@@ -10,6 +10,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use vitals::clock::{Clock, rfc3339};
 
+use crate::support::described::Exchange;
 use crate::support::eventually;
 use crate::support::receiver::Receiver;
 use crate::support::server::Server;
@@ -40,6 +41,30 @@ pub fn heart_rate(patient: &str, value: f64, at: DateTime<Utc>) -> Value {
     })
 }
 
+/// Status and text of an answer, which has to be as the API is described.
+async fn described(
+    method: &str,
+    path: &str,
+    sent: Option<&Value>,
+    answer: reqwest::Response,
+) -> (u16, String) {
+    let status = answer.status().as_u16();
+    let kind = answer.headers().get("content-type").and_then(|kind| kind.to_str().ok());
+    let content_type = kind.map(str::to_owned);
+    let text = answer.text().await.unwrap();
+    let (url, sent) = (format!("/api/v1{path}"), sent.map(Value::to_string));
+    let exchange = Exchange {
+        method,
+        url: &url,
+        sent: sent.as_deref().map(str::as_bytes),
+        status,
+        content_type: content_type.as_deref(),
+        text: &text,
+    };
+    exchange.check();
+    (status, text)
+}
+
 impl Hospital {
     pub fn new(server: &Server, tenant: &str) -> Hospital {
         let token = server.token_with(|claims| {
@@ -66,15 +91,12 @@ impl Hospital {
     }
 
     async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
-        let method = method.parse().unwrap();
-        let request = self.request(method, path);
+        let request = self.request(method.parse().unwrap(), path);
         let request = match body {
             Some(body) => request.json(body),
             None => request,
         };
-        let answer = request.send().await.unwrap();
-        let status = answer.status().as_u16();
-        let text = answer.text().await.unwrap();
+        let (status, text) = described(method, path, body, request.send().await.unwrap()).await;
         let body = match text.is_empty() {
             true => Value::Null,
             false => serde_json::from_str(&text).unwrap_or_else(|e| panic!("{path}: {e}: {text}")),
@@ -104,7 +126,7 @@ impl Hospital {
         eventually("an answer that is up to date", UP_TO_DATE, || async {
             let answer = self.request(Method::GET, path).send().await.unwrap();
             let behind = answer.headers().contains_key("vitals-behind");
-            let (status, text) = (answer.status(), answer.text().await.unwrap());
+            let (status, text) = described("GET", path, None, answer).await;
             assert_eq!(status, 200, "GET {path}: {text}");
             (!behind).then(|| serde_json::from_str(&text).unwrap())
         })

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::support::described::judge;
 use crate::support::http;
 use crate::support::postgres::Database;
 use crate::support::server::Server;
@@ -56,6 +57,44 @@ async fn the_description_has_every_route_and_no_other() {
     let routed = routed();
     assert!(routed.len() > 15, "the router was not understood: {routed:?}");
     assert_eq!(described, routed);
+}
+
+#[test]
+fn what_the_description_shows_is_as_it_says() {
+    let document = vitals::api::openapi::document();
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    let mut shown = 0;
+    for (name, schema) in schemas {
+        for example in schema.get("examples").and_then(Value::as_array).into_iter().flatten() {
+            assert_eq!(judge(schema, example), Vec::<String>::new(), "the example of {name}");
+            shown += 1;
+        }
+    }
+    assert!(shown > 30, "only {shown} examples");
+}
+
+/// What holds every answer of the suite against the description sees what is wrong with one.
+#[test]
+fn an_answer_that_is_not_described_is_seen() {
+    let schemas = &vitals::api::openapi::document()["components"]["schemas"];
+    let (alert, good) = (&schemas["Alert"], &schemas["Alert"]["examples"][0]);
+    assert_eq!(judge(alert, good), Vec::<String>::new());
+    let wrong = |change: fn(&mut Value)| {
+        let mut alert = good.clone();
+        change(&mut alert);
+        alert
+    };
+    for wrong in [
+        wrong(|alert| alert["state"] = "raised".into()),
+        wrong(|alert| alert["clearedAt"] = "soon".into()),
+        wrong(|alert| alert["value"] = Value::Null),
+        wrong(|alert| alert["patientId"] = "a b".into()),
+        wrong(|alert| alert["acknowledged"]["by"] = 7.into()),
+        wrong(|alert| alert["another"] = 7.into()),
+        wrong(|alert| drop(alert.as_object_mut().unwrap().remove("rule"))),
+    ] {
+        assert_eq!(judge(alert, &wrong).len(), 1, "{wrong}: {:?}", judge(alert, &wrong));
+    }
 }
 
 const NO_ID: &str = "00000000-0000-0000-0000-000000000000";

@@ -1,4 +1,7 @@
 //! What can be asked of the API, one entry a route and method.
+//!
+//! Written by hand, and held true from outside: every answer that a test of the suite gets
+//! is checked against its entry (`tests/suite/support/described.rs`).
 
 /// A route with a method.
 pub struct Operation {
@@ -8,15 +11,95 @@ pub struct Operation {
     pub path: &'static str,
     /// Which scope of a token it takes.
     pub scope: &'static str,
+    /// Whether the link of a page opens it, too.
+    pub by_link: bool,
     /// What it does, in a line.
     pub summary: &'static str,
-    /// Names of [`PARAMETERS`].
+    /// Names of [`PARAMETERS`]; `limit<=500` is a limit of at most 500.
     pub query: &'static [&'static str],
-    /// The schema of its body.
-    pub body: Option<&'static str>,
-    /// The status and the schema of its answer.
-    pub answer: (&'static str, &'static str),
+    /// The schema of its body, and the media types beside JSON that it comes in.
+    pub body: Option<(&'static str, &'static [&'static str])>,
+    /// Whether it may do without that.
+    pub may_be_empty: bool,
+    /// The statuses and schemas of its answers.
+    pub answers: &'static [(u16, &'static str)],
+    /// The media types of an answer beside that of its schema.
+    pub also_as: &'static [&'static str],
+    /// Whether `Last-Event-ID` resumes it.
+    pub resumes: bool,
+    /// Whether it has an ETag, and answers 304 to who has that already.
+    pub is_tagged: bool,
+    /// Beside those of every operation, and of every body.
+    pub refusals: &'static [Refusals],
 }
+
+/// Statuses, and the codes of the problems that come with them.
+pub type Refusals = &'static [(u16, &'static str)];
+
+/// Of every operation.
+pub const EVERY: Refusals = &[
+    (400, "invalid_query unknown_parameter"),
+    (401, "unauthorised"),
+    (403, "scope_missing"),
+    (429, "rate_limited"),
+    (500, "internal"),
+    (503, "database_unavailable keys_unavailable timeout"),
+];
+/// Of every operation that takes a body.
+pub const BODY: Refusals = &[
+    (400, "unreadable_json unreadable_encoding body_broken_off"),
+    (408, "body_timeout"),
+    (413, "body_too_large"),
+    (415, "encoding_not_supported"),
+    (422, "invalid_body"),
+];
+/// What a patient or device is named in, or the token is narrowed to.
+const NARROW: Refusals = &[(403, "outside_token")];
+const PATIENT: Refusals = &[(403, "outside_token"), (422, "invalid_id")];
+const FOUND: Refusals = &[(404, "not_found")];
+const PAGED: Refusals = &[(400, "invalid_limit invalid_cursor")];
+const KEPT: Refusals = &[(410, "month_archived")];
+const APPENDS: Refusals = &[(503, "log_unavailable")];
+const STREAM: Refusals = &[(400, "invalid_last_event_id"), (503, "too_many_streams")];
+const STATE: Refusals = &[(400, "invalid_state")];
+const TEXT: Refusals = &[(422, "invalid_text")];
+const REASON: Refusals = &[(400, "invalid_reason")];
+const LINK: Refusals = &[(403, "link_invalid link_expired")];
+const RULE: Refusals = &[
+    (400, "unreadable_rule"),
+    (410, "month_archived"),
+    (422, "invalid_rule too_many_pages backtest_too_long"),
+    (503, "backtest_failed"),
+];
+const RECORD: Refusals = &[
+    (413, "record_too_large"),
+    (
+        422,
+        "invalid_record invalid_ward invalid_birth_date invalid_spo2_scale invalid_limit_of_patient",
+    ),
+];
+const READINGS: Refusals = &[
+    (400, "not_utf8 empty_batch"),
+    (403, "outside_token"),
+    (413, "batch_too_large"),
+    (
+        422,
+        "not_readings empty_batch not_an_object missing_field not_a_number not_a_string invalid_reading \
+         invalid_id unknown_vital unit_not_accepted value_out_of_range quality_out_of_range invalid_time \
+         measured_in_future measured_too_early month_archived context_not_an_object context_too_large \
+         invalid_context not_utf8 unreadable_json line_too_long",
+    ),
+    (503, "log_unavailable queue_full too_many_streams stopping"),
+];
+const RETRACTION: Refusals =
+    &[(422, "missing_field unknown_vital invalid_time invalid_reason invalid_id")];
+const ENDPOINT: Refusals = &[(
+    422,
+    "webhook_url_too_long webhook_url_unreadable webhook_url_scheme webhook_url_userinfo \
+     webhook_url_fragment webhook_address_refused webhook_host_unresolved invalid_events invalid_description \
+     invalid_signature invalid_secret invalid_headers invalid_client_certificate invalid_payload \
+     invalid_heartbeat too_many_webhooks",
+)];
 
 impl Operation {
     const fn query(mut self, names: &'static [&'static str]) -> Operation {
@@ -25,12 +108,53 @@ impl Operation {
     }
 
     const fn body(mut self, schema: &'static str) -> Operation {
-        self.body = Some(schema);
+        self.body = Some((schema, &[]));
         self
     }
 
-    const fn answers(mut self, status: &'static str, schema: &'static str) -> Operation {
-        self.answer = (status, schema);
+    const fn body_also_as(
+        mut self,
+        schema: &'static str,
+        media_types: &'static [&'static str],
+    ) -> Operation {
+        self.body = Some((schema, media_types));
+        self
+    }
+
+    const fn may_be_empty(mut self) -> Operation {
+        self.may_be_empty = true;
+        self
+    }
+
+    const fn by_link(mut self) -> Operation {
+        self.by_link = true;
+        self
+    }
+
+    const fn resumes(mut self) -> Operation {
+        self.resumes = true;
+        self
+    }
+
+    /// 200 with a schema, or 304.
+    const fn tagged(mut self, answer: &'static [(u16, &'static str)]) -> Operation {
+        self.answers = answer;
+        self.is_tagged = true;
+        self
+    }
+
+    const fn answers(mut self, answers: &'static [(u16, &'static str)]) -> Operation {
+        self.answers = answers;
+        self
+    }
+
+    const fn also_as(mut self, media_types: &'static [&'static str]) -> Operation {
+        self.also_as = media_types;
+        self
+    }
+
+    const fn refuses(mut self, refusals: &'static [Refusals]) -> Operation {
+        self.refusals = refusals;
         self
     }
 }
@@ -41,31 +165,45 @@ const fn on(
     scope: &'static str,
     summary: &'static str,
 ) -> Operation {
-    let answer = ("200", "Object");
-    Operation { method, path, scope, summary, query: &[], body: None, answer }
+    Operation {
+        method,
+        path,
+        scope,
+        by_link: false,
+        summary,
+        query: &[],
+        body: None,
+        may_be_empty: false,
+        answers: &[],
+        also_as: &[],
+        resumes: false,
+        is_tagged: false,
+        refusals: &[],
+    }
 }
 
-/// Parameters of queries: name, type, and what they say.
+/// Parameters of queries: name, schema, and what they say.
 #[rustfmt::skip]
 pub const PARAMETERS: &[(&str, &str, &str)] = &[
-    ("asOf", "time", "as it was true at this moment"),
-    ("knownAt", "time", "only what had been recorded by this moment"),
-    ("from", "time", "from here on"),
-    ("to", "time", "until here, not included"),
-    ("vital", "string", "one vital, or several with commas between them"),
-    ("every", "string", "buckets of this length: 1m, 15m, 1h"),
-    ("points", "integer", "thinned to at most so many readings, for a chart"),
-    ("speed", "string", "times real time, or max"),
-    ("types", "string", "reading, alert, or both with a comma between them"),
-    ("ward", "string", "only this ward's"),
-    ("state", "string", "only those in this state"),
-    ("patientId", "string", "only this patient's"),
-    ("reason", "string", "why, which is kept with the version"),
-    ("force", "boolean", "also beyond max_pages_per_patient_day; needs a reason"),
-    ("after", "integer", "only those with a higher number"),
-    ("limit", "integer", "so many at most"),
-    ("cursor", "string", "where the page before ended: its next"),
-    ("link", "string", "the signed link that came with the alert, in place of a token"),
+    ("asOf", r#"{"type": "string", "format": "date-time"}"#, "As it was true at this moment."),
+    ("knownAt", r#"{"type": "string", "format": "date-time"}"#, "Only what had been recorded by this moment."),
+    ("from", r#"{"type": "string", "format": "date-time"}"#, "From here on."),
+    ("to", r#"{"type": "string", "format": "date-time"}"#, "Until here, not included."),
+    ("vital", r#"{"type": "string", "examples": ["heart_rate", "heart_rate,spo2"]}"#, "One vital, or several with commas between them."),
+    ("every", r#"{"type": "string", "examples": ["1m", "15m", "1h"]}"#, "Buckets of this length, of one vital."),
+    ("points", r#"{"type": "integer", "minimum": 3, "maximum": 10000}"#, "Thinned to at most so many readings of one vital, for a chart."),
+    ("speed", r#"{"type": "string", "examples": ["max", "60"]}"#, "Times real time, or `max`."),
+    ("types", r#"{"type": "string", "enum": ["reading", "alert", "reading,alert", "alert,reading"]}"#, "What is sent; both when left out."),
+    ("ward", r#"{"type": "string", "examples": ["4B"]}"#, "Only this ward's."),
+    ("alertState", r#"{"type": "string", "enum": ["active", "cleared", "missed", "retracted"]}"#, "Only those in this state."),
+    ("deliveryState", r#"{"type": "string", "enum": ["pending", "delivered", "dead"]}"#, "Only those in this state."),
+    ("patientId", r#"{"type": "string", "pattern": "^[A-Za-z0-9\\-.]{1,64}$"}"#, "Only this patient's."),
+    ("reason", r#"{"type": "string", "maxLength": 1000}"#, "Why, which is kept with the version."),
+    ("force", r#"{"type": "boolean"}"#, "Also beyond `max_pages_per_patient_day`; needs a reason."),
+    ("after", r#"{"type": "integer", "format": "int64", "minimum": 0}"#, "Only those with a higher number."),
+    ("link", r#"{"type": "string"}"#, "What the link of the page carried, in place of a token."),
+    ("limit", r#"{"type": "integer", "minimum": 1}"#, "So many at most."),
+    ("cursor", r#"{"type": "string"}"#, "Where the page before ended: its `next`."),
 ];
 
 const R: &str = "vitals:read";
@@ -73,51 +211,95 @@ const A: &str = "alerts:read";
 const K: &str = "alerts:ack";
 const M: &str = "rules:manage";
 const H: &str = "webhooks:manage";
+const CSV: &str = "text/csv";
+const NDJSON: &str = "application/x-ndjson";
+const PARQUET: &str = "application/vnd.apache.parquet";
+const TOML: &str = "application/toml";
 
 /// All of them, in the order of the router.
 #[rustfmt::skip]
 pub const OPERATIONS: &[Operation] = &[
-    on("post", "/readings", "readings:write", "Stores readings; answered after the commit").body("Readings").answers("201", "Stored"),
+    on("post", "/readings", "readings:write", "Stores readings; answered after the commit").body_also_as("Readings", &[NDJSON])
+        .answers(&[(201, "Stored"), (207, "Stored")]).refuses(&[READINGS]),
 
-    on("get", "/patients", R, "The patients with their states").query(&["ward", "cursor", "limit"]).answers("200", "List"),
-    on("get", "/patients/{patient_id}", R, "A patient's state, now or at a moment").query(&["asOf", "knownAt"]).answers("200", "State"),
-    on("put", "/patients/{patient_id}", R, "Registers a patient: the whole record").body("Object"),
-    on("get", "/patients/{patient_id}/readings", R, "History: a page, buckets, points, or by Accept a whole table").query(&["vital", "from", "to", "every", "points", "limit", "cursor"]).answers("200", "List"),
-    on("get", "/patients/{patient_id}/diff", R, "What was known at a moment against what is known of it now").query(&["asOf", "knownAt", "from", "limit", "cursor"]).answers("200", "Diff"),
-    on("post", "/patients/{patient_id}/readings/retract", "readings:correct", "A reading was entered in error").body("Retraction").answers("201", "Object"),
-    on("get", "/patients/{patient_id}/{vital}", R, "The newest reading of a vital").answers("200", "Newest"),
-    on("get", "/devices", R, "What sends: last heard of, expected interval, coverage").query(&["patientId", "limit", "cursor"]).answers("200", "List"),
-    on("get", "/devices/{id}", R, "A device, at each patient that it has measured"),
-    on("get", "/patients/{patient_id}/replay", R, "What happened, at a multiple of real time; resumes with Last-Event-ID").query(&["from", "to", "knownAt", "speed"]).answers("200", "Events"),
-    on("get", "/stream", R, "What happens, as it happens; resumes with Last-Event-ID").query(&["types"]).answers("200", "Events"),
+    on("get", "/patients", R, "The patients with their states").query(&["ward", "cursor", "limit<=500"])
+        .tagged(&[(200, "StateList")]).refuses(&[PAGED, NARROW]),
+    on("get", "/patients/{patient_id}", R, "A patient's state, now or at a moment").query(&["asOf", "knownAt"])
+        .tagged(&[(200, "State")]).refuses(&[PATIENT, FOUND, KEPT]),
+    on("put", "/patients/{patient_id}", R, "Registers a patient: the whole record").body("Record")
+        .answers(&[(200, "RecordOf")]).refuses(&[PATIENT, RECORD, APPENDS]),
+    on("get", "/patients/{patient_id}/readings", R, "History: a page, buckets, points, or by `Accept` a whole table")
+        .query(&["vital", "from", "to", "every", "points", "limit<=10000", "cursor"]).tagged(&[(200, "History")]).also_as(&[CSV, NDJSON, PARQUET])
+        .refuses(&[PAGED, PATIENT, FOUND, KEPT, &[(400, "unknown_vital vital_required every_or_points invalid_every invalid_points whole_table"), (406, "not_acceptable"), (422, "too_many_readings")]]),
+    on("get", "/patients/{patient_id}/diff", R, "What was known at a moment against what is known of it now").query(&["asOf", "knownAt", "from", "limit<=10000", "cursor"])
+        .tagged(&[(200, "Diff")]).refuses(&[PAGED, PATIENT, FOUND, KEPT, &[(400, "as_of_required")]]),
+    on("post", "/patients/{patient_id}/readings/retract", "readings:correct", "A reading was entered in error").body("Retraction")
+        .answers(&[(200, "Retracted"), (201, "Retracted")]).refuses(&[PATIENT, RETRACTION, FOUND, KEPT, APPENDS]),
+    on("get", "/patients/{patient_id}/{vital}", R, "The newest reading of a vital")
+        .tagged(&[(200, "Newest")]).refuses(&[PATIENT, &[(404, "not_found unknown_vital")]]),
+    on("get", "/devices", R, "What sends: last heard of, expected interval, coverage").query(&["patientId", "limit<=500", "cursor"])
+        .tagged(&[(200, "DeviceList")]).refuses(&[PAGED, NARROW]),
+    on("get", "/devices/{id}", R, "A device, at each patient that it has measured")
+        .tagged(&[(200, "DeviceAtPatients")]).refuses(&[NARROW, FOUND]),
+    on("get", "/patients/{patient_id}/replay", R, "What happened, at a multiple of real time; resumes with `Last-Event-ID`").query(&["from", "to", "knownAt", "speed"])
+        .resumes().answers(&[(200, "Events")]).refuses(&[PATIENT, FOUND, KEPT, STREAM, &[(400, "invalid_speed")]]),
+    on("get", "/stream", R, "What happens, as it happens; resumes with `Last-Event-ID`").query(&["types"])
+        .resumes().answers(&[(200, "Events")]).refuses(&[KEPT, STREAM, &[(400, "invalid_types")]]),
 
-    on("get", "/alerts", A, "Alerts, newest first").query(&["state", "patientId", "limit", "cursor"]).answers("200", "List"),
-    on("get", "/alerts/{id}", A, "An alert, and what raised it").answers("200", "Alert"),
-    on("post", "/alerts/{id}/ack", K, "Somebody has seen it").query(&["link"]).body("Acknowledgement").answers("200", "Alert"),
-    on("post", "/alerts/{id}/clear", K, "It is over, says a person").body("Acknowledgement").answers("200", "Alert"),
+    on("get", "/alerts", A, "Alerts, newest first").query(&["alertState", "patientId", "limit<=1000", "cursor"])
+        .tagged(&[(200, "AlertList")]).refuses(&[PAGED, STATE, NARROW, &[(400, "invalid_id")]]),
+    on("get", "/alerts/{id}", A, "An alert, and what raised it")
+        .tagged(&[(200, "AlertWithHistory")]).refuses(&[FOUND]),
+    on("post", "/alerts/{id}/ack", K, "Somebody has seen it").query(&["link"]).by_link().body("Answering")
+        .answers(&[(200, "Acknowledged")]).refuses(&[FOUND, TEXT, APPENDS, LINK]),
+    on("post", "/alerts/{id}/clear", K, "It is over, says a person").body("Answering")
+        .answers(&[(200, "Alert")]).refuses(&[FOUND, TEXT, APPENDS]),
 
-    on("get", "/rules", M, "The newest version of each rule").answers("200", "List"),
-    on("post", "/rules/backtest", M, "What a rule would have raised over the history: a job").body("Object").answers("202", "Object"),
-    on("put", "/rules/{id}", M, "Writes a rule: a new version, in JSON or as application/toml").query(&["reason", "force"]).body("Object"),
-    on("delete", "/rules/{id}", M, "Retires a rule").query(&["reason"]).answers("204", "Nothing"),
-    on("get", "/rules/{id}/versions", M, "Every version of a rule, with who and why").answers("200", "List"),
-    on("get", "/silences", K, "The silences, newest first").answers("200", "List"),
-    on("post", "/silences", K, "Holds pages of a rule, a patient or a ward back; never of high priority").body("Object").answers("201", "Object"),
-    on("get", "/silences/{id}", K, "A silence, with what it held back"),
-    on("delete", "/silences/{id}", K, "Ends a silence"),
-    on("get", "/jobs/{id}", M, "How far a job is, then its result"),
-    on("delete", "/jobs/{id}", M, "Stops a job").answers("204", "Nothing"),
+    on("get", "/rules", M, "The newest version of each rule")
+        .tagged(&[(200, "RuleVersionList")]).refuses(&[NARROW]),
+    on("post", "/rules/backtest", M, "What a rule would have raised over the history: a job").body("Backtest")
+        .answers(&[(202, "JobStarted")]).refuses(&[NARROW, KEPT, &[(422, "invalid_rule invalid_sweep invalid_against"), (503, "jobs_busy")]]),
+    on("put", "/rules/{id}", M, "Writes a rule: a new version").query(&["reason", "force"]).body_also_as("Rule", &[TOML])
+        .answers(&[(200, "RuleVersion")]).refuses(&[NARROW, RULE, REASON, APPENDS]),
+    on("delete", "/rules/{id}", M, "Retires a rule").query(&["reason"])
+        .answers(&[(204, "Nothing")]).refuses(&[NARROW, FOUND, REASON, APPENDS, &[(422, "invalid_rule")]]),
+    on("get", "/rules/{id}/versions", M, "Every version of a rule, with who and why")
+        .tagged(&[(200, "RuleVersionList")]).refuses(&[NARROW, FOUND]),
+    on("get", "/silences", K, "The silences, newest first")
+        .tagged(&[(200, "SilenceList")]).refuses(&[NARROW]),
+    on("post", "/silences", K, "Holds pages of a rule, a patient or a ward back; never of high priority").body("NewSilence")
+        .answers(&[(201, "Silence")]).refuses(&[NARROW, APPENDS, &[(422, "invalid_silence")]]),
+    on("get", "/silences/{id}", K, "A silence, with what it held back")
+        .tagged(&[(200, "SilenceReceipt")]).refuses(&[NARROW, FOUND]),
+    on("delete", "/silences/{id}", K, "Ends a silence")
+        .answers(&[(200, "SilenceReceipt")]).refuses(&[NARROW, FOUND, APPENDS]),
+    on("get", "/jobs/{id}", M, "How far a job is, then its result")
+        .answers(&[(200, "Job")]).refuses(&[NARROW, FOUND]),
+    on("delete", "/jobs/{id}", M, "Stops a job")
+        .answers(&[(204, "Nothing")]).refuses(&[NARROW, FOUND]),
 
-    on("get", "/webhooks", H, "The tenant's endpoints").answers("200", "List"),
-    on("post", "/webhooks", H, "Makes an endpoint; its secret is told this once").body("Endpoint").answers("201", "Endpoint"),
-    on("get", "/webhooks/{id}", H, "An endpoint").answers("200", "Endpoint"),
-    on("patch", "/webhooks/{id}", H, "Changes an endpoint, or pauses it").body("Endpoint").answers("200", "Endpoint"),
-    on("delete", "/webhooks/{id}", H, "Ends an endpoint").answers("204", "Nothing"),
-    on("post", "/webhooks/{id}/rotate-secret", H, "A new secret, told this once; the one before signs too for 24 hours").answers("200", "Endpoint"),
-    on("post", "/webhooks/{id}/ping", H, "Sends a signed test event now and says what came of it"),
-    on("post", "/webhooks/{id}/replay", H, "Sends the deliveries of a time once more, under their ids").body("Times").answers("202", "Object"),
-    on("get", "/webhooks/{id}/deliveries", H, "What was sent to it, newest first").query(&["state", "limit", "cursor"]).answers("200", "List"),
-    on("get", "/webhooks/{id}/events", H, "What it was to be told, by number, without gaps").query(&["after", "limit", "cursor"]).answers("200", "List"),
-    on("get", "/deliveries/{id}", H, "A delivery with every attempt"),
-    on("post", "/deliveries/{id}/replay", H, "Sends a delivery once more, under its id").answers("202", "Object"),
+    on("get", "/webhooks", H, "The tenant's endpoints")
+        .tagged(&[(200, "WebhookList")]).refuses(&[NARROW]),
+    on("post", "/webhooks", H, "Makes an endpoint; its secret is told this once").body("NewWebhook")
+        .answers(&[(201, "WebhookWithSecret")]).refuses(&[NARROW, ENDPOINT, APPENDS]),
+    on("get", "/webhooks/{id}", H, "An endpoint")
+        .tagged(&[(200, "Webhook")]).refuses(&[NARROW, FOUND]),
+    on("patch", "/webhooks/{id}", H, "Changes an endpoint, or pauses it").body("ChangedWebhook")
+        .answers(&[(200, "Webhook")]).refuses(&[NARROW, FOUND, ENDPOINT, APPENDS, &[(422, "invalid_state")]]),
+    on("delete", "/webhooks/{id}", H, "Ends an endpoint")
+        .answers(&[(204, "Nothing")]).refuses(&[NARROW, FOUND, APPENDS]),
+    on("post", "/webhooks/{id}/rotate-secret", H, "A new secret, told this once; the one before signs too for 24 hours").body("Rotation").may_be_empty()
+        .answers(&[(200, "WebhookWithSecret")]).refuses(&[NARROW, FOUND, &[(409, "rotated_too_often"), (422, "invalid_signature invalid_secret")]]),
+    on("post", "/webhooks/{id}/ping", H, "Sends a signed test event now and says what came of it")
+        .answers(&[(200, "Ping")]).refuses(&[NARROW, FOUND]),
+    on("post", "/webhooks/{id}/replay", H, "Sends the deliveries of a time once more, under their ids").body("Replay")
+        .answers(&[(202, "Replayed")]).refuses(&[NARROW, FOUND, &[(409, "webhook_disabled"), (422, "invalid_range invalid_state too_many_deliveries")]]),
+    on("get", "/webhooks/{id}/deliveries", H, "What was sent to it, newest first").query(&["deliveryState", "limit<=1000", "cursor"])
+        .tagged(&[(200, "DeliveryList")]).refuses(&[NARROW, FOUND, PAGED, STATE]),
+    on("get", "/webhooks/{id}/events", H, "What it was to be told, by number, without gaps").query(&["after", "limit<=1000", "cursor"])
+        .tagged(&[(200, "Numbered")]).refuses(&[NARROW, FOUND, PAGED, &[(400, "invalid_after")]]),
+    on("get", "/deliveries/{id}", H, "A delivery with every attempt")
+        .tagged(&[(200, "DeliveryWithAttempts")]).refuses(&[NARROW, FOUND]),
+    on("post", "/deliveries/{id}/replay", H, "Sends a delivery once more, under its id")
+        .answers(&[(202, "Delivery")]).refuses(&[NARROW, FOUND, &[(409, "webhook_disabled")]]),
 ];

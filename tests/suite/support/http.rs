@@ -1,8 +1,10 @@
-//! JSON over HTTP in one line.
+//! JSON over HTTP in one line. What our API answers is held against its description.
 
 use reqwest::header::HeaderMap;
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
+
+use super::described::Exchange;
 
 /// An answer, taken apart.
 #[derive(Debug)]
@@ -26,9 +28,9 @@ pub async fn post(url: &str, token: &str, body: &Value) -> Answer {
 
 /// Any request with a token; an empty token sends none.
 pub async fn send(method: Method, url: &str, token: &str, body: Option<Vec<u8>>) -> Answer {
-    let request = super::server::client().request(method, url);
+    let request = super::server::client().request(method.clone(), url);
     let request = if token.is_empty() { request } else { request.bearer_auth(token) };
-    let request = match body {
+    let request = match body.clone() {
         Some(body) => request.header("content-type", "application/json").body(body),
         None => request,
     };
@@ -36,5 +38,14 @@ pub async fn send(method: Method, url: &str, token: &str, body: Option<Vec<u8>>)
     let (status, headers) = (answer.status(), answer.headers().clone());
     let text = answer.text().await.expect("a whole answer");
     let json = serde_json::from_str(&text).unwrap_or_default();
+    Exchange {
+        method: method.as_str(),
+        url,
+        sent: body.as_deref(),
+        status: status.as_u16(),
+        content_type: headers.get("content-type").and_then(|kind| kind.to_str().ok()),
+        text: &text,
+    }
+    .check();
     Answer { status, headers, json, text }
 }
