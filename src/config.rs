@@ -118,6 +118,12 @@ pub struct Serving {
     /// this process goes away; so that a balancer sends no more
     #[arg(long, env = "VITALS_DRAIN", value_name = "TIME", value_parser = duration, default_value = DRAIN)]
     pub drain: Duration,
+    /// Origins whose pages may call the API from a browser, as https://app.example.org
+    #[arg(long, env = "VITALS_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
+    pub cors_origin: Vec<String>,
+    /// The patients are made up, and the page says so: nobody's to choose.
+    #[arg(skip)]
+    pub is_simulated: bool,
     /// Requests a minute that a token with a device may make
     #[arg(long, env = "VITALS_LIMIT_DEVICE_REQUESTS", value_name = "N", value_parser = per_minute, default_value_t = DEVICE_REQUESTS_PER_MINUTE)]
     pub limit_device_requests: NonZeroU32,
@@ -230,6 +236,18 @@ fn as_text(value: &toml::Value) -> Option<String> {
             items.iter().map(as_text).collect::<Option<Vec<_>>>().map(|texts| texts.join(","))
         }
         toml::Value::Datetime(_) | toml::Value::Table(_) => None,
+    }
+}
+
+/// An origin as browsers write it: nothing after the port, and no port that goes without saying.
+fn origin(text: &str) -> Result<String, String> {
+    let of_web = |url: &reqwest::Url| ["http", "https"].contains(&url.scheme());
+    let url = reqwest::Url::parse(text).ok().filter(of_web);
+    let written = url.map(|url| url.origin().ascii_serialization());
+    match written {
+        Some(origin) if origin == text => Ok(origin),
+        Some(origin) => Err(format!("write it as browsers do: {origin}")),
+        None => Err("write it as https://app.example.org; each origin is named".to_owned()),
     }
 }
 

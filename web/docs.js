@@ -1,43 +1,95 @@
-// Shows what /api/v1/openapi.json says. Loads nothing from anywhere else.
+// Shows what /api/v1/openapi.json says: each operation with its parameters, an example of what is asked and of what is
+// answered, the shape of both, and every refusal by its code. Loads nothing from anywhere else.
 "use strict";
 
 const METHODS = ["get", "put", "post", "patch", "delete"];
 
-/** An element with text, which is never markup, and children. */
-function element(name, text, ...children) {
+/** An element with children; texts are never markup, but what stands between backticks is code. */
+function element(name, ...children) {
   const made = document.createElement(name);
-  if (text) made.textContent = text;
-  made.append(...children);
+  for (const child of children) {
+    if (typeof child !== "string") made.append(child);
+    else child.split("`").forEach((part, n) => made.append(n % 2 ? code(part) : part));
+  }
   return made;
 }
 
-function table(rows) {
-  return element("table", "", ...rows.map((row) => element("tr", "", ...row.map((cell) => element("td", cell)))));
+function code(text) {
+  const made = document.createElement("code");
+  made.textContent = text;
+  return made;
 }
 
-/** A schema with the names that it refers to, one level deep. */
-function schema(document, reference) {
-  const name = reference.split("/").pop();
-  const text = JSON.stringify(document.components.schemas[name], null, 2);
-  return element("details", "", element("summary", name), element("div", "", element("pre", text)));
+function pre(value) {
+  const made = document.createElement("pre");
+  made.textContent = typeof value === "string" ? value : JSON.stringify(value, null, 2);
+  made.tabIndex = 0; // so that it can be scrolled by keys
+  return made;
 }
 
-function operation(document, method, path, described) {
-  const body = element("div", "", element("p", described.description));
-  const parameters = described.parameters ?? [];
-  if (parameters.length) {
-    body.append(table(parameters.map((p) => [p.name, p.in, p.schema.format ?? p.schema.type, p.description ?? ""])));
+const nameOf = (reference) => reference.split("/").pop();
+
+/** Every schema that a schema names, by itself or deeper. */
+function named(value, found = new Set()) {
+  for (const [key, part] of Object.entries(value ?? {})) {
+    if (key === "$ref") found.add(nameOf(part));
+    else if (part && typeof part === "object") named(part, found);
   }
-  const asked = described.requestBody?.content["application/json"].schema.$ref;
-  if (asked) body.append(element("p", "Body:"), schema(document, asked));
+  return found;
+}
+
+/** A shape, closed, and inside of it the shapes that it names. */
+function shape(api, name, shown = new Set()) {
+  const { examples, ...schema } = api.components.schemas[name] ?? {};
+  const seen = new Set([...shown, name]);
+  const inner = [...named(schema)].filter((other) => !seen.has(other));
+  return element("details", element("summary", "Shape: ", code(name)), pre(schema), ...inner.map((other) => shape(api, other, seen)));
+}
+
+/** An example of a body and its shape. */
+function body(api, content) {
+  const types = Object.keys(content);
+  const reference = Object.values(content).map((media) => media.schema?.$ref).find(Boolean);
+  const parts = [element("p", `As ${types.map((type) => `\`${type}\``).join(" or ")}:`)];
+  if (!reference) return parts;
+  const schema = api.components.schemas[nameOf(reference)] ?? {};
+  for (const example of schema.examples ?? []) parts.push(pre(example));
+  if (schema.description) parts.push(element("p", schema.description));
+  parts.push(shape(api, nameOf(reference)));
+  return parts;
+}
+
+/** What a parameter may be, in a few words. */
+function kind(api, { $ref, ...schema }) {
+  const { type, format, enum: names, minimum, maximum, examples } = $ref ? api.components.schemas[nameOf($ref)] : schema;
+  const range = maximum !== undefined ? `${minimum ?? ""} to ${maximum}` : minimum !== undefined ? `${minimum} and more` : "";
+  const one = names?.map((name) => `\`${name}\``).join(", ") ?? examples?.map((example) => `as \`${example}\``).join(" or ");
+  return [format ?? type, range, one].filter(Boolean).join(", ");
+}
+
+function parameters(api, list) {
+  const rows = list.flatMap((parameter) => [
+    element("dt", code(parameter.name), ` in ${parameter.in}`),
+    element("dd", [parameter.description, kind(api, parameter.schema)].filter(Boolean).join(" ")),
+  ]);
+  return element("dl", ...rows);
+}
+
+function operation(api, method, path, described) {
+  const parts = [element("p", described.description)];
+  if (described.parameters.length) parts.push(element("h3", "Parameters"), parameters(api, described.parameters));
+  if (described.requestBody) parts.push(element("h3", "Asked"), ...body(api, described.requestBody.content));
+  const refusals = [];
   for (const [status, answer] of Object.entries(described.responses)) {
-    const content = Object.values(answer.content ?? {})[0];
-    body.append(element("p", `${status}: ${answer.description}`));
-    if (content) body.append(schema(document, content.schema.$ref));
+    if (answer.content?.["application/problem+json"]) {
+      refusals.push(element("dt", status), element("dd", answer.description));
+      continue;
+    }
+    parts.push(element("h3", `${status} ${answer.description}`), ...(answer.content ? body(api, answer.content) : []));
   }
-  const head = element("summary", "", element("b", method), element("code", document.servers[0].url + path));
-  head.append(` ${described.summary}`);
-  return element("details", "", head, body);
+  parts.push(element("h3", "Refused"), element("dl", ...refusals), shape(api, "Problem"));
+  const head = element("summary", element("b", method), code(api.servers[0].url + path), element("span", described.summary));
+  return element("details", head, element("div", ...parts));
 }
 
 async function show() {

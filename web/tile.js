@@ -113,7 +113,7 @@ function paintNews(tile, news2) {
 
 function paintAlerts(tile, now, askAck) {
   const { patient } = tile;
-  const alerts = [...patient.alerts].sort((a, b) => rankOf(a) - rankOf(b) || Date.parse(a.since) - Date.parse(b.since));
+  const alerts = [...patient.alerts].sort((a, b) => !!a.acknowledged - !!b.acknowledged || rankOf(a) - rankOf(b) || Date.parse(a.since) - Date.parse(b.since));
   const shownNow = JSON.stringify(alerts.map(a => [a.id, a.priority, a.event, a.value, a.acknowledged]));
   if (tile.alertsShown === shownNow) return;
   tile.alertsShown = shownNow;

@@ -2,7 +2,7 @@
 //
 // Guarantees: every value is shown with its age, and suspect or old values look so; a stream that is not live, a
 // script that failed or stopped, each covers the page with words that say it; what the server warns of stands above the
-// tiles; a tile moves only when its own alert state changes (or, once a minute while nobody touches the page, its NEWS2
+// tiles; alerts that nobody has acknowledged come before those that somebody has, and are counted apart; a tile moves only when its own alert state changes (or, once a minute while nobody touches the page, its NEWS2
 // band), and never under a moving finger.
 // Does not guarantee: a sound, a record of what was seen, or that the token's claims, read here only to choose which
 // buttons to show, are true: the server decides.
@@ -45,7 +45,7 @@ function show(patient) {
   }
   tile.root.hidden = !shown(patient);
   paint(tile, feed.now(), mayAck() && askAck);
-  const alerts = JSON.stringify(patient.alerts.map(alert => [alert.id, alert.priority]).sort());
+  const alerts = JSON.stringify(patient.alerts.map(alert => [alert.id, alert.priority, !!alert.acknowledged]).sort());
   if (tile.order?.alerts !== alerts) {
     rank(tile, alerts);
     for (const alert of patient.alerts) note({ ...alert, alertId: alert.id, patientId: patient.id, state: 'raised' }, alert.since);
@@ -57,17 +57,24 @@ function show(patient) {
   feed.history(patient).catch(() => { tile.asked = false; }); // asked again with the next change
 }
 
-// ---- order: a tile gets its place when its alerts change, and keeps it
+// ---- order: whom nobody has answered yet comes first; a tile gets its place when its alerts change, and keeps it
 
 function rank(tile, alerts) {
-  const { patient } = tile, worst = Math.min(9, ...patient.alerts.map(rankOf));
-  const since = Math.min(Infinity, ...patient.alerts.filter(alert => rankOf(alert) === worst).map(alert => Date.parse(alert.since) || 0));
-  tile.order = { alerts, worst, since, score: patient.news2?.score ?? -1, band: patient.news2?.band };
+  const { patient } = tile, { open, worst, since } = standing(patient);
+  tile.order = { alerts, open, worst, since, score: patient.news2?.score ?? -1, band: patient.news2?.band };
   unordered ||= performance.now();
 }
 
+/** The worst alert of those that nobody has acknowledged; of all, where each is acknowledged. */
+function standing(patient) {
+  const waiting = patient.alerts.filter(alert => !alert.acknowledged), of = waiting.length ? waiting : patient.alerts;
+  const worst = Math.min(9, ...of.map(rankOf));
+  const since = Math.min(Infinity, ...of.filter(alert => rankOf(alert) === worst).map(alert => Date.parse(alert.since) || 0));
+  return { open: waiting.length, worst, since };
+}
+
 function inOrder({ order: a, patient: p }, { order: b, patient: q }) {
-  return a.worst - b.worst || (a.since === b.since ? 0 : a.since - b.since) || b.score - a.score || collator.compare(p.id, q.id);
+  return (b.open > 0) - (a.open > 0) || a.worst - b.worst || (a.since === b.since ? 0 : a.since - b.since) || b.score - a.score || collator.compare(p.id, q.id);
 }
 
 function reorder() {
@@ -111,10 +118,15 @@ function paintHeader() {
   $('filter').hidden = wards.length < 2 && !ward;
   $('title').hidden = !$('filter').hidden;
   put($('title'), wards.length === 1 && wards[0] !== NO_WARD ? `Ward ${wards[0]}` : 'Ward');
-  const count = list => list.reduce((sum, patient) => sum + patient.alerts.length, 0), alerts = count(here), elsewhere = count(all) - alerts;
+  const count = (list, which) => list.reduce((sum, patient) => sum + patient.alerts.filter(which).length, 0);
+  const any = () => true, waits = alert => !alert.acknowledged;
+  const alerts = count(here, any), open = count(here, waits), elsewhere = count(all, any) - alerts, openElsewhere = count(all, waits) - open;
   put($('patients-count'), `${here.length} ${here.length === 1 ? 'patient' : 'patients'}`);
-  put($('alerts-count'), `${alerts || 'no'} active ${alerts === 1 ? 'alert' : 'alerts'}${elsewhere ? `, ${elsewhere} in other wards` : ''}`);
-  $('alerts-count').classList.toggle('some', alerts > 0);
+  put($('open-count'), open ? `${open} unacknowledged` : '');
+  $('open-count').hidden = !open;
+  put($('alerts-count'), `${alerts || 'no'} active ${alerts === 1 ? 'alert' : 'alerts'}${alerts && !open ? `, ${alerts === 1 ? '' : 'all '}acknowledged` : ''}`);
+  put($('elsewhere-count'), elsewhere ? `${elsewhere} in other wards${openElsewhere ? `, ${openElsewhere} unacknowledged` : ''}` : '');
+  $('elsewhere-count').hidden = !elsewhere;
   $('empty').hidden = here.length > 0;
   put($('empty'), feed.list.at ? 'No patients.' : feed.list.error || 'Loading…');
   $('no-events').hidden = $('events').childElementCount > 0;
@@ -136,7 +148,7 @@ function paintLink() {
   $('retry').hidden = kind === 'list' || kind === 'warned';
   put($('retry'), kind === 'failed' ? 'Reload' : 'Try now');
   document.body.classList.toggle('is-dark', kind === 'dark' || kind === 'failed');
-  const alerts = [...tiles.values()].filter(tile => shown(tile.patient) && tile.order?.worst < 9).length;
+  const alerts = [...tiles.values()].filter(tile => shown(tile.patient) && tile.order?.open > 0).length;
   document.title = kind === 'dark' || kind === 'failed' ? '⚠ NOT LIVE' : `${alerts ? `(${alerts}) ` : ''}${ward && ward !== NO_WARD ? `Ward ${ward}` : 'Ward'}`;
 }
 

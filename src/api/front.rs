@@ -17,6 +17,7 @@ use axum::{Extension, Router};
 use tower_service::Service;
 
 use super::body::Incoming;
+use super::cors::Origins;
 use super::gate::{Gate, every_answer};
 use super::problem::Problem;
 use super::readings::{self, Door};
@@ -25,11 +26,14 @@ use super::standing::Standing;
 /// With a query, also an empty one (`?&`), it is the router's: so both ways can be compared.
 const READINGS: &str = "/api/v1/readings";
 
+type Answering = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
 /// All that answers: cheap to clone, as each request does.
 #[derive(Clone)]
 pub struct Front {
     router: Router,
     readings: Option<Arc<ShortWay>>,
+    origins: Option<Origins>,
 }
 
 struct ShortWay {
@@ -41,19 +45,33 @@ struct ShortWay {
 impl From<Router> for Front {
     /// All that answers is the router.
     fn from(router: Router) -> Front {
-        Front { router, readings: None }
+        Front { router, readings: None, origins: None }
     }
 }
 
 impl Front {
-    /// A router with a route for readings, and what that route stands on.
+    /// A router with a route for readings, what that route stands on, and whose pages may call.
     pub(super) fn new(
         router: Router,
         gate: Arc<Gate>,
         door: Arc<Door>,
         standing: Standing,
+        origins: Option<Origins>,
     ) -> Front {
-        Front { router, readings: Some(Arc::new(ShortWay { gate, door, standing })) }
+        let way = Arc::new(ShortWay { gate, door, standing });
+        Front { router, readings: Some(way), origins }
+    }
+
+    fn answer(&mut self, request: Request) -> Answering {
+        match &self.readings {
+            Some(way) if request.method() == Method::POST && request.uri() == READINGS => {
+                let way = way.clone();
+                Box::pin(async move {
+                    Ok(way.standing.parting(every_answer(pin!(way.answer(request))).await))
+                })
+            }
+            _ => Box::pin(self.router.call(request)),
+        }
     }
 }
 
@@ -71,21 +89,20 @@ impl ShortWay {
 impl Service<Request> for Front {
     type Response = Response;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+    type Future = Answering;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request) -> Self::Future {
-        match &self.readings {
-            Some(way) if request.method() == Method::POST && request.uri() == READINGS => {
-                let way = way.clone();
-                Box::pin(async move {
-                    Ok(way.standing.parting(every_answer(pin!(way.answer(request))).await))
-                })
+    fn call(&mut self, request: Request) -> Answering {
+        match self.origins.clone() {
+            None => self.answer(request),
+            Some(origins) => {
+                let mut front = self.clone();
+                let answer = async move |request| front.answer(request).await;
+                Box::pin(origins.answer(request, answer))
             }
-            _ => Box::pin(self.router.call(request)),
         }
     }
 }

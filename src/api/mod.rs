@@ -8,6 +8,7 @@ mod alerts;
 pub mod auth;
 mod body;
 mod corrections;
+pub mod cors;
 mod deliveries;
 mod devices;
 mod diff;

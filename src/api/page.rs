@@ -4,6 +4,7 @@
 //! itself: it asks the API with the token of whoever looks.
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -23,14 +24,23 @@ const FILES: [(&str, &str, &str); 9] = [
     ("/favicon.svg", "image/svg+xml", include_str!("../../web/favicon.svg")),
 ];
 
+/// What the ward's page begins with, and how it begins where the patients are made up.
+const WARD: &str = "<html lang=\"en\">";
+const SIMULATED_WARD: &str = "<html lang=\"en\" data-simulated>";
+
 /// One route a file.
-pub fn routes() -> Router {
+pub fn routes(is_simulated: bool) -> Router {
     FILES.into_iter().fold(Router::new(), |router, (path, kind, text)| {
+        let text = match (path, is_simulated) {
+            ("/", true) => text.replacen(WARD, SIMULATED_WARD, 1),
+            _ => text.to_owned(),
+        };
+        let text = Bytes::from(text);
         router.route(path, get(move || async move { file(kind, text) }))
     })
 }
 
-fn file(kind: &'static str, text: &'static str) -> Response {
+fn file(kind: &'static str, text: Bytes) -> Response {
     let headers = [
         (header::CONTENT_TYPE, kind),
         (header::CONTENT_SECURITY_POLICY, POLICY),

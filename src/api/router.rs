@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::auth::link::Links;
 use super::auth::{Caller, Keys};
+use super::cors::Origins;
 use super::front::Front;
 use super::gate::{self, Gate};
 use super::limits::Limits;
@@ -54,6 +55,10 @@ pub struct Api {
     pub standing: Standing,
     /// Ends streams, in either direction.
     pub stop: CancellationToken,
+    /// Whose pages may call, beside our own.
+    pub origins: Option<Origins>,
+    /// The patients are made up: the page says so.
+    pub is_simulated: bool,
 }
 
 /// All routes, and the short way to one of them.
@@ -144,7 +149,7 @@ pub fn router(api: Api) -> Front {
         v1.layer(middleware::from_fn_with_state(gate.clone(), admit_by_token)).merge(answering);
     let others = Router::new()
         .merge(operators(api.log, api.clock, api.metrics, api.standing))
-        .merge(page::routes())
+        .merge(page::routes(api.is_simulated))
         .merge(openapi::routes())
         .route_layer(middleware::from_fn(parameters::known_only))
         .layer(middleware::from_fn(open_to_all));
@@ -155,7 +160,7 @@ pub fn router(api: Api) -> Front {
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(standing.clone(), answered));
-    Front::new(router, gate, door, standing)
+    Front::new(router, gate, door, standing, api.origins)
 }
 
 async fn admit_by_token(

@@ -60,6 +60,7 @@ async fn demo(common: &Common, mut options: Options, database: &Database) -> Res
     let clock = Clock::system();
     let keys = secret::keys(common)?;
     options.serving.allow_webhook_net.push("127.0.0.0/8".parse::<Net>()?);
+    options.serving.is_simulated = true;
     let server = Server::start(common, &options.serving, database, keys.clone()).await?;
     let receiver = Receiver::start(clock.clone()).await?;
     let agreed = show(&options, &clock, &keys, &server, &receiver).await;

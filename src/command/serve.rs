@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use super::database::Database;
 use super::{Error, secret};
 use crate::api::auth::Keys;
+use crate::api::cors::Origins;
 use crate::api::limits::{Limits, Rates};
 use crate::api::standing::Standing;
 use crate::api::{Api, operators, router};
@@ -231,6 +232,8 @@ impl Server {
             tasks.spawn_until("the limits' upkeep", &stop, limits.clone().forget());
             let (clock, stop) = (Clock::system(), stop.clone());
             let Webhooks { lines, links } = webhooks;
+            let origins = Origins::new(&serving.cors_origin);
+            let is_simulated = serving.is_simulated;
             router(Api {
                 log,
                 ingest,
@@ -243,6 +246,8 @@ impl Server {
                 metrics,
                 standing,
                 stop,
+                origins,
+                is_simulated,
             })
         } else {
             operators(log, Clock::system(), metrics, standing).into()
