@@ -18,6 +18,8 @@ pub const READING: &str = "reading";
 pub const ALERT_MISSED: &str = "ALERT_MISSED";
 /// A correction took the ground of an alert away.
 pub const ALERT_RETRACTED: &str = "ALERT_RETRACTED";
+/// A correction put an alert that stands on another reading.
+pub const ALERT_CORRECTED: &str = "ALERT_CORRECTED";
 /// What a rule on trial would have raised; it pages nobody.
 pub const ALERT_SHADOWED: &str = "alert_shadowed";
 /// A person wants an alert cleared; the rules do it.
@@ -129,6 +131,9 @@ pub struct AlertData {
     /// Who cleared it, if a person did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
+    /// The device that had raised it and fell silent, if another one cleared it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent_device: Option<String>,
     /// The silence that holds it back: nobody is paged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silenced_by: Option<Uuid>,
@@ -158,6 +163,9 @@ pub struct Because {
     pub held_since: DateTime<Utc>,
     /// How many readings have said so.
     pub samples: u32,
+    /// When the reading was measured whose retraction brought this about, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retracted: Option<DateTime<Utc>>,
     /// NEWS2, if it is about that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub news2: Option<u32>,
@@ -218,6 +226,7 @@ pub enum AlertState {
     Escalated,
     ReAlarmed,
     Retracted,
+    Corrected,
 }
 
 impl AlertState {
@@ -230,6 +239,7 @@ impl AlertState {
             AlertState::Escalated => "escalated",
             AlertState::ReAlarmed => "re_alarmed",
             AlertState::Retracted => "retracted",
+            AlertState::Corrected => "corrected",
         }
     }
 }

@@ -14,6 +14,8 @@ with said as (
 ), reduced as (
     select tenant, patient_id, id,
            (array_agg(data order by position) filter (where said in ('raised', 'missed')))[1] as raised,
+           -- A correction put it on another reading: that one is shown.
+           (array_agg(data order by position desc) filter (where said = 'corrected'))[1] as corrected,
            min(recorded_at) filter (where said in ('raised', 'missed')) as raised_at,
            (array_agg(data order by position) filter (where said = 'cleared'))[1] as cleared,
            (array_agg(occurred_at order by position) filter (where said = 'cleared'))[1] as cleared_since,
@@ -32,14 +34,21 @@ select $1, tenant, patient_id, id,
             when raised ->> 'state' = 'missed' then 'missed'
             else 'active' end,
        raised ->> 'event', raised ->> 'priority', raised ->> 'rule', (raised ->> 'ruleVersion')::int,
-       (raised ->> 'vital')::vital, (raised ->> 'value')::float8, raised ->> 'unit',
-       raised ->> 'deviceId', (raised ->> 'since')::timestamptz, raised_at,
-       (raised ->> 'readingPosition')::bigint,
+       (stands ->> 'vital')::vital, (stands ->> 'value')::float8, stands ->> 'unit',
+       stands ->> 'deviceId', (stands ->> 'since')::timestamptz, raised_at,
+       (stands ->> 'readingPosition')::bigint,
        cleared_since, (cleared ->> 'value')::float8, acknowledged::text, position
 from reduced
+cross join lateral (select coalesce(corrected, raised) as stands) s
 on conflict (shard, tenant, patient_id, id) do update
    set state         = case when 'retracted' in (a.state, excluded.state) then 'retracted'
                             when excluded.cleared_since is not null then 'cleared' else a.state end,
+       vital         = coalesce(excluded.vital, a.vital),
+       value         = coalesce(excluded.value, a.value),
+       unit          = coalesce(excluded.unit, a.unit),
+       device_id     = coalesce(excluded.device_id, a.device_id),
+       since         = coalesce(excluded.since, a.since),
+       reading_position = coalesce(excluded.reading_position, a.reading_position),
        cleared_since = coalesce(a.cleared_since, excluded.cleared_since),
        cleared_value = coalesce(a.cleared_value, excluded.cleared_value),
        acknowledged  = coalesce(a.acknowledged, excluded.acknowledged),

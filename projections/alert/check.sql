@@ -11,6 +11,11 @@ with said as (
       -- By each key as well, for the index: it finds no pairs.
       and ($3::text[] is null or tenant = any ($3) and patient_id = any ($4)
            and (tenant, patient_id) in (select * from unnest($3::text[], $4::text[])))
+), raised as (
+    -- Said twice when a silence held the first back.
+    select distinct on (id) * from said where said in ('raised', 'missed') order by id, position
+), corrected as (
+    select distinct on (id) * from said where said = 'corrected' order by id, position desc
 ), cleared as (
     select distinct on (id) * from said where said = 'cleared' order by id, position
 ), retracted as (
@@ -23,17 +28,18 @@ with said as (
                 when c.position is not null then 'cleared'
                 when r.said = 'missed' then 'missed' else 'active' end as state,
            r.data ->> 'event' as event, r.data ->> 'priority' as priority, r.data ->> 'rule' as rule,
-           (r.data ->> 'ruleVersion')::int as rule_version, (r.data ->> 'vital')::vital as vital,
-           r.data ->> 'unit' as unit, r.data ->> 'deviceId' as device_id,
-           (r.data ->> 'readingPosition')::bigint as reading_position,
-           (r.data ->> 'value')::float8 as value, (r.data ->> 'since')::timestamptz as since,
+           (r.data ->> 'ruleVersion')::int as rule_version, (s.data ->> 'vital')::vital as vital,
+           s.data ->> 'unit' as unit, s.data ->> 'deviceId' as device_id,
+           (s.data ->> 'readingPosition')::bigint as reading_position,
+           (s.data ->> 'value')::float8 as value, (s.data ->> 'since')::timestamptz as since,
            r.recorded_at as raised_at, c.occurred_at as cleared_since,
            (c.data ->> 'value')::float8 as cleared_value, a.data ->> 'acknowledged' as acknowledged
-    from said r
+    from raised r
+    left join corrected k on k.id = r.id
+    cross join lateral (select coalesce(k.data, r.data) as data) s
     left join cleared c on c.id = r.id
     left join acknowledged a on a.id = r.id
     left join retracted t on t.id = r.id
-    where r.said in ('raised', 'missed')
 ), found as (
     select tenant, patient_id, id, state, event, priority, rule,
            rule_version, vital, unit, device_id, reading_position, value, since, raised_at,

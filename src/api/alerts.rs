@@ -115,8 +115,9 @@ pub async fn get(
 
 /// What the alert is made of, and everything that was said of it.
 fn explained(mut body: Value, history: &[alerts::Said]) -> Value {
-    let raised = history.iter().find(|said| said.data.get("because").is_some());
-    body["because"] = raised.map(|said| said.data["because"].clone()).unwrap_or_default();
+    // The last one: a correction may have put it on another reading.
+    let newest = history.iter().rev().find(|said| said.data.get("because").is_some());
+    body["because"] = newest.map(|said| said.data["because"].clone()).unwrap_or_default();
     body["history"] = history
         .iter()
         .map(|said| {
@@ -126,6 +127,8 @@ fn explained(mut body: Value, history: &[alerts::Said]) -> Value {
                 "state": of("state"),
                 "value": of("value"),
                 "deviceId": of("deviceId"),
+                "measuredAt": of("measuredAt"),
+                "silentDevice": of("silentDevice"),
                 "rule": of("rule"),
                 "ruleVersion": of("ruleVersion"),
                 "by": said.data.pointer("/acknowledged/by").cloned().unwrap_or_else(|| of("by")),

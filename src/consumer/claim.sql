@@ -1,9 +1,17 @@
 -- Claims a shard for consumer $2 and moves its checkpoint by at most $3 positions.
 -- Whoever holds the row does the work; it is given back if the work fails. The head
--- is read by the same snapshot, so all up to it is committed.
+-- is read by the same snapshot, so all up to it is committed. If $6, the window ends with an
+-- append: the last one of these positions, or the first if that is longer.
 with claimed as (
     select c.shard, c.consumer, c.position as after,
-           least(h.position, c.position + $3) as upto, h.position as head
+           least(h.position, coalesce(
+               (select l.position_to from log_commit l
+                where $6 and l.shard = $1 and l.position_to > c.position and l.position_to <= c.position + $3
+                order by l.position_to desc limit 1),
+               (select l.position_to from log_commit l
+                where $6 and l.shard = $1 and l.position_to > c.position + $3
+                order by l.position_to limit 1),
+               c.position + $3)) as upto, h.position as head
     from checkpoint c
     join shard_head h on h.shard = c.shard
     where c.shard = $1 and c.consumer = $2 and c.position < h.position

@@ -127,6 +127,12 @@ pub trait Consumer: Send + Sync + 'static {
         Duration::ZERO
     }
 
+    /// Whether a window ends only where an append ends; it is longer than
+    /// [`Consumer::window_positions_max`] only if one append is.
+    fn whole_appends(&self) -> bool {
+        false
+    }
+
     /// Whether readings that somebody waits for cut the pace short.
     fn hurries(&self) -> bool {
         false
@@ -267,6 +273,7 @@ async fn try_step<C: Consumer>(
         .bind(consumer.window_positions_max())
         .bind(EVENTS_PER_APPEND_MAX as i64)
         .bind(rest.as_millis().to_string())
+        .bind(consumer.whole_appends())
         .fetch_optional(&mut *tx)
         .await?;
     let Some(Claimed { after, upto, head, since, until, parked }) = claimed else {

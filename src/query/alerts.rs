@@ -46,7 +46,7 @@ pub struct Alert {
     pub since: DateTime<Utc>,
     /// When the log learned that it was raised.
     pub raised_at: DateTime<Utc>,
-    /// When the clearing reading was measured.
+    /// When the clearing reading was measured, or `since`, if its clock says it was before.
     pub cleared_since: Option<DateTime<Utc>>,
     /// Its value.
     pub cleared_value: Option<f64>,

@@ -11,14 +11,12 @@ use super::facts::Facts;
 use super::input::Reading;
 use super::model::{Leaf, Node, Of, Op, Rule};
 use super::news2;
-use super::state::{Device, Ground, Memory, State};
+use super::state::{DEVICES_MAX, Device, Ground, Memory, State};
 
 /// A leaf of a joined condition that was not heard of for so long is not known.
 const STALE_AFTER: TimeDelta = TimeDelta::hours(12);
 /// Into so many parts a delta's time is divided.
 const PARTS: i64 = 64;
-/// Devices of a patient that a leaf remembers; the one silent for longest goes first.
-const DEVICES_MAX: usize = 16;
 
 /// The numbers of a rule's one comparison, for this patient: theirs, within bounds.
 pub fn numbers(rule: &Rule, facts: &Facts, at: DateTime<Utc>) -> Option<(Op, f64, f64)> {
@@ -91,7 +89,7 @@ fn join(answers: impl Iterator<Item = Option<bool>>, decides: bool) -> Option<bo
 /// Whether the leaf learned something.
 fn take_in(leaf: &Leaf, memory: &mut Memory, facts: &Facts, reading: &Reading<'_>) -> bool {
     let of_vital = leaf.vital().is_none_or(|vital| vital == reading.vital);
-    let of_device = matches!(leaf, Leaf::Missing { .. } | Leaf::Suspect { .. });
+    let of_device = leaf.is_of_device();
     if !of_vital || (reading.suspect && !of_device) {
         return false;
     }

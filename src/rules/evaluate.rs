@@ -2,7 +2,8 @@
 //!
 //! Guarantees that live, replay and trials run the same lines: who loads the states
 //! and where the events go is another's part ([`super::raise`], [`super::backtest`]).
-//! Ticks come at their place among the patient's events. Does not forget a patient.
+//! Ticks come at their place among the patient's events. What one append brought is judged
+//! as one, in the order of time ([`in_order`]). Does not forget a patient.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,13 +13,15 @@ use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::condition::numbers;
 use super::facts::Facts;
-use super::input::{Context, Input, Reading, Transition};
+use super::input::{Context, Input, Judged, Reading, Transition};
 use super::model::{Mode, Rule};
+use super::past::Past;
+use super::patient::{Patient, Slot, is_quiet};
 use super::registry::{Book, Silence, Tenant};
-use super::state::State;
-use super::step::{due, step};
+use super::state::{Held, State};
+use super::step::step;
+use super::timers::due;
 use crate::event::{
     ALERT_ACKNOWLEDGED, ALERT_CLEAR_REQUESTED, Event, PATIENT_REGISTERED, READING,
     READING_RETRACTED, RULE_CHANGED, Recorded, RetractionData,
@@ -33,22 +36,26 @@ pub struct Evaluator {
     patients: Vec<Patient>,
     /// Where each lies in `patients`, by tenant and id.
     places: HashMap<Arc<str>, HashMap<String, usize>>,
+    /// What the next correction has to know of the past.
+    past: Option<Past>,
 }
 
-/// What is known of one.
-#[derive(Default)]
-pub struct Patient {
-    /// Their record.
-    pub facts: Facts,
-    /// It is not what was loaded.
-    pub facts_changed: bool,
-    slots: Vec<Slot>,
-}
-
-struct Slot {
-    rule: Arc<str>,
-    state: State,
-    changed: bool,
+/// Puts readings that were appended together into the order in which they were measured,
+/// so that their order in the batch decides nothing. Others stay where they are.
+pub fn in_order(events: &mut [Recorded]) {
+    let together = |a: &Recorded, b: &Recorded| {
+        let both = a.event.kind == READING && b.event.kind == READING;
+        both && (a.shard, a.recorded_at) == (b.shard, b.recorded_at)
+    };
+    for batch in events.chunk_by_mut(together) {
+        let when = |r: &Recorded| (r.event.occurred_at, r.event.vital);
+        let order = |a: &Recorded, b: &Recorded| {
+            when(a).cmp(&when(b)).then_with(|| a.event.source_id.cmp(&b.event.source_id))
+        };
+        if !batch.is_sorted_by(|a, b| order(a, b).is_le()) {
+            batch.sort_by(order);
+        }
+    }
 }
 
 /// A state that changed, or facts that did.
@@ -74,12 +81,13 @@ pub struct RuleChanged {
     pub version: u32,
 }
 
+/// What of an answer to an alert moves a rule.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct AboutAlert {
-    alert_id: Uuid,
+pub(super) struct AboutAlert {
+    pub alert_id: Uuid,
     #[serde(default)]
-    by: Option<String>,
+    pub by: Option<String>,
 }
 
 /// What of an event cannot be understood.
@@ -91,60 +99,9 @@ pub enum EvaluateError {
     /// A rule that this version does not know how to read.
     #[error("{0}")]
     Rule(#[from] super::RuleError),
-}
-
-impl Patient {
-    /// A state as it was saved.
-    pub fn load(&mut self, rule: &str, state: State) {
-        self.slots.push(Slot { rule: rule.into(), state, changed: false });
-    }
-
-    fn slot(&mut self, rule: &Rule) -> &mut Slot {
-        let found = self.slots.iter().position(|slot| *slot.rule == *rule.id);
-        let n = found.unwrap_or_else(|| {
-            let state = State::default();
-            self.slots.push(Slot { rule: rule.id.as_str().into(), state, changed: false });
-            self.slots.len() - 1
-        });
-        &mut self.slots[n]
-    }
-
-    fn state(&self, rule: &str) -> Option<&State> {
-        self.slots.iter().find(|slot| *slot.rule == *rule).map(|slot| &slot.state)
-    }
-
-    /// An alert of this rule stands, and not on trial.
-    fn stands(&self, rule: &str) -> bool {
-        let active = self.state(rule).and_then(|state| state.active.as_ref());
-        active.is_some_and(|active| !active.shadow)
-    }
-
-    /// What a device sends is not to be believed, or it sends nothing.
-    fn is_held(&self, tenant: &Tenant, device: &str) -> bool {
-        // Almost always nothing is remembered at all.
-        !self.slots.is_empty()
-            && tenant.set.rules().iter().take_while(|rule| rule.looks_at_devices()).any(|rule| {
-                let active = self.state(&rule.id).and_then(|state| state.active.as_ref());
-                active.is_some_and(|active| {
-                    !active.shadow && active.ground.as_ref().is_some_and(|g| g.device == device)
-                })
-            })
-    }
-}
-
-/// Whether a reading cannot change anything, so that nobody has to look closer.
-pub fn is_quiet(rule: &Rule, state: Option<&State>, facts: &Facts, reading: &Reading<'_>) -> bool {
-    let runs = matches!(rule.mode, Mode::Active | Mode::Shadow);
-    let remembers = state.is_some_and(|state| *state != State::default());
-    if remembers {
-        return false;
-    }
-    if !runs {
-        return true;
-    }
-    // The conditions that remember something of everybody have no such number.
-    numbers(rule, facts, reading.occurred_at)
-        .is_some_and(|(op, limit, _)| reading.suspect || !op.breaks(reading.value, limit))
+    /// Nobody read the past that this correction is about.
+    #[error("the past of the correction at position {0} was not read")]
+    NoPast(i64),
 }
 
 impl Evaluator {
@@ -161,6 +118,23 @@ impl Evaluator {
             }
         };
         &mut self.patients[place]
+    }
+
+    /// Whether a correction can change what the rules say: then it needs its past.
+    pub fn needs_past(book: &Book, recorded: &Recorded) -> Result<bool, EvaluateError> {
+        if recorded.event.kind != READING_RETRACTED {
+            return Ok(false);
+        }
+        let of: RetractionData =
+            serde_json::from_str(recorded.event.data.as_deref().unwrap_or("null"))?;
+        let mut rules = book.of(&recorded.event.tenant).set.of(of.vital);
+        // What is no draft any more was at work once.
+        Ok(rules.any(|rule| rule.mode != Mode::Draft || rule.version > 1))
+    }
+
+    /// The past of the correction that comes next.
+    pub fn read_back(&mut self, past: Past) {
+        self.past = Some(past);
     }
 
     /// Takes an event in; what it leads to is added to `said`. The book is copied only
@@ -187,7 +161,13 @@ impl Evaluator {
             SILENCE_SET => {
                 self.ticks(book, *recorded_at, said);
                 let silence: Silence = serde_json::from_str(data)?;
+                let (id, until) = (silence.id, silence.until.max(*recorded_at));
                 Arc::make_mut(book).silence(&event.tenant, silence);
+                for place in self.places.get(&event.tenant).into_iter().flat_map(HashMap::values) {
+                    if let Some(patient) = self.patients.get_mut(*place) {
+                        patient.look_at_held(Some(id), until);
+                    }
+                }
             }
             PATIENT_REGISTERED => {
                 #[derive(Deserialize)]
@@ -200,6 +180,8 @@ impl Evaluator {
                 let patient = self.patient(&event.tenant, &event.patient_id);
                 patient.facts = Facts::of_record(&registered.record.to_string());
                 patient.facts_changed = true;
+                // They may lie in another ward now.
+                patient.look_at_held(None, *recorded_at);
             }
             ALERT_ACKNOWLEDGED => {
                 let about: AboutAlert = serde_json::from_str(data)?;
@@ -212,15 +194,10 @@ impl Evaluator {
                 let input = Input::Cleared { id: about.alert_id, by, at: event.occurred_at };
                 self.happening(book, (*recorded_at, event), Some(&input), said);
             }
-            READING_RETRACTED => {
-                let of: RetractionData = serde_json::from_str(data)?;
-                let input = Input::Retracted {
-                    vital: of.vital,
-                    device_id: &of.device_id,
-                    measured_at: of.measured_at,
-                    at: *recorded_at,
-                };
-                self.happening(book, (*recorded_at, event), Some(&input), said);
+            READING_RETRACTED if Evaluator::needs_past(book, recorded)? => {
+                let past = self.past.take().ok_or(EvaluateError::NoPast(recorded.position))?;
+                self.happening(book, (*recorded_at, event), None, said);
+                self.correct(book, recorded, past, said)?;
             }
             _ => {}
         }
@@ -240,7 +217,11 @@ impl Evaluator {
         let (vital, recorded_at) = (reading.vital, reading.recorded_at);
         let who = Who { tenant: &tenant, event, held: false };
         who.ticks(patient, recorded_at, said);
-        let input = Input::Reading(reading);
+        let judged = patient.before(vital, reading.device_id);
+        if !reading.suspect {
+            patient.judged(vital, reading.device_id, reading.occurred_at.min(recorded_at));
+        }
+        let input = Input::Reading(Reading { judged, ..reading });
         for rule in tenant.set.of(vital) {
             let Input::Reading(reading) = &input else { return };
             if is_quiet(rule, patient.state(&rule.id), &patient.facts, reading) {
@@ -252,7 +233,7 @@ impl Evaluator {
         }
     }
 
-    fn happening(
+    pub(super) fn happening(
         &mut self,
         book: &Book,
         (recorded_at, event): (DateTime<Utc>, &Event),
@@ -325,17 +306,18 @@ impl Evaluator {
 }
 
 /// Whose turn it is.
-struct Who<'a> {
-    tenant: &'a Tenant,
-    event: &'a Event,
-    held: bool,
+pub(super) struct Who<'a> {
+    pub tenant: &'a Tenant,
+    pub event: &'a Event,
+    pub held: bool,
 }
 
 impl Who<'_> {
     /// The ticks of the patient that come before an event that was recorded at `upto`,
     /// in the order of time, and in the rules' order where that is the same.
     fn ticks(&self, patient: &mut Patient, upto: DateTime<Utc>, said: &mut Vec<Event>) {
-        if !self.tenant.set.has_timers() || patient.slots.is_empty() {
+        let has_timers = self.tenant.set.has_timers() || !self.tenant.silences.is_empty();
+        if !has_timers || patient.slots.is_empty() {
             return;
         }
         loop {
@@ -359,8 +341,25 @@ impl Who<'_> {
         recorded_at: DateTime<Utc>,
         said: &mut Vec<Event>,
     ) {
+        self.taking(rule, patient, recorded_at, said, |state, context, said| {
+            step(rule, state, input, context, said);
+        });
+    }
+
+    /// Something is done to a rule's state of a patient; what it says becomes events.
+    pub fn taking(
+        &self,
+        rule: &Rule,
+        patient: &mut Patient,
+        at: DateTime<Utc>,
+        said: &mut Vec<Event>,
+        take: impl FnOnce(&mut State, &Context<'_>, &mut Vec<Transition>),
+    ) {
         let inhibited = rule.inhibited_by.iter().any(|by| patient.stands(by));
         let facts = std::mem::take(&mut patient.facts);
+        let mut silences = self.tenant.silences.iter();
+        let silence = silences.find(|s| s.covers(rule, &self.event.patient_id, &facts, at));
+        let silence = silence.map(|silence| Held { by: silence.id, until: silence.until });
         let context = Context {
             tenant: &self.event.tenant,
             patient_id: &self.event.patient_id,
@@ -368,22 +367,19 @@ impl Who<'_> {
             facts: &facts,
             inhibited,
             held: self.held,
+            silence,
         };
         let mut transitions = Vec::new();
         let slot = patient.slot(rule);
         let before = (!slot.changed).then(|| slot.state.clone());
-        step(rule, &mut slot.state, input, &context, &mut transitions);
+        take(&mut slot.state, &context, &mut transitions);
         let runs = matches!(rule.mode, Mode::Active | Mode::Shadow);
         if !runs && slot.state.active.is_none() {
             slot.state = State::default();
         }
         slot.changed |= before.is_some_and(|before| before != slot.state);
         for transition in transitions {
-            let silence =
-                self.tenant.silences.iter().find(|silence| {
-                    silence.covers(rule, &self.event.patient_id, &facts, recorded_at)
-                });
-            said.extend(self.alert_event(transition, silence.map(|silence| silence.id)));
+            said.extend(self.alert_event(transition, silence.map(|silence| silence.by)));
         }
         patient.facts = facts;
     }
@@ -402,7 +398,7 @@ impl Who<'_> {
     }
 }
 
-fn nobodys_event(tenant: &Arc<str>, patient_id: &str, at: DateTime<Utc>) -> Event {
+pub(super) fn nobodys_event(tenant: &Arc<str>, patient_id: &str, at: DateTime<Utc>) -> Event {
     Event {
         tenant: tenant.clone(),
         patient_id: patient_id.to_owned(),
@@ -428,5 +424,6 @@ fn as_reading(recorded: &Recorded) -> Option<Reading<'_>> {
         suspect: event.suspect,
         occurred_at: event.occurred_at,
         recorded_at: recorded.recorded_at,
+        judged: Judged::default(),
     })
 }

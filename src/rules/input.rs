@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::facts::Facts;
-use super::state::Ground;
+use super::state::{Ground, Held};
 use crate::event::AlertData;
 use crate::vital::Vital;
 
@@ -30,6 +30,18 @@ pub struct Reading<'a> {
     pub occurred_at: DateTime<Utc>,
     /// When it was recorded.
     pub recorded_at: DateTime<Utc>,
+    /// What was judged before it.
+    pub judged: Judged,
+}
+
+/// When the newest reading was measured that was judged before, of the same patient and
+/// vital; never later than it was recorded. Not known where nothing newer can be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Judged {
+    /// Of any device.
+    pub of_vital: Option<DateTime<Utc>>,
+    /// Of the same device.
+    pub of_device: Option<DateTime<Utc>>,
 }
 
 impl Reading<'_> {
@@ -57,8 +69,6 @@ pub enum Input<'a> {
     Acknowledged(Uuid),
     /// Somebody wants an alert cleared.
     Cleared { id: Uuid, by: &'a str, at: DateTime<Utc> },
-    /// A reading was entered in error.
-    Retracted { vital: Vital, device_id: &'a str, measured_at: DateTime<Utc>, at: DateTime<Utc> },
 }
 
 /// Whose step it is, and what else is known of them.
@@ -77,6 +87,8 @@ pub struct Context<'a> {
     /// The device of this reading is not to be believed: the reading neither raises nor
     /// clears.
     pub held: bool,
+    /// The silence that holds back what this rule says of them now.
+    pub silence: Option<Held>,
 }
 
 /// Something to append to the log.

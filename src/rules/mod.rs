@@ -6,11 +6,14 @@
 
 pub mod backtest;
 mod condition;
+mod correct;
 pub mod evaluate;
 pub mod facts;
 mod input;
 pub mod model;
 pub mod news2;
+pub mod past;
+mod patient;
 mod raise;
 pub mod registry;
 pub mod silences;
@@ -19,6 +22,7 @@ mod step;
 #[cfg(test)]
 mod step_tests;
 pub mod ticks;
+mod timers;
 pub mod versions;
 mod written;
 #[cfg(test)]
@@ -26,10 +30,11 @@ mod written_tests;
 mod written_when;
 
 pub use evaluate::Evaluator;
-pub use input::{Context, Input, Reading, Transition};
+pub use input::{Context, Input, Judged, Reading, Transition};
 pub use model::{Mode, Op, Rule};
 pub use raise::Raise;
 pub use registry::Book;
 pub use state::State;
-pub use step::{due, step};
+pub use step::step;
+pub use timers::due;
 pub use written::RuleError;

@@ -24,6 +24,8 @@ pub struct Rule {
     pub priority: Priority,
     /// Whether it pages.
     pub mode: Mode,
+    /// Whose readings are judged together.
+    pub per: Per,
     /// What must hold.
     pub when: When,
     /// How long it must hold, on the readings' own time, before the alert is raised.
@@ -77,6 +79,30 @@ impl Mode {
             Mode::Shadow => "shadow",
             Mode::Active => "active",
             Mode::Retired => "retired",
+        }
+    }
+}
+
+/// Whose readings are judged together. An alert is one of the patient's either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Per {
+    /// All of the patient's: any device raises, and any clears.
+    Patient,
+    /// Those of one device: delays and memory are its own, and what it raised, another
+    /// device does not clear as long as it is heard of.
+    Device,
+}
+
+impl Per {
+    /// Unless a rule says otherwise. What is of high priority is not cleared by a device
+    /// that did not raise it; where several vitals are joined, no device raises alone.
+    pub fn usual(priority: Priority, when: &When) -> Per {
+        let first = when.leaves.first().and_then(Leaf::vital);
+        let is_of_one = first.is_some() && when.leaves.iter().all(|leaf| leaf.vital() == first);
+        let is_of_devices = when.leaves.iter().any(Leaf::is_of_device);
+        match priority == Priority::High && is_of_one && !is_of_devices {
+            true => Per::Device,
+            false => Per::Patient,
         }
     }
 }
@@ -289,6 +315,11 @@ impl Leaf {
             Leaf::Score { .. } => None,
         }
     }
+
+    /// Whether it tells of a device and not of the patient.
+    pub fn is_of_device(&self) -> bool {
+        matches!(self, Leaf::Missing { .. } | Leaf::Suspect { .. })
+    }
 }
 
 impl Rule {
@@ -303,12 +334,14 @@ impl Rule {
         }
     }
 
+    /// The same rule, without what follows when nobody answers.
+    pub fn without_repeats(self) -> Rule {
+        Rule { re_alarm: None, escalate: Vec::new(), ..self }
+    }
+
     /// Whether it looks at what is no sign of the patient but of the device.
     pub fn looks_at_devices(&self) -> bool {
-        self.when
-            .leaves
-            .iter()
-            .any(|leaf| matches!(leaf, Leaf::Missing { .. } | Leaf::Suspect { .. }))
+        self.when.leaves.iter().any(Leaf::is_of_device)
     }
 
     /// Whether it looks at silences.

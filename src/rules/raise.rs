@@ -13,16 +13,16 @@ use serde::de::Error as _;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
-use super::evaluate::{EvaluateError, Evaluator, RuleChanged, SILENCE_SET};
+use super::evaluate::{EvaluateError, Evaluator, RuleChanged, SILENCE_SET, in_order};
 use super::model::Rule;
+use super::past;
 use super::registry::{Book, Interest, Silence};
 use crate::consumer::{Consumer, ConsumerError, Follows, RULES};
 use crate::event::{AlertState, Event, RULE_CHANGED, Recorded};
-use crate::log::{Log, Window, append, decode_events};
+use crate::log::{EVENTS_PER_APPEND_MAX, Log, Window, append, decode_events};
 
-/// The most positions of one step: a page that waits behind a flood waits for this
-/// many readings at most before its own step begins. Below what one append takes,
-/// because each reading can raise events of several rules.
+/// The most positions of one step, but for an append that is longer: a page that waits
+/// behind a flood waits for this many readings at most before its own step begins.
 const WINDOW_POSITIONS_MAX: i64 = 5_000;
 
 /// Readings that break no limit can wait this long, so that a flood of them costs few
@@ -77,7 +77,10 @@ impl Urgency {
             AlertState::Cleared | AlertState::Retracted => {
                 patients.remove(&alert_event.patient_id);
             }
-            AlertState::Missed | AlertState::Escalated | AlertState::ReAlarmed => {}
+            AlertState::Missed
+            | AlertState::Escalated
+            | AlertState::ReAlarmed
+            | AlertState::Corrected => {}
         }
     }
 }
@@ -205,10 +208,29 @@ async fn append_if_any(
     shard: i16,
     said: &[Event],
 ) -> Result<(), ConsumerError> {
-    if !said.is_empty() {
+    // Of a window that is one long append there may be more than one append takes.
+    for said in said.chunks(EVENTS_PER_APPEND_MAX) {
         append(tx, shard, said).await?;
     }
     Ok(())
+}
+
+/// Loads what is remembered of those whose pages a silence holds back that has another end
+/// in this window. They have a time at which they are due.
+async fn load_held(
+    tx: &mut PgConnection,
+    shard: i16,
+    events: &[Recorded],
+    evaluator: &mut Evaluator,
+) -> Result<(), ConsumerError> {
+    let silences = events.iter().filter(|recorded| recorded.event.kind == SILENCE_SET);
+    let tenants: Vec<&str> = silences.map(|recorded| &*recorded.event.tenant).collect();
+    if tenants.is_empty() {
+        return Ok(());
+    }
+    let rows =
+        sqlx::query(include_str!("load_held.sql")).bind(shard).bind(tenants).fetch_all(tx).await?;
+    remember(evaluator, &rows)
 }
 
 fn put_rule(book: &mut Book, tenant: &str, data: &str) -> Result<(), EvaluateError> {
@@ -267,6 +289,11 @@ impl Consumer for Raise {
         true
     }
 
+    /// What was appended together is judged together, whatever its order.
+    fn whole_appends(&self) -> bool {
+        true
+    }
+
     fn pace(&self) -> Duration {
         Duration::from_millis(PACE_MS)
     }
@@ -275,19 +302,25 @@ impl Consumer for Raise {
         let shard = window.shard;
         let mut book = self.book(tx, shard, window.after).await?;
         let upto = if book.has_timers() { time_of(tx, shard, window.to).await? } else { None };
-        let (mut events, mut evaluator) = relevant(tx, window, &book.interest(), upto).await?;
+        let mut interest = book.interest();
+        let (mut events, mut evaluator) = relevant(tx, window, &interest, upto).await?;
         if events.iter().any(|recorded| recorded.event.kind == RULE_CHANGED) {
             // What a rule that begins in this window would have to see was not asked for.
-            (events, evaluator) = relevant(tx, window, &Interest::everything(), upto).await?;
+            interest = Interest::everything();
+            (events, evaluator) = relevant(tx, window, &interest, upto).await?;
         }
         if events.is_empty() && upto.is_none() {
             return Ok(Raised { events: Vec::new(), book });
         }
+        load_held(tx, shard, &events, &mut evaluator).await?;
+        in_order(&mut events);
         let mut said = Vec::new();
         for recorded in &events {
-            evaluator
-                .event(&mut book, recorded, &mut said)
-                .map_err(|error| misunderstood(shard, recorded.position, error))?;
+            let wrong = |error| misunderstood(shard, recorded.position, error);
+            if Evaluator::needs_past(&book, recorded).map_err(wrong)? {
+                evaluator.read_back(past::read(tx, recorded, &interest.vitals).await?);
+            }
+            evaluator.event(&mut book, recorded, &mut said).map_err(wrong)?;
         }
         if let Some(upto) = upto {
             evaluator.ticks(&book, upto, &mut said);
@@ -319,7 +352,7 @@ async fn relevant(
     interest: &Interest,
     due_by: Option<DateTime<Utc>>,
 ) -> Result<(Vec<Recorded>, Evaluator), ConsumerError> {
-    let bounds = interest.bounds();
+    let (bounds, compared) = (interest.bounds(), interest.compared());
     let mut rows = sqlx::query(include_str!("relevant.sql"))
         .bind(window.shard)
         .bind(window.after)
@@ -332,9 +365,13 @@ async fn relevant(
         .bind(interest.suspect)
         .bind(interest.vitals.iter().map(|vital| vital.name()).collect::<Vec<_>>())
         .bind(due_by)
+        .bind(compared.iter().map(|(vital, ..)| vital.name()).collect::<Vec<_>>())
+        .bind(compared.iter().map(|(_, above, _)| *above).collect::<Vec<_>>())
+        .bind(compared.iter().map(|(.., below)| *below).collect::<Vec<_>>())
+        .bind(interest.lateness.as_seconds_f64())
         .fetch_all(tx)
         .await?;
-    // The states come last: they have no position.
+    // What was judged before and the states come last: they have no position.
     let mut events = 0;
     for row in &rows {
         if row.try_get::<Option<i64>, _>("position")?.is_none() {
@@ -342,27 +379,39 @@ async fn relevant(
         }
         events += 1;
     }
-    let states = rows.split_off(events);
-    Ok((decode_events(window.shard, &rows)?, remembered(&states)?))
+    let known = rows.split_off(events);
+    Ok((decode_events(window.shard, &rows)?, remembered(&known)?))
 }
 
-/// Rows with a patient, a rule and its state.
+/// Rows with a patient, a rule and its state, or with a reading that was judged.
 fn remembered(rows: &[PgRow]) -> Result<Evaluator, ConsumerError> {
     let mut evaluator = Evaluator::default();
+    remember(&mut evaluator, rows)?;
+    Ok(evaluator)
+}
+
+fn remember(evaluator: &mut Evaluator, rows: &[PgRow]) -> Result<(), ConsumerError> {
     for row in rows {
         let (tenant, patient_id): (&str, &str) =
             (row.try_get("tenant")?, row.try_get("patient_id")?);
-        let (rule, state): (&str, &str) = (row.try_get("rule")?, row.try_get("state")?);
+        let patient = evaluator.patient(&tenant.into(), patient_id);
+        let Some(rule) = row.try_get::<Option<&str>, _>("rule")? else {
+            let vital: &str = row.try_get("vital")?;
+            if let Ok(vital) = vital.parse() {
+                patient.judged(vital, row.try_get("source_id")?, row.try_get("occurred_at")?);
+            }
+            continue;
+        };
+        let state: &str = row.try_get("state")?;
         let misread =
             |source| ConsumerError::State { patient: format!("{tenant}/{patient_id}"), source };
-        let patient = evaluator.patient(&tenant.into(), patient_id);
         if rule == FACTS {
             patient.facts = serde_json::from_str(state).map_err(misread)?;
         } else {
             patient.load(rule, serde_json::from_str(state).map_err(misread)?);
         }
     }
-    Ok(evaluator)
+    Ok(())
 }
 
 /// The log's time at a position: all that is due by then comes before what follows.

@@ -10,14 +10,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::facts::Facts;
 use super::model::{Mode, Op, Rule};
-use super::written::{RuleError, fault};
+use super::written::{DURATION_MAX, RuleError, fault};
 use crate::event::Priority;
 use crate::vital::Vital;
 
@@ -196,6 +196,13 @@ impl Book {
         self
     }
 
+    /// As it was before any tenant had set anything, and nothing follows by time when nobody
+    /// answers: what has been said is not said again.
+    pub(super) fn begun_anew(&self) -> Result<Book, RuleError> {
+        let rules = self.fresh.set.rules().iter().map(|rule| Rule::clone(rule).without_repeats());
+        Ok(Book::with_rules(rules.collect())?.of_installation(self.fresh.installation))
+    }
+
     /// What a tenant has set.
     pub fn of(&self, tenant: &str) -> &Arc<Tenant> {
         self.tenants.get(tenant).unwrap_or(&self.fresh)
@@ -225,6 +232,15 @@ impl Book {
         std::iter::once(&*self.fresh).chain(self.tenants.values().map(|tenant| &**tenant))
     }
 
+    /// The loosest numbers of the rules that are one comparison, whatever else is looked at.
+    fn comparisons(&self) -> Interest {
+        let mut interest = Interest::default();
+        self.running()
+            .filter_map(|rule| rule.loosest())
+            .for_each(|limit| interest.add_limit(limit));
+        interest
+    }
+
     fn running(&self) -> impl Iterator<Item = &Arc<Rule>> {
         let runs = |rule: &&Arc<Rule>| matches!(rule.mode, Mode::Active | Mode::Shadow);
         self.all().flat_map(|tenant| tenant.set.rules()).filter(runs)
@@ -236,6 +252,8 @@ impl Book {
         self.all()
             .flat_map(|tenant| tenant.set.rules())
             .any(|rule| rule.has_timers() && rule.mode != Mode::Draft)
+            // The end of one may page.
+            || self.all().any(|tenant| !tenant.silences.is_empty())
     }
 
     /// Which readings could change anything for a patient of whom nothing is remembered.
@@ -261,6 +279,8 @@ impl Book {
         interest.whole.sort_unstable();
         interest.whole.dedup();
         interest.limits.retain(|(vital, ..)| !interest.whole.contains(vital));
+        interest.compared = self.comparisons().limits;
+        interest.lateness = self.running().map(|rule| rule.lateness).max().unwrap_or_default();
         interest
     }
 
@@ -283,6 +303,10 @@ impl Book {
 pub struct Interest {
     /// Beyond these numbers; the loosest of each vital and comparison.
     pub limits: Vec<(Vital, Op, f64)>,
+    /// What could raise at once: the loosest numbers again, of all vitals that have one.
+    pub compared: Vec<(Vital, Op, f64)>,
+    /// Nothing that was recorded later than this after it was measured raises.
+    pub lateness: TimeDelta,
     /// All of these.
     pub whole: Vec<Vital>,
     /// These, of those of whom a rule remembers something.
@@ -295,30 +319,25 @@ impl Interest {
     /// In every reading.
     pub fn everything() -> Interest {
         let all: Vec<Vital> = Vital::all().collect();
-        Interest { limits: Vec::new(), whole: all.clone(), vitals: all, suspect: true }
+        let compared = all.iter().map(|vital| (*vital, Op::Above, f64::NEG_INFINITY)).collect();
+        Interest {
+            limits: Vec::new(),
+            compared,
+            lateness: DURATION_MAX,
+            whole: all.clone(),
+            vitals: all,
+            suspect: true,
+        }
     }
 
     /// Above and below which values a reading of a vital matters, each vital once.
     pub fn bounds(&self) -> Vec<(Vital, f64, f64)> {
-        let bound = |vital: Vital| {
-            let (mut above, mut below) = (f64::INFINITY, f64::NEG_INFINITY);
-            if self.whole.contains(&vital) {
-                above = f64::NEG_INFINITY;
-            }
-            for (_, op, limit) in self.limits.iter().filter(|(of, ..)| *of == vital) {
-                match op {
-                    Op::Above => above = above.min(*limit),
-                    Op::AtLeast => above = above.min(limit.next_down()),
-                    Op::Below => below = below.max(*limit),
-                    Op::AtMost => below = below.max(limit.next_up()),
-                }
-            }
-            (vital, above, below)
-        };
-        let matters = |(_, above, below): &(Vital, f64, f64)| {
-            *above < f64::INFINITY || *below > f64::NEG_INFINITY
-        };
-        Vital::all().map(bound).filter(matters).collect()
+        bounds(&self.limits, &self.whole)
+    }
+
+    /// Above and below which values a reading of a vital could raise at once.
+    pub fn compared(&self) -> Vec<(Vital, f64, f64)> {
+        bounds(&self.compared, &[])
     }
 
     fn add_limit(&mut self, (vital, op, number): (Vital, Op, f64)) {
@@ -328,6 +347,28 @@ impl Interest {
             None => self.limits.push((vital, op, number)),
         }
     }
+}
+
+fn bounds(limits: &[(Vital, Op, f64)], whole: &[Vital]) -> Vec<(Vital, f64, f64)> {
+    let bound = |vital: Vital| {
+        let (mut above, mut below) = (f64::INFINITY, f64::NEG_INFINITY);
+        if whole.contains(&vital) {
+            above = f64::NEG_INFINITY;
+        }
+        for (_, op, limit) in limits.iter().filter(|(of, ..)| *of == vital) {
+            match op {
+                Op::Above => above = above.min(*limit),
+                Op::AtLeast => above = above.min(limit.next_down()),
+                Op::Below => below = below.max(*limit),
+                Op::AtMost => below = below.max(limit.next_up()),
+            }
+        }
+        (vital, above, below)
+    };
+    let matters = |(_, above, below): &(Vital, f64, f64)| {
+        *above < f64::INFINITY || *below > f64::NEG_INFINITY
+    };
+    Vital::all().map(bound).filter(matters).collect()
 }
 
 #[cfg(test)]

@@ -12,7 +12,10 @@
 -- only wait for an alert to clear
 --
 -- After the events comes what the rules remember of their patients, and of those whose
--- time has come by $11, if any: rows without a position. One answer, one round trip.
+-- time has come by $11, if any; and what was judged before and is newer than a reading that
+-- could raise at once ($12, $13, $14 as $6, $7, $8, and recorded at most $15 seconds after it
+-- was measured): rows without a position, the last also without a rule. One answer, one round
+-- trip.
 with heard as materialized (
     select tenant, patient_id,
            -- By its place in an array: a join went through all bounds for each reading.
@@ -56,6 +59,14 @@ with heard as materialized (
       and type <> 'reading'
       and type in ('patient_registered', 'alert_acknowledged', 'alert_clear_requested',
                    'reading_retracted', 'rule_changed', 'silence_set')
+), raising as (
+    select tenant, patient_id, vital::vital as vital, min(occurred_at) as since,
+           min(recorded_at) as recorded_at
+    from relevant
+    where type = 'reading' and not suspect and occurred_at >= recorded_at - make_interval(secs => $15)
+      and (value > ($13::float8[])[array_position($12::text[], vital)]
+           or value < ($14::float8[])[array_position($12::text[], vital)])
+    group by tenant, patient_id, vital
 )
 select r.*, null as rule, null as state from relevant r
 union all
@@ -70,4 +81,29 @@ cross join lateral (
     select tenant, patient_id, rule, state::text as state from rule_state
     where shard = $1 and tenant = p.tenant and patient_id = p.patient_id offset 0
 ) s
+union all
+-- Almost always none: whatever could raise is the newest of its patient and vital. "+ 0": not
+-- by the order of positions, through the whole shard.
+select null, null, r.tenant, r.patient_id, null, r.vital::text, null, null, null, newer.at,
+       newer.source_id, null, null, null
+from raising r
+cross join lateral (
+    select e.source_id, max(least(e.occurred_at, e.recorded_at)) as at
+    from event e
+    where e.shard = $1 and e.tenant = r.tenant and e.patient_id = r.patient_id and e.vital = r.vital
+      and e.occurred_at > r.since and e.position + 0 <= $2 and not e.suspect
+      -- Nothing is recorded more than minutes before it was true: what comes after this
+      -- window is not walked through.
+      and e.occurred_at < r.recorded_at + interval '10 min'
+      -- What was entered in error was never judged. A retraction lies at its reading's time.
+      and not exists (
+          select from event x
+          where x.shard = $1 and x.tenant = e.tenant and x.patient_id = e.patient_id
+            and x.vital is null and x.occurred_at = e.occurred_at and x.position <= $2
+            and x.type = 'reading_retracted'
+            and (x.data ->> 'readingPosition')::bigint = e.position
+          offset 0)
+    group by e.source_id
+    offset 0
+) newer
 order by position nulls last

@@ -10,6 +10,9 @@ use uuid::Uuid;
 
 use crate::vital::Vital;
 
+/// Devices of a patient that are remembered apart; the one silent for longest goes first.
+pub const DEVICES_MAX: usize = 16;
+
 /// Of one patient and one rule.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct State {
@@ -28,7 +31,11 @@ pub struct State {
     /// What the leaves remember, in their order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub memory: Vec<Memory>,
-    /// The version of the rule that `pending`, `late` and `memory` are of.
+    /// The same three of each device by itself, for a rule that judges them apart; who was
+    /// heard of last comes last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub apart: Vec<Part>,
+    /// The version of the rule that `pending`, `late`, `memory` and `apart` are of.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub version: u32,
 }
@@ -39,6 +46,68 @@ fn is_zero(n: &u32) -> bool {
 
 fn is_no(flag: &bool) -> bool {
     !*flag
+}
+
+/// What is remembered of one device, where devices are judged apart.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[allow(missing_docs, reason = "the fields are those of the state")]
+pub struct Part {
+    pub device: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<Run>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<Run>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub memory: Vec<Memory>,
+}
+
+impl State {
+    /// From here to [`State::leave`] what is remembered is what is remembered of a device.
+    pub fn enter(&mut self, device: &str) {
+        let found = self.apart.iter().position(|part| part.device == device);
+        let part = match found {
+            Some(n) => self.apart.remove(n),
+            None => Part { device: device.to_owned(), ..Part::default() },
+        };
+        self.apart.push(part);
+        self.exchange();
+    }
+
+    /// The end of [`State::enter`].
+    pub fn leave(&mut self) {
+        self.exchange();
+        let nothing = |part: &mut Part| {
+            part.pending.is_none() && part.late.is_none() && part.memory.is_empty()
+        };
+        self.apart.pop_if(nothing);
+        if self.apart.len() > DEVICES_MAX {
+            self.apart.remove(0);
+        }
+    }
+
+    fn exchange(&mut self) {
+        if let Some(part) = self.apart.last_mut() {
+            std::mem::swap(&mut self.pending, &mut part.pending);
+            std::mem::swap(&mut self.late, &mut part.late);
+            std::mem::swap(&mut self.memory, &mut part.memory);
+        }
+    }
+
+    /// What was remembered of the condition counts no more.
+    pub fn forget(&mut self) {
+        (self.pending, self.late) = (None, None);
+        self.memory.clear();
+        self.apart.clear();
+    }
+}
+
+/// A page that is held back, and until when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The silence.
+    pub by: Uuid,
+    /// Its end.
+    pub until: DateTime<Utc>,
 }
 
 /// An alert that stands.
@@ -60,9 +129,15 @@ pub struct Active {
     /// What raised it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ground: Option<Ground>,
+    /// When the log heard last of the device that raised it, where devices are judged apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heard_at: Option<DateTime<Utc>>,
     /// It no longer holds, and the clearing delay is not over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recovering: Option<Run>,
+    /// Nobody was paged when it was raised, because of a silence that is not over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
     /// Somebody answered.
     #[serde(default, skip_serializing_if = "is_no")]
     pub acked: bool,
@@ -72,6 +147,9 @@ pub struct Active {
     /// How often it was said again.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub said_again: u32,
+    /// How often a correction put it on another reading.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub corrected: u32,
     /// Raised by a rule that is on trial: nobody was paged.
     #[serde(default, skip_serializing_if = "is_no")]
     pub shadow: bool,

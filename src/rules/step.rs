@@ -9,17 +9,24 @@
 //! at a moment comes before every event that was recorded at or after it, and after
 //! every one before. So a replay ticks where the living process ticked.
 //!
-//! Does not reorder: readings come in the order in which the log learned them.
+//! Does not reorder: who judges several readings at once puts them into the order of time
+//! first ([`super::evaluate::in_order`]). One that comes alone and is older than one that
+//! was judged already cannot raise against it: it is at most recorded as missed.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::condition::{holds, moment, numbers, observe, scored};
+use super::condition::{moment, numbers, observe, scored};
 use super::input::{Context, Input, Reading, Transition};
-use super::model::{Hours, Leaf, Mode, Rule};
+use super::model::{Hours, Leaf, Mode, Per, Rule};
 use super::state::{Active, Ground, Missed, Run, State};
-use crate::event::{ALERT_MISSED, ALERT_RETRACTED, ALERT_SHADOWED, AlertData, AlertState, Because};
+use crate::event::{ALERT_MISSED, ALERT_SHADOWED, AlertData, AlertState, Because};
 use crate::vital::Vital;
+
+/// A device that raised an alert and was not heard of for longer, on the log's time, does
+/// not keep the others from clearing it. As long as the shipped `device-silent` waits; a
+/// rule whose `max_gap` is longer waits for that.
+const SILENT_AFTER: TimeDelta = TimeDelta::minutes(5);
 
 /// Takes one step.
 pub fn step(
@@ -31,6 +38,11 @@ pub fn step(
 ) {
     let mut step = Step { rule, context, said };
     step.keep_to_version(state);
+    let apart = match input {
+        Input::Reading(reading) if rule.per == Per::Device => Some(reading.device_id),
+        _ => None,
+    };
+    apart.inspect(|device| state.enter(device));
     match input {
         Input::Reading(reading) => step.reading(state, reading),
         Input::Tick(at) => step.tick(state, *at),
@@ -40,65 +52,18 @@ pub fn step(
             }
         }
         Input::Cleared { id, by, at } => step.clear_by(state, *id, by, *at),
-        Input::Retracted { vital, device_id, measured_at, at } => {
-            step.retract(state, (*vital, device_id, *measured_at), *at);
-        }
     }
-    if state.pending.is_none() && state.late.is_none() && state.memory.is_empty() {
-        state.version = 0;
-    } else {
-        state.version = rule.version;
-    }
+    apart.inspect(|_| state.leave());
+    let State { pending, late, memory, apart, .. } = &*state;
+    let is_empty = pending.is_none() && late.is_none() && memory.is_empty() && apart.is_empty();
+    state.version = if is_empty { 0 } else { rule.version };
 }
 
-/// When time alone will move the rule next, on the log's time.
-pub fn due(rule: &Rule, state: &State) -> Option<DateTime<Utc>> {
-    if !rule.has_timers() {
-        return None;
-    }
-    let mut first: Option<DateTime<Utc>> = None;
-    let mut at = |time: DateTime<Utc>| first = Some(first.map_or(time, |first| first.min(time)));
-    if let Some(active) = &state.active {
-        if let (Some(raised_at), Some((_, next))) =
-            (active.raised_at, next_escalation(rule, active))
-        {
-            at(raised_at + next.after);
-        }
-        if let (Some(said_at), Some(again)) = (active.said_at, rule.re_alarm)
-            && !active.acked
-        {
-            at(said_at + again);
-        }
-    }
-    if rule.mode == Mode::Active || rule.mode == Mode::Shadow {
-        for (leaf, memory) in rule.when.leaves.iter().zip(&state.memory) {
-            if let Leaf::Missing { after, .. } = leaf {
-                let quiet = memory.devices.iter().filter(|device| !device.bad);
-                quiet.for_each(|device| at(device.newest.at + *after));
-            }
-        }
-        if let (true, Some(run), None) = (rule.has_missing(), &state.pending, &state.active) {
-            at(run.since + rule.on_delay);
-        }
-    }
-    first
-}
-
-fn next_escalation<'r>(
-    rule: &'r Rule,
-    active: &Active,
-) -> Option<(usize, &'r super::model::Escalation)> {
-    rule.escalate
-        .iter()
-        .enumerate()
-        .skip(active.escalated as usize)
-        .find(|(_, step)| step.even_acked || !active.acked)
-}
-
-struct Step<'s> {
-    rule: &'s Rule,
-    context: &'s Context<'s>,
-    said: &'s mut Vec<Transition>,
+/// A step that is being taken.
+pub(super) struct Step<'s> {
+    pub rule: &'s Rule,
+    pub context: &'s Context<'s>,
+    pub said: &'s mut Vec<Transition>,
 }
 
 impl Step<'_> {
@@ -106,8 +71,7 @@ impl Step<'_> {
     /// that stands goes on, unless it was only tried.
     fn keep_to_version(&self, state: &mut State) {
         if state.version != self.rule.version && state.version != 0 {
-            (state.pending, state.late) = (None, None);
-            state.memory.clear();
+            state.forget();
         }
         let tried = state.active.as_ref().is_some_and(|active| active.shadow);
         if tried && self.rule.mode != Mode::Shadow {
@@ -134,7 +98,8 @@ impl Step<'_> {
         if reading.suspect && !rule.looks_at_devices() {
             return;
         }
-        if reading.recorded_at - reading.occurred_at > rule.lateness {
+        let is_late = reading.recorded_at - reading.occurred_at > rule.lateness;
+        if is_late || self.is_overtaken(state, reading) {
             if rule.threshold().is_some() {
                 self.late(state, reading);
             }
@@ -152,8 +117,22 @@ impl Step<'_> {
         self.settle(state, holds, at, reading.recorded_at, &reading.ground());
     }
 
+    /// A newer one was judged that has the last word over it, and nothing that it belongs to
+    /// is under way. The other conditions pass over what would turn their order round.
+    fn is_overtaken(&self, state: &State, reading: &Reading<'_>) -> bool {
+        let newest = match self.rule.per {
+            Per::Patient => reading.judged.of_vital,
+            Per::Device => reading.judged.of_device,
+        };
+        let at = reading.occurred_at;
+        newest.is_some_and(|newest| at < newest)
+            && self.rule.threshold().is_some()
+            && state.active.is_none()
+            && state.pending.as_ref().is_none_or(|run| at < run.since)
+    }
+
     /// Draws the conclusion from a condition's answer.
-    fn settle(
+    pub fn settle(
         &mut self,
         state: &mut State,
         holds: bool,
@@ -177,6 +156,18 @@ impl Step<'_> {
             }
             return;
         };
+        let mut silent = None;
+        if rule.per == Per::Device {
+            let device = active.ground.as_ref().map_or(&ground.device, |ground| &ground.device);
+            let heard_at = active.heard_at.unwrap_or(recorded_at);
+            if *device == ground.device {
+                active.heard_at = Some(recorded_at);
+            } else if recorded_at - heard_at <= SILENT_AFTER.max(rule.max_gap.unwrap_or_default()) {
+                return;
+            } else {
+                silent = Some(device.clone());
+            }
+        }
         if holds {
             // A clock that runs ahead must not keep the alert standing.
             active.broken_at = active.broken_at.max(at.min(recorded_at));
@@ -192,7 +183,7 @@ impl Step<'_> {
                 return;
             }
         }
-        self.clear(state, ground, at, None);
+        self.clear(state, ground, at, Ended { by: None, silent_device: silent });
     }
 
     fn raise(
@@ -212,10 +203,13 @@ impl Step<'_> {
             raised_at: Some(recorded_at),
             said_at: Some(recorded_at),
             ground: Some(ground.clone()),
+            heard_at: (self.rule.per == Per::Device).then_some(recorded_at),
             recovering: None,
+            held: self.context.silence.filter(|_| self.rule.mode != Mode::Shadow),
             acked: false,
             escalated: 0,
             said_again: 0,
+            corrected: 0,
             shadow: self.rule.mode == Mode::Shadow,
         });
         let data =
@@ -223,11 +217,13 @@ impl Step<'_> {
         self.say(self.rule.event.clone(), at, data, self.rule.mode == Mode::Shadow);
     }
 
-    fn clear(&mut self, state: &mut State, ground: &Ground, at: DateTime<Utc>, by: Option<&str>) {
+    fn clear(&mut self, state: &mut State, ground: &Ground, at: DateTime<Utc>, ended: Ended) {
         let Some(active) = state.active.take() else { return };
-        let mut data = self.data(AlertState::Cleared, active.id, ground, active.since);
-        data.by = by.map(str::to_owned);
-        self.say(self.rule.event.clone(), at, data, active.shadow);
+        let Ended { by, silent_device } = ended;
+        let data = self.data(AlertState::Cleared, active.id, ground, active.since);
+        let data = AlertData { by, silent_device, ..data };
+        // A clock that ran ahead does not make it end before it began.
+        self.say(self.rule.event.clone(), at.max(active.since), data, active.shadow);
     }
 
     fn clear_by(&mut self, state: &mut State, id: Uuid, by: &str, at: DateTime<Utc>) {
@@ -236,9 +232,10 @@ impl Step<'_> {
         }
         let ground = state.active.as_ref().and_then(|active| active.ground.clone());
         let ground = ground.unwrap_or_else(|| self.no_ground(at));
-        self.clear(state, &ground, at, Some(by));
+        self.clear(state, &ground, at, Ended { by: Some(by.to_owned()), silent_device: None });
         // A person says: this is over. What was silent is not waited for any more.
         state.pending = None;
+        state.apart.iter_mut().for_each(|part| part.pending = None);
         for memory in &mut state.memory {
             memory.devices.retain(|device| !device.bad);
             memory.holds = memory.holds.filter(|holds| !holds);
@@ -246,84 +243,12 @@ impl Step<'_> {
     }
 
     /// Of an alert that was raised before grounds were remembered.
-    fn no_ground(&self, at: DateTime<Utc>) -> Ground {
+    pub fn no_ground(&self, at: DateTime<Utc>) -> Ground {
         let (vital, value) = match self.rule.threshold() {
             Some((vital, _, value, _)) => (vital, value),
             None => (Vital::HeartRate, 0.0),
         };
         Ground { vital, value, device: String::new(), position: 0, at }
-    }
-
-    fn retract(
-        &mut self,
-        state: &mut State,
-        (vital, device, measured_at): (Vital, &str, DateTime<Utc>),
-        at: DateTime<Utc>,
-    ) {
-        let stands_on = |active: &Active| {
-            active.ground.as_ref().is_some_and(|ground| {
-                ground.vital == vital && ground.device == device && ground.at == measured_at
-            })
-        };
-        let Some(active) = state.active.take_if(|active| stands_on(active)) else { return };
-        let ground = active.ground.clone().unwrap_or_else(|| self.no_ground(at));
-        let data = self.data(AlertState::Retracted, active.id, &ground, active.since);
-        self.say(ALERT_RETRACTED.to_owned(), at, data, active.shadow);
-    }
-
-    fn tick(&mut self, state: &mut State, at: DateTime<Utc>) {
-        self.follow_up(state, at);
-        let mut silent: Option<Ground> = None;
-        for (leaf, memory) in self.rule.when.leaves.iter().zip(&mut state.memory) {
-            let Leaf::Missing { after, .. } = leaf else { continue };
-            for device in &mut memory.devices {
-                if !device.bad && device.newest.at + *after <= at {
-                    device.bad = true;
-                    memory.holds = Some(true);
-                }
-                if device.bad {
-                    silent.get_or_insert_with(|| device.newest.clone());
-                }
-            }
-        }
-        if let (Some(ground), Some(holds)) = (silent, holds(self.rule, state, at)) {
-            self.settle(state, holds, at, at, &ground);
-            // Time has come and it does not raise: it is not asked again before news.
-            if state.active.is_none() && due(self.rule, state).is_some_and(|next| next <= at) {
-                state.pending = None;
-            }
-        }
-    }
-
-    /// What follows when nobody answers.
-    fn follow_up(&mut self, state: &mut State, at: DateTime<Utc>) {
-        let rule = self.rule;
-        let Some(active) = &mut state.active else { return };
-        let ground = active.ground.clone();
-        let mut say = Vec::new();
-        while let (Some(raised_at), Some((n, next))) =
-            (active.raised_at, next_escalation(rule, active))
-        {
-            if raised_at + next.after > at {
-                break;
-            }
-            active.escalated = n as u32 + 1;
-            say.push((AlertState::Escalated, next.event.clone(), active.escalated));
-        }
-        if let (Some(said_at), Some(again)) = (active.said_at, rule.re_alarm)
-            && !active.acked
-            && said_at + again <= at
-        {
-            active.said_at = Some(at);
-            active.said_again += 1;
-            say.push((AlertState::ReAlarmed, rule.event.clone(), active.said_again));
-        }
-        let (id, since, shadow) = (active.id, active.since, active.shadow);
-        let ground = ground.unwrap_or_else(|| self.no_ground(since));
-        for (what, kind, nth) in say {
-            let data = AlertData { nth: Some(nth), ..self.data(what, id, &ground, since) };
-            self.say(kind, at, data, shadow);
-        }
     }
 
     /// A late reading: what it would have raised is said once an episode.
@@ -374,6 +299,7 @@ impl Step<'_> {
                 != self.rule.threshold().map(|(_, _, limit, _)| limit),
             held_since: run.since,
             samples: run.samples,
+            retracted: None,
             news2: scored,
         }
     }
@@ -394,7 +320,7 @@ impl Step<'_> {
         Uuid::new_v5(installation, name.as_bytes())
     }
 
-    fn data(
+    pub fn data(
         &self,
         state: AlertState,
         id: Uuid,
@@ -418,13 +344,22 @@ impl Step<'_> {
             since,
             nth: None,
             by: None,
+            silent_device: None,
             silenced_by: None,
             because: None,
         }
     }
 
-    fn say(&mut self, kind: String, at: DateTime<Utc>, data: AlertData, shadow: bool) {
+    pub fn say(&mut self, kind: String, at: DateTime<Utc>, data: AlertData, shadow: bool) {
         let kind = if shadow { ALERT_SHADOWED.to_owned() } else { kind };
         self.said.push(Transition { kind, at, data });
     }
+}
+
+/// What ended an alert beside a reading.
+struct Ended {
+    /// A person.
+    by: Option<String>,
+    /// Another device may clear it, because this one is not heard of.
+    silent_device: Option<String>,
 }

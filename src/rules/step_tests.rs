@@ -4,11 +4,12 @@ use chrono::{DateTime, TimeDelta};
 use uuid::Uuid;
 
 use super::facts::Facts;
-use super::input::{Context, Input, Reading};
+use super::input::{Context, Input, Judged, Reading};
 use super::model::{Leaf, Rule};
 use super::registry::shipped_rules;
 use super::state::State;
-use super::step::{due, step};
+use super::step::step;
+use super::timers::due;
 use crate::event::AlertState;
 use crate::vital::Vital;
 
@@ -27,6 +28,7 @@ fn context(facts: &Facts) -> Context<'_> {
         facts,
         inhibited: false,
         held: false,
+        silence: None,
     }
 }
 
@@ -45,6 +47,7 @@ fn check(rule: &Rule, rows: &[Row], expect: &[(usize, AlertState)]) {
             suspect,
             occurred_at: at(occurred),
             recorded_at: at(recorded),
+            judged: Judged::default(),
         };
         // Saved and loaded at every step, as between batches.
         let text = serde_json::to_string(&state).unwrap();
@@ -212,6 +215,7 @@ fn run(rule: &Rule, rows: &[(i64, &str, f64, bool)], upto: i64) -> Vec<(i64, Ale
             suspect,
             occurred_at: at(t),
             recorded_at: at(t),
+            judged: Judged::default(),
         };
         step(rule, &mut state, &Input::Reading(reading), &context(&facts), &mut said);
     }
@@ -277,6 +281,7 @@ fn an_alerts_id_is_made_of_what_happened_and_of_no_position() {
         suspect: false,
         occurred_at: at,
         recorded_at: at,
+        judged: Judged::default(),
     };
     let id = raised(&here, reading.clone());
     // The same reading, sent again after a restore: another place, later, and the same alert.
@@ -299,4 +304,31 @@ fn an_alerts_id_is_made_of_what_happened_and_of_no_position() {
     for there in elsewhere {
         assert_ne!(raised(&there, reading.clone()), id, "{there:?}");
     }
+}
+
+#[test]
+fn only_the_device_that_raised_it_clears_it_unless_it_is_not_heard_of() {
+    use AlertState::{Cleared, Raised};
+    let rule = &shipped_rules().unwrap()[0];
+    let mut rows = vec![(0, "a", 130.0, false), (1, "b", 70.0, false), (2, "b", 71.0, false)];
+    assert_eq!(run(rule, &rows, 10), [(0, Raised)]);
+    rows.push((3, "a", 80.0, false));
+    assert_eq!(run(rule, &rows, 10), [(0, Raised), (3, Cleared)]);
+    // Five minutes to the second is not silent yet.
+    let silent =
+        |second| [(0, "a", 130.0, false), (100, "a", 131.0, false), (second, "b", 70.0, false)];
+    assert_eq!(run(rule, &silent(400), 500), [(0, Raised)]);
+    assert_eq!(run(rule, &silent(401), 500), [(0, Raised), (401, Cleared)]);
+}
+
+#[test]
+fn what_devices_say_does_not_mix_in_delays_and_counts() {
+    use AlertState::Raised;
+    let delayed = rule(&format!("{ABOVE_120}on_delay = \"10s\""));
+    let rows = [(0, "a", 130.0, false), (5, "b", 70.0, false), (10, "a", 130.0, false)];
+    assert_eq!(run(&delayed, &rows, 20), [(10, Raised)]);
+    let count =
+        "when = { count = { vital = \"heart_rate\", op = \">\", value = 120, n = 2, of = 2 } }";
+    assert_eq!(run(&rule(count), &rows, 20), [(10, Raised)]);
+    assert_eq!(run(&rule(&format!("{count}\nper = \"patient\"")), &rows, 20), []);
 }

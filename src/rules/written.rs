@@ -8,7 +8,7 @@
 use chrono::{FixedOffset, TimeDelta};
 use serde_json::{Map, Value};
 
-use super::model::{Bounds, Escalation, Hours, Leaf, Mode, Rule, Scope};
+use super::model::{Bounds, Escalation, Hours, Leaf, Mode, Per, Rule, Scope};
 use super::written_when::{clearing, when};
 use crate::event::{Priority, is_fhir_id};
 
@@ -16,7 +16,7 @@ use crate::event::{Priority, is_fhir_id};
 /// says otherwise.
 const LATENESS_DEFAULT: TimeDelta = TimeDelta::seconds(120);
 /// The longest time that a rule may name.
-const DURATION_HOURS_MAX: i64 = 7 * 24;
+pub(super) const DURATION_MAX: TimeDelta = TimeDelta::days(7);
 /// Steps of an escalation, inhibiting rules, wards, hours of a schedule.
 const LIST_MAX: usize = 32;
 /// Readings that a rule may want before it raises.
@@ -110,12 +110,12 @@ impl<'a> Table<'a> {
     pub fn duration(&mut self, key: &'static str) -> Read<Option<TimeDelta>> {
         let what = format!(
             "this must be a time as \"60s\" or \"2m\", at most {} days",
-            DURATION_HOURS_MAX / 24
+            DURATION_MAX.num_days()
         );
         self.typed(key, &what, |value| {
             let time = humantime::parse_duration(value.as_str()?).ok()?;
             let time = TimeDelta::from_std(time).ok()?;
-            (time <= TimeDelta::hours(DURATION_HOURS_MAX)).then_some(time)
+            (time <= DURATION_MAX).then_some(time)
         })
     }
 
@@ -194,12 +194,19 @@ impl Rule {
             Some(clear) => clearing(clear, &mut when)?,
             None => TimeDelta::zero(),
         };
+        let per = match table.text("per")? {
+            None => Per::usual(priority, &when),
+            Some("patient") => Per::Patient,
+            Some("device") => Per::Device,
+            Some(_) => return Err(fault("/per", "use \"patient\" or \"device\"")),
+        };
         let rule = Rule {
             id: id.to_owned(),
             version,
             event,
             priority,
             mode,
+            per,
             when,
             on_delay: table.duration("on_delay")?.unwrap_or_default(),
             samples_min: table.whole("min_samples", 1, SAMPLES_MAX)?.unwrap_or(1) as u32,
@@ -267,6 +274,12 @@ impl Rule {
             let what = "what looks at missing or suspect readings tells of a device, not of a \
                         patient: use priority = \"technical\"";
             return Err(fault("/priority", what));
+        }
+        let is_of_several = |leaf: &Leaf| leaf.is_of_device() || matches!(leaf, Leaf::Score { .. });
+        if self.per == Per::Device && self.when.leaves.iter().any(is_of_several) {
+            let what = "a score is of several devices, and what looks at missing or suspect \
+                        readings tells devices apart by itself: leave this out";
+            return Err(fault("/per", what));
         }
         if self.quality_min.is_some_and(|q| !(0.0..=1.0).contains(&q)) {
             return Err(fault("/min_quality", "the quality lies between 0 and 1"));

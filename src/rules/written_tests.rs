@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 
-use super::model::{Leaf, Mode, Op, Rule};
+use super::model::{Leaf, Mode, Op, Per, Rule};
 use super::registry::{Book, RuleSet, shipped_rules};
 use crate::vital::Vital;
 
@@ -118,4 +118,21 @@ fn rules_that_inhibit_each_other_in_a_circle_are_refused_by_name() {
     let set = RuleSet::new([rule("a", "b"), rule("b", "c")]).unwrap();
     let order: Vec<&str> = set.rules().iter().map(|rule| &*rule.id).collect();
     assert_eq!(order, ["b", "a"]);
+}
+
+#[test]
+fn devices_are_judged_apart_where_priority_is_high_and_a_rule_may_say_otherwise() {
+    let per = |text: &str| Rule::parse(text, 1).unwrap().per;
+    let medium = HIGH_HEART_RATE.replace("\"high\"", "\"medium\"");
+    assert_eq!((per(HIGH_HEART_RATE), per(&medium)), (Per::Device, Per::Patient));
+    assert_eq!(per(&format!("{HIGH_HEART_RATE}per = \"patient\"")), Per::Patient);
+    assert_eq!(per(&format!("{medium}per = \"device\"")), Per::Device);
+    let score = include_str!("../../fixtures/rules/news2-high.toml");
+    assert_eq!(per(score), Per::Patient, "a score is of several devices");
+    for text in [score, include_str!("../../fixtures/rules/device-silent.toml")] {
+        let refused = Rule::parse(&format!("{text}per = \"device\""), 1).unwrap_err();
+        assert_eq!(refused.pointer, "/per");
+    }
+    let refused = Rule::parse(&format!("{medium}per = \"watch\""), 1).unwrap_err();
+    assert!(refused.to_string().contains("use \"patient\" or \"device\""), "{refused}");
 }

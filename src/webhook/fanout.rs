@@ -210,7 +210,7 @@ fn webhook_id(alert: &AlertData) -> String {
 /// Whether it is for those who take every page. What was missed, and what a correction
 /// took back, goes only where it is named.
 fn pages(alert: &AlertData) -> bool {
-    !matches!(alert.state, AlertState::Missed | AlertState::Retracted)
+    !matches!(alert.state, AlertState::Missed | AlertState::Retracted | AlertState::Corrected)
 }
 
 impl Consumer for Fanout {

@@ -89,6 +89,7 @@ fn low(alert_id: Uuid, state: AlertState, value: f64) -> Event {
         since: now(),
         nth: None,
         by: None,
+        silent_device: None,
         silenced_by: None,
         because: None,
     };

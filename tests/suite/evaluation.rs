@@ -1,9 +1,11 @@
 //! Live, replay and backtest say the same.
 //!
-//! Random streams (late readings, stragglers, suspect ones, acknowledgements, records,
-//! changes of rules) go through the living consumer in random batches, with restarts and
-//! clocks in between; then the log is read again and folded without a database. Times
-//! are the log's own, so rules with timers of milliseconds tick among the events.
+//! Random streams (late readings, stragglers, suspect ones, corrections, acknowledgements,
+//! records, changes of rules, silences) go through the living consumer in random batches, with
+//! restarts and clocks in between; then the log is read again and folded without a database.
+//! Times are the log's own, so rules with timers of milliseconds tick among the events.
+
+mod acts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,17 +14,18 @@ use std::sync::atomic::Ordering;
 use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use serde_json::{Value, json};
+use serde_json::Value;
 use sqlx::PgPool;
 use vitals::consumer::{Consumer, register, step};
-use vitals::event::{
-    ALERT_ACKNOWLEDGED, Event, NO_PATIENT, PATIENT_REGISTERED, READING, RULE_CHANGED,
-};
+use vitals::event::{Event, READING};
 use vitals::log::{Log, Window, read_window};
 use vitals::rules::backtest::{self, BacktestError, Lines, Progress, Question};
+use vitals::rules::evaluate::in_order;
+use vitals::rules::past::Past;
 use vitals::rules::{Book, Evaluator, Raise, Rule, ticks};
 use vitals::vital::Vital;
 
+use self::acts::{Act, act, events_of, happening};
 use crate::hospital::now;
 use crate::support::postgres::Database;
 
@@ -54,128 +57,17 @@ fn rules() -> Vec<Rule> {
 }
 
 fn text_of(n: usize, text: &str) -> String {
-    let priority = if text.contains("suspect") { "technical" } else { "medium" };
+    // Devices are judged apart where priority is high.
+    let priority = match text {
+        _ if text.contains("suspect") => "technical",
+        _ if text.contains("on_delay") => "high",
+        _ => "medium",
+    };
     format!("id = \"r{n}\"\nevent = \"R{n}\"\npriority = \"{priority}\"\nmode = \"active\"\n{text}")
 }
 
 fn rule(n: usize, text: &str, version: u32) -> Rule {
     Rule::parse(&text_of(n, text), version).unwrap()
-}
-
-#[derive(Clone, Debug)]
-enum Act {
-    Reading {
-        patient: u8,
-        device: u8,
-        spo2: bool,
-        second: u8,
-        value: u8,
-        suspect: bool,
-        late: bool,
-    },
-    /// Acknowledges whatever stands.
-    Acknowledge {
-        patient: u8,
-    },
-    Register {
-        patient: u8,
-        ward: u8,
-        limit: u8,
-    },
-    Change {
-        rule: u8,
-        retired: bool,
-    },
-}
-
-fn act() -> impl Strategy<Value = Act> {
-    let reading = (
-        0..3_u8,
-        0..2_u8,
-        any::<bool>(),
-        0..60_u8,
-        0..70_u8,
-        prop::bool::weighted(0.1),
-        prop::bool::weighted(0.15),
-    );
-    prop_oneof![
-        20 => reading.prop_map(|(patient, device, spo2, second, value, suspect, late)| {
-            Act::Reading { patient, device, spo2, second, value, suspect, late }
-        }),
-        1 => (0..3_u8).prop_map(|patient| Act::Acknowledge { patient }),
-        1 => (0..3_u8, 0..2_u8, 0..60_u8).prop_map(|(patient, ward, limit)| Act::Register { patient, ward, limit }),
-        1 => (0..RULES.len() as u8, any::<bool>()).prop_map(|(rule, retired)| Act::Change { rule, retired }),
-    ]
-}
-
-fn happening(patient_id: &str, kind: &str, at: DateTime<Utc>, data: Value) -> Event {
-    Event {
-        tenant: "ward".into(),
-        patient_id: patient_id.to_owned(),
-        kind: kind.to_owned(),
-        vital: None,
-        value: None,
-        quality: None,
-        suspect: false,
-        occurred_at: at,
-        source_id: "somebody".to_owned(),
-        data: Some(data.to_string()),
-    }
-}
-
-/// What becomes of an act: where it goes, and as what. Acknowledgements name the alert
-/// that stands, as a nurse does.
-async fn events_of(log: &Log, act: &Act, versions: &mut [u32]) -> Vec<(i16, Event)> {
-    let at = |second: u8| now() - TimeDelta::seconds(60 - i64::from(second));
-    let name = |patient: &u8| format!("p{patient}");
-    let shard = |patient: &u8| log.shard_of("ward", &name(patient));
-    match act {
-        Act::Reading { patient, device, spo2, second, value, suspect, late } => {
-            let base = if *spo2 { 50.0 } else { 80.0 };
-            let behind = TimeDelta::minutes(if *late { 10 } else { 0 });
-            let event = Event {
-                vital: Some(if *spo2 { Vital::Spo2 } else { Vital::HeartRate }),
-                value: Some(if *suspect {
-                    0.0
-                } else {
-                    base + f64::from(*value).min(if *spo2 { 50.0 } else { 70.0 })
-                }),
-                suspect: *suspect,
-                source_id: format!("d{device}"),
-                data: None,
-                ..happening(&name(patient), READING, at(*second) - behind, Value::Null)
-            };
-            vec![(shard(patient), event)]
-        }
-        Act::Acknowledge { patient } => {
-            let standing: Option<String> = sqlx::query_scalar(
-                "select state -> 'active' ->> 'id' from rule_state \
-                 where patient_id = $1 and state -> 'active' ->> 'id' is not null order by rule limit 1",
-            )
-            .bind(name(patient))
-            .fetch_optional(log.pool())
-            .await
-            .unwrap();
-            let data = |id| json!({ "v": 1, "alertId": id, "state": "acknowledged" });
-            let event = |id| happening(&name(patient), ALERT_ACKNOWLEDGED, now(), data(id));
-            standing.into_iter().map(|id| (shard(patient), event(id))).collect()
-        }
-        Act::Register { patient, ward, limit } => {
-            let record =
-                json!({ "ward": format!("w{ward}"), "limits": { "heart_rate_high": 90 + limit } });
-            let data = json!({ "v": 1, "record": record });
-            vec![(shard(patient), happening(&name(patient), PATIENT_REGISTERED, now(), data))]
-        }
-        Act::Change { rule, retired } => {
-            let n = usize::from(*rule);
-            versions[n] += 1;
-            let mut body: Value = toml::from_str(&text_of(n, RULES[n])).unwrap();
-            body["mode"] = if *retired { "retired" } else { "active" }.into();
-            let data = json!({ "rule": body, "version": versions[n] });
-            let event = happening(NO_PATIENT, RULE_CHANGED, now(), data);
-            log.shards().map(|shard| (shard, event.clone())).collect()
-        }
-    }
 }
 
 /// What was said of whom, in order; without what differs by itself.
@@ -207,8 +99,12 @@ async fn live_against_replay(log: &Log, acts: &[Act], cuts: &[u8]) {
     let mut cuts = cuts.iter().cycle();
     let mut until = 0_u8;
     for act in acts {
+        let mut appends = BTreeMap::<i16, Vec<Event>>::new();
         for (shard, event) in events_of(log, act, &mut versions).await {
-            log.append(shard, &[event]).await.unwrap();
+            appends.entry(shard).or_default().push(event);
+        }
+        for (shard, events) in appends {
+            log.append(shard, &events).await.unwrap();
         }
         if until > 0 {
             until -= 1;
@@ -245,9 +141,14 @@ async fn live_against_replay(log: &Log, acts: &[Act], cuts: &[u8]) {
         let book = Book::with_rules(rules()).unwrap();
         let mut book = Arc::new(book.of_installation(log.installation()));
         let (mut evaluator, mut said) = (Evaluator::default(), Vec::new());
-        for recorded in read_window(&mut connection, &window).await.unwrap() {
-            if recorded.event.is_alert() {
-                note(&mut live, &recorded.event);
+        let all = read_window(&mut connection, &window).await.unwrap();
+        let alerts = all.iter().filter(|recorded| recorded.event.is_alert());
+        alerts.for_each(|alert| note(&mut live, &alert.event));
+        let mut ordered = all.clone();
+        in_order(&mut ordered);
+        for recorded in ordered {
+            if Evaluator::needs_past(&book, &recorded).unwrap() {
+                evaluator.read_back(Past::of(&all, &recorded));
             }
             evaluator.event(&mut book, &recorded, &mut said).unwrap();
         }

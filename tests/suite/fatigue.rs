@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use vitals::event::{AlertState, Priority};
 use vitals::rules::facts::Facts;
 use vitals::rules::registry::shipped_rules;
-use vitals::rules::{Context, Input, Reading, Rule, State, due, step};
+use vitals::rules::{Context, Input, Judged, Reading, Rule, State, due, step};
 use vitals::vital::Vital;
 
 use crate::support::data;
@@ -31,6 +31,7 @@ fn raised(rule: &Rule, rows: &[Row]) -> usize {
         facts: &facts,
         inhibited: false,
         held: false,
+        silence: None,
     };
     for (n, &(at, vital, value)) in rows.iter().enumerate() {
         while let Some(tick) = due(rule, &state).filter(|tick| *tick <= at) {
@@ -46,6 +47,7 @@ fn raised(rule: &Rule, rows: &[Row]) -> usize {
             suspect: measured.suspect,
             occurred_at: at,
             recorded_at: at,
+            judged: Judged::default(),
         };
         step(rule, &mut state, &Input::Reading(reading), &context, &mut said);
     }

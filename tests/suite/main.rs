@@ -13,6 +13,7 @@
 
 mod support;
 
+mod alarms;
 mod answering;
 mod archive;
 mod archive_tampered;
@@ -39,6 +40,7 @@ mod guard;
 mod health;
 mod hospital;
 mod imports;
+mod judged_again;
 mod keysets;
 mod limits;
 mod log;

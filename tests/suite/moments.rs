@@ -175,9 +175,11 @@ fn fold(
     let said: BTreeMap<_, _> = of.map(|line| (named(line), time(&line["recordedAt"]))).collect();
     let retracted = |line: &Value| said.get(&named(line)).is_some_and(|at| *at <= known_at);
     // An alert is taken back when its reading was, and measured when that was.
-    let at = |line: &Value| match line["state"].as_str() {
-        Some("retracted") => said[&named(line)],
-        _ => time(&line["measuredAt"]),
+    // One that a retraction brought about was not true before what was retracted.
+    let at = |line: &Value| match (line["state"].as_str(), &line["because"]["retracted"]) {
+        (Some("retracted"), _) => said[&named(line)],
+        (_, Value::Null) => time(&line["measuredAt"]),
+        (_, retracted) => time(&line["measuredAt"]).max(time(retracted)),
     };
     let mut vitals: BTreeMap<String, (DateTime<Utc>, Value, Value, Value)> = BTreeMap::new();
     let mut standing = BTreeSet::new();

@@ -23,6 +23,9 @@ use crate::support::postgres::Database;
 const MONTHS: u32 = 24;
 
 const WINDOW: &str = "smallint, bigint, bigint, timestamptz, timestamptz";
+/// What of `relevant.sql` is about comparisons.
+const COMPARED: &str = "text[], float8[], float8[], float8";
+const COMPARED_AT: &str = "'{heart_rate}', '{10}', '{0}', 120";
 const WINDOW_AT: &str = "0::smallint, 10, 20, '2026-03-15T11:00Z', '2026-03-15T12:00Z'";
 /// All months, so that a sequential scan of any of them is seen.
 pub const TWO_YEARS: &str = "'2024-01-01T00:00Z', '2026-04-01T00:00Z'";
@@ -120,9 +123,10 @@ async fn consumers_read_a_shard_by_its_positions() {
     uses(&found, "_shard_position_idx", "event");
 
     let relevant = include_str!("../../src/rules/relevant.sql");
-    let types = format!("{WINDOW}, text[], float8[], float8[], bool, text[], timestamptz");
+    let types =
+        format!("{WINDOW}, text[], float8[], float8[], bool, text[], timestamptz, {COMPARED}");
     let values = format!(
-        "{WINDOW_AT}, '{{heart_rate}}', '{{120}}', '{{0}}', false, '{{heart_rate}}', now()"
+        "{WINDOW_AT}, '{{heart_rate}}', '{{120}}', '{{0}}', false, '{{heart_rate}}', now(), {COMPARED_AT}"
     );
     let found = plan(&mut connection, &types, &values, relevant).await;
     uses(&found, "_shard_position_idx", "event");
@@ -131,8 +135,8 @@ async fn consumers_read_a_shard_by_its_positions() {
     assert!(found.contains("HashAggregate") && found.contains("One-Time Filter"), "{found}");
 
     let claim = include_str!("../../src/consumer/claim.sql");
-    let types = "smallint, text, bigint, bigint, text";
-    let values = "0::smallint, 'rules', 100, 100, '0'";
+    let types = "smallint, text, bigint, bigint, text, bool";
+    let values = "0::smallint, 'rules', 100, 100, '0', true";
     let found = plan(&mut connection, types, values, claim).await;
     uses(&found, "log_commit_pkey", "log_commit");
 }
@@ -208,6 +212,14 @@ async fn every_question_about_a_patient_goes_by_the_natural_key() {
     let types = format!("{PATIENT}, text, timestamptz, text");
     let values = format!("{PATIENT_AT}, 'spo2', '2026-03-15T12:00Z', 'd'");
     uses(&plan(&mut connection, &types, &values, retract).await, key, "event");
+
+    // What a correction reads again, however long the history is.
+    let past = include_str!("../../src/rules/past.sql");
+    let types = format!("{PATIENT}, bigint, text[], bigint, bigint, bigint");
+    let values = format!("{PATIENT_AT}, 1000, '{{spo2}}', 10, 10, 10");
+    let found = plan(&mut connection, &types, &values, past).await;
+    uses(&found, key, "event");
+    assert!(!found.contains("_shard_position_idx"), "{found}");
 
     let archived = include_str!("../../src/query/archived.sql");
     let types = format!(
@@ -300,9 +312,11 @@ async fn what_is_about_one_month_of_two_years_looks_into_no_other() {
         assert_eq!(looked_into(&mut connection, WINDOW, &at, sql).await, only, "{sql}");
     }
     let relevant = include_str!("../../src/rules/relevant.sql");
-    let types = format!("{WINDOW}, text[], float8[], float8[], bool, text[], timestamptz");
-    let values =
-        format!("{at}, '{{heart_rate}}', '{{10}}', '{{0}}', false, '{{heart_rate}}', null");
+    let types =
+        format!("{WINDOW}, text[], float8[], float8[], bool, text[], timestamptz, {COMPARED}");
+    let values = format!(
+        "{at}, '{{heart_rate}}', '{{10}}', '{{0}}', false, '{{heart_rate}}', null, {COMPARED_AT}"
+    );
     assert_eq!(looked_into(&mut connection, &types, &values, relevant).await, only);
 
     let patient = format!("{shard}::smallint, 'ward', 'p'");

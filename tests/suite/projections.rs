@@ -14,8 +14,8 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, PgPool};
 use uuid::Uuid;
 use vitals::event::{
-    ALERT_ACKNOWLEDGED, ALERT_MISSED, ALERT_RETRACTED, Event, PATIENT_REGISTERED, READING,
-    READING_RETRACTED,
+    ALERT_ACKNOWLEDGED, ALERT_CORRECTED, ALERT_MISSED, ALERT_RETRACTED, Event, PATIENT_REGISTERED,
+    READING, READING_RETRACTED,
 };
 use vitals::log::{Log, Window};
 use vitals::projection::{self, Projection};
@@ -157,11 +157,12 @@ fn as_event(act: &Act, before: &[Event], alerts: &mut Alerts) -> Option<Event> {
                 (None, false, _) => "raised",
                 (Some(_), _, true) => "acknowledged",
                 (Some(&"raised"), _, false) if minute % 3 == 0 => "retracted",
+                (Some(&"raised"), _, false) if minute % 3 == 1 => "corrected",
                 (Some(&"raised"), _, false) => "cleared",
                 // A missed or a cleared alert is over.
                 (Some(_), _, false) => return None,
             };
-            if state != "acknowledged" {
+            if !["acknowledged", "corrected"].contains(&state) {
                 alerts.0.insert((patient, alert), state);
             }
             Some(alert_event(patient, id, state, minute))
@@ -182,6 +183,7 @@ fn alert_event(patient: u8, id: Uuid, state: &str, minute: u8) -> Event {
     let kind = match state {
         "missed" => ALERT_MISSED,
         "retracted" => ALERT_RETRACTED,
+        "corrected" => ALERT_CORRECTED,
         _ => "HIGH_HEART_RATE",
     };
     let data = json!({

@@ -127,10 +127,12 @@ async fn a_device_that_lacks_a_vital_is_not_believed_in_others_until_it_sends_it
     hospital.store(&[of("monitor", "heart_rate", 131.0, at(61))]).await;
     let by_monitor = stands("HIGH_HEART_RATE", "monitor", 131.0);
     assert_eq!(standing(&hospital).await, [silent, by_monitor.clone()]);
-    // It is back: the silence is over, and it may clear what another one raised.
+    // It is back: the silence is over. What another one raised is not its to clear.
     hospital.store(&[of("oximeter", "spo2", 97.0, now())]).await;
-    assert_eq!(standing(&hospital).await, [by_monitor]);
+    assert_eq!(standing(&hospital).await, from_ref(&by_monitor));
     hospital.store(&[of("oximeter", "heart_rate", 80.0, now())]).await;
+    assert_eq!(standing(&hospital).await, [by_monitor]);
+    hospital.store(&[of("monitor", "heart_rate", 80.0, now())]).await;
     assert_eq!(standing(&hospital).await, []);
     hospital.store(&[of("oximeter", "heart_rate", 132.0, now())]).await;
     assert_eq!(standing(&hospital).await, [stands("HIGH_HEART_RATE", "oximeter", 132.0)]);

@@ -6,7 +6,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::super::problem::Problem;
 use crate::event::{
-    ALERT_MISSED, ALERT_RETRACTED, ENDPOINT_DISABLED, ENDPOINT_REACHABLE, ENDPOINT_UNREACHABLE,
+    ALERT_CORRECTED, ALERT_MISSED, ALERT_RETRACTED, ENDPOINT_DISABLED, ENDPOINT_REACHABLE,
+    ENDPOINT_UNREACHABLE,
 };
 use crate::webhook::endpoint::Payload;
 use crate::webhook::guard::{Guard, Refused};
@@ -19,8 +20,14 @@ const EVENTS_MAX: usize = 50;
 const DESCRIPTION_CHARS_MAX: usize = 500;
 
 /// What the platform says by itself, whatever the rules are.
-const OF_THE_PLATFORM: [&str; 5] =
-    [ALERT_MISSED, ALERT_RETRACTED, ENDPOINT_DISABLED, ENDPOINT_UNREACHABLE, ENDPOINT_REACHABLE];
+const OF_THE_PLATFORM: [&str; 6] = [
+    ALERT_CORRECTED,
+    ALERT_MISSED,
+    ALERT_RETRACTED,
+    ENDPOINT_DISABLED,
+    ENDPOINT_UNREACHABLE,
+    ENDPOINT_REACHABLE,
+];
 
 /// A field that may be left out, be null, or be there.
 pub fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(

@@ -16,12 +16,13 @@ use super::{BacktestError, Found, Lines, Question, cores};
 use crate::clock::rfc3339;
 use crate::event::{AlertState, READING_RETRACTED, number};
 use crate::log::Log;
-use crate::rules::evaluate::is_quiet;
 use crate::rules::facts::Facts;
-use crate::rules::input::{Context, Input, Reading, Transition};
+use crate::rules::input::{Context, Input, Judged, Reading, Transition};
 use crate::rules::model::Rule;
+use crate::rules::patient::is_quiet;
 use crate::rules::state::State;
-use crate::rules::step::{due, step};
+use crate::rules::step::step;
+use crate::rules::timers::due;
 
 /// A longer silence does not count as time in which the patient was observed.
 const OBSERVED_GAP_MICROS: i64 = 2 * 3_600_000_000;
@@ -219,6 +220,7 @@ impl Judge<'_> {
             facts: &patient.facts,
             inhibited: false,
             held: false,
+            silence: None,
         };
         for (index, (rule, trial)) in
             self.question.rules.iter().zip(&mut patient.trials).enumerate()
@@ -257,6 +259,8 @@ impl Judge<'_> {
                 suspect: row.suspect,
                 occurred_at: at,
                 recorded_at: at,
+                // They come in the order of time.
+                judged: Judged::default(),
             };
             if is_quiet(rule, trial.state.as_deref(), context.facts, &reading) {
                 continue;
@@ -301,7 +305,7 @@ impl Trial {
                 self.tally.repeats += 1;
                 None
             }
-            AlertState::Missed => None,
+            AlertState::Missed | AlertState::Corrected => None,
         }
     }
 }

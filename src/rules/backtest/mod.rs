@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::facts::Facts;
-use super::model::{Mode, Rule};
+use super::model::{Mode, Per, Rule};
 use crate::log::{Log, archived_months};
 use crate::vital::Vital;
 
@@ -127,7 +127,9 @@ pub async fn run_holding(
     let pool = log.pool();
     let facts = facts_of(pool, &question.tenant).await?;
     let numbers = Numbers::of(pool, &question).await?;
-    let names_devices = lines.is_some();
+    // Where devices are judged apart, a row says which it is of.
+    let apart = question.rules.iter().any(|rule| rule.per == Per::Device);
+    let names_devices = lines.is_some() || apart;
     let mut fold = Fold::new(&question, log, &facts, lines).await?;
     // Others ask, too: a question takes half of the connections at most.
     let readers = cores().min(pool.options().get_max_connections() as usize / 2).max(1);
