@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use base64::Engine;
@@ -24,6 +24,8 @@ const VARIABLE: &str = "VITALS_JWT_SECRET";
 const FILE: &str = "jwt-secret";
 const SEAL_VARIABLE: &str = "VITALS_SECRETS_KEY";
 const SEAL_FILE: &str = "secrets-key";
+/// The part of a file's mode that is about everybody.
+const OTHERS: u32 = 0o007;
 
 /// The keys: of the environment, else of the data directory, where they are made beside
 /// an embedded database when there are none. Beside another database they are not: the
@@ -50,14 +52,19 @@ pub fn keys(common: &Common) -> Result<Keys, Error> {
 }
 
 /// What a server lets in: with a JWKS its keys, and our secret only if it was given; else
-/// our secret.
+/// our secret. Of the issuers alone that are named.
 pub async fn serving_keys(common: &Common, serving: &Serving) -> Result<Keys, Error> {
-    let Some(source) = &serving.jwks else { return keys(common) };
-    let set = Jwks::open(source).await?;
-    match std::env::var_os(VARIABLE) {
-        Some(_) => Ok(keys(common)?.with_jwks(set)),
-        None => Ok(Keys::jwks(set, Clock::system())),
-    }
+    let found = match &serving.jwks {
+        None => keys(common)?,
+        Some(source) => {
+            let set = Jwks::open(source).await?;
+            match std::env::var_os(VARIABLE) {
+                Some(_) => keys(common)?.with_jwks(set),
+                None => Keys::jwks(set, Clock::system()),
+            }
+        }
+    };
+    Ok(found.of_issuers(&serving.jwt_issuer))
 }
 
 /// What webhooks' secrets are sealed with: the keys of the environment, separated by
@@ -92,7 +99,11 @@ fn of_data_dir(data_dir: &Path, file: &str) -> Result<String, Error> {
     let path = data_dir.join(file);
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     match fs::read_to_string(&path) {
-        Ok(secret) => return Ok(secret.trim().to_owned()),
+        Ok(secret) => {
+            let mode = fs::metadata(&path).map_err(failed)?.permissions().mode();
+            check_private(&path, mode)?;
+            return Ok(secret.trim().to_owned());
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error).into()),
     }
@@ -106,6 +117,19 @@ fn of_data_dir(data_dir: &Path, file: &str) -> Result<String, Error> {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(failed(error).into()),
         _ => Ok(fs::read_to_string(&path).map_err(failed)?.trim().to_owned()),
     }
+}
+
+/// Whoever can read the secret can be anybody.
+fn check_private(path: &Path, mode: u32) -> Result<(), Error> {
+    if mode & OTHERS == 0 {
+        return Ok(());
+    }
+    let (path, mode) = (path.display(), mode & 0o777);
+    let text = format!(
+        "{path} is open to every user of this machine (mode {mode:o}): chmod 600 {path}; if somebody \
+         may have read it, put a new one in its place"
+    );
+    Err(text.into())
 }
 
 fn write_new(path: &Path) -> std::io::Result<()> {

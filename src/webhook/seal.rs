@@ -17,6 +17,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use sha2::{Digest, Sha256};
 
+use super::strength::{Guessable, check};
+
 /// The shortest key: as many random bytes as the cipher uses.
 pub const KEY_BYTES_MIN: usize = 32;
 
@@ -35,10 +37,16 @@ struct SealKey {
     key: LessSafeKey,
 }
 
-/// A key that is too short to be random.
+/// A key that is too short to be random, or is not.
 #[derive(Debug, thiserror::Error)]
-#[error("the key for secrets has {0} bytes: use at least {KEY_BYTES_MIN} random ones")]
-pub struct WeakKey(usize);
+pub enum WeakKey {
+    /// Fewer bytes than the cipher uses.
+    #[error("the key for secrets has {0} bytes: use at least {KEY_BYTES_MIN} random ones")]
+    Short(usize),
+    /// As many as it takes, and not random.
+    #[error("the key for secrets {0}")]
+    Guessable(#[from] Guessable),
+}
 
 /// Why something sealed stays closed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -105,11 +113,12 @@ fn parts(stored: &str) -> Option<(&str, &str)> {
 impl SealKey {
     fn of(text: &str) -> Result<SealKey, WeakKey> {
         if text.len() < KEY_BYTES_MIN {
-            return Err(WeakKey(text.len()));
+            return Err(WeakKey::Short(text.len()));
         }
+        check(text)?;
         let digest = |label: &str| Sha256::digest(format!("vitals secrets {label}\0{text}"));
         let unbound = UnboundKey::new(&CHACHA20_POLY1305, &digest("key"));
-        let key = LessSafeKey::new(unbound.map_err(|_| WeakKey(text.len()))?);
+        let key = LessSafeKey::new(unbound.map_err(|_| WeakKey::Short(text.len()))?);
         let name = digest("name").iter().take(NAME_BYTES).map(|b| format!("{b:02x}")).collect();
         Ok(SealKey { name, key })
     }
@@ -175,5 +184,7 @@ mod tests {
     #[test]
     fn a_guessable_key_is_refused() {
         assert!(Seal::new(["short"]).unwrap_err().to_string().contains("5 bytes"));
+        let same = "x".repeat(KEY_BYTES_MIN);
+        assert!(Seal::new([&*same]).unwrap_err().to_string().contains("guessed"));
     }
 }
