@@ -16,6 +16,7 @@ use chrono::{DateTime, Utc};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
+use serde_json::Number;
 
 use self::jwks::Jwks;
 use self::known::Known;
@@ -24,11 +25,14 @@ use super::problem::Problem;
 use crate::clock::Clock;
 use crate::event::is_fhir_id;
 use crate::ingest::Narrowing;
+use crate::webhook::strength::{Guessable, check};
 
 /// Whom our tokens are for.
 pub const AUDIENCE: &str = "vitals";
 /// The issuer of tokens that this program makes itself.
 pub const ISSUER: &str = "vitals";
+/// The longest name of a subject.
+const SUBJECT_CHARS_MAX: usize = 255;
 /// The shortest secret that HS256 is worth using with (RFC 7518, 3.2).
 pub const SECRET_BYTES_MIN: usize = 32;
 
@@ -46,7 +50,7 @@ pub const SCOPES: [&str; 7] = [
 /// A token's claims.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Claims {
-    /// Who made it; not checked, the key is.
+    /// Who made it; checked where the operator says who may.
     #[serde(default)]
     pub iss: String,
     /// [`AUDIENCE`], or a list with it; checked while decoding.
@@ -58,11 +62,11 @@ pub struct Claims {
     /// What they may do, separated by spaces.
     #[serde(default)]
     pub scope: String,
-    /// Until when, seconds since 1970.
-    pub exp: i64,
-    /// From when on, seconds since 1970.
+    /// Until when, seconds since 1970, whole or not (RFC 7519, 2).
+    pub exp: Number,
+    /// From when on, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub nbf: Option<i64>,
+    pub nbf: Option<Number>,
     /// Only this device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
@@ -76,6 +80,8 @@ pub struct Claims {
 pub struct Keys {
     ours: Option<Arc<Signing>>,
     others: Option<Arc<Jwks>>,
+    /// Whose tokens are taken; empty: anybody's who has the key.
+    issuers: Arc<[String]>,
     clock: Clock,
 }
 
@@ -88,32 +94,49 @@ struct Signing {
 
 /// Why a secret cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("the token secret has {0} bytes: use at least {SECRET_BYTES_MIN} random ones")]
-pub struct WeakSecret(usize);
+pub enum WeakSecret {
+    /// Fewer bytes than the algorithm has.
+    #[error("the token secret has {0} bytes: use at least {SECRET_BYTES_MIN} random ones")]
+    Short(usize),
+    /// As many as it takes, and not random.
+    #[error("the token secret {0}")]
+    Guessable(#[from] Guessable),
+}
 
 impl Keys {
     /// Keys of an HS256 secret.
     pub fn hs256(secret: &[u8], clock: Clock) -> Result<Keys, WeakSecret> {
         if secret.len() < SECRET_BYTES_MIN {
-            return Err(WeakSecret(secret.len()));
+            return Err(WeakSecret::Short(secret.len()));
         }
+        check(secret)?;
         let signing = Signing {
             decoding: DecodingKey::from_secret(secret),
             encoding: EncodingKey::from_secret(secret),
             validation: validation(Algorithm::HS256),
             known: Known::default(),
         };
-        Ok(Keys { ours: Some(Arc::new(signing)), others: None, clock })
+        Ok(Keys { ours: Some(Arc::new(signing)), others: None, issuers: Arc::default(), clock })
     }
 
     /// Keys of a set and no secret: tokens are verified, and cannot be made here.
     pub fn jwks(set: Jwks, clock: Clock) -> Keys {
-        Keys { ours: None, others: Some(Arc::new(set)), clock }
+        Keys { ours: None, others: Some(Arc::new(set)), issuers: Arc::default(), clock }
     }
 
     /// These keys, and those of a set beside them.
     pub fn with_jwks(self, set: Jwks) -> Keys {
         Keys { others: Some(Arc::new(set)), ..self }
+    }
+
+    /// The same keys for tokens of these issuers alone; none: of any.
+    pub fn of_issuers(self, issuers: &[String]) -> Keys {
+        Keys { issuers: issuers.into(), ..self }
+    }
+
+    /// The issuer of tokens that are made here.
+    pub fn issuer(&self) -> &str {
+        self.issuers.first().map_or(ISSUER, |issuer| issuer)
     }
 
     /// Keeps a set up to date, for ever.
@@ -139,16 +162,21 @@ impl Keys {
         }
         let refused = |error: jsonwebtoken::errors::Error| unauthorised(reason(error.kind()));
         let header = jsonwebtoken::decode_header(token).map_err(refused)?;
+        if header.crit.is_some() {
+            // RFC 7515, 4.1.11: who does not understand all of them refuses, and nothing is here.
+            return Err(unauthorised("the token demands what is not understood here (crit)"));
+        }
         match (header.alg, &self.ours, &self.others) {
             (Algorithm::HS256, Some(ours), _) => {
                 let decoded =
                     jsonwebtoken::decode::<Claims>(token, &ours.decoding, &ours.validation);
-                let caller = Arc::new(Caller::try_from(decoded.map_err(refused)?.claims)?);
+                let claims = decoded.map_err(refused)?.claims;
+                let caller = Arc::new(Caller::of(claims, &self.issuers)?);
                 ours.known.put(token, &caller);
                 Ok(caller)
             }
             (Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA, _, Some(set)) => {
-                set.caller(token, &header).await
+                set.caller(token, &header, &self.issuers).await
             }
             (_, Some(_), None) => Err(unauthorised("the token is not signed with HS256")),
             _ => Err(unauthorised("the token is not signed with RS256, ES256 or EdDSA")),
@@ -160,7 +188,7 @@ impl Keys {
         let caller = self.signed(bearer(headers)?).await?;
         let now = self.clock.now();
         caller.may_still(now)?;
-        if caller.begins.is_some_and(|begins| begins > now.timestamp()) {
+        if caller.begins_ms.is_some_and(|begins| begins > now.timestamp_millis()) {
             return Err(unauthorised("the token is not good yet"));
         }
         Ok(caller)
@@ -189,20 +217,40 @@ pub struct Caller {
     pub device: Option<String>,
     /// If set, the one patient that they may write and read.
     pub patient: Option<String>,
-    /// When the token begins and ceases to be good, seconds since 1970.
-    begins: Option<i64>,
-    expires: i64,
+    /// When the token begins and ceases to be good, milliseconds since 1970.
+    begins_ms: Option<i64>,
+    expires_ms: i64,
     /// Came by a link and not by a token: nobody knows who it is, and they are shown
     /// nothing but what they did.
     pub linked: bool,
     /// By what limits know them, once they have asked.
-    pub(super) counted_as: OnceLock<Subject>,
+    counted_as: OnceLock<Subject>,
 }
 
-impl TryFrom<Claims> for Caller {
-    type Error = Problem;
+/// Whether a text can be the name of a subject: it is looked for in logs and on screens.
+pub fn is_subject(text: &str) -> bool {
+    let fits = (1..=SUBJECT_CHARS_MAX).contains(&text.chars().count());
+    fits && !text.trim().is_empty() && !text.chars().any(char::is_control)
+}
 
-    fn try_from(claims: Claims) -> Result<Caller, Problem> {
+/// A time of a token in milliseconds; beyond what can be told it is never, or always was.
+fn milliseconds(seconds: &Number) -> i64 {
+    match seconds.as_i64() {
+        Some(whole) => whole.saturating_mul(1_000),
+        None => (seconds.as_f64().unwrap_or_default() * 1_000.0) as i64,
+    }
+}
+
+impl Caller {
+    /// Whoever these claims are about, if one of `issuers` (or there are none) says so.
+    fn of(claims: Claims, issuers: &[String]) -> Result<Caller, Problem> {
+        if !issuers.is_empty() && !issuers.contains(&claims.iss) {
+            return Err(unauthorised("the token was made by another issuer (iss) than is taken"));
+        }
+        if !is_subject(&claims.sub) {
+            let detail = format!("sub must have 1 to {SUBJECT_CHARS_MAX} printable characters");
+            return Err(unauthorised(detail));
+        }
         let ids = [Some(&claims.tenant), claims.device.as_ref(), claims.patient.as_ref()];
         if !ids.into_iter().flatten().all(|id| is_fhir_id(id)) {
             return Err(unauthorised("tenant, device and patient must be [A-Za-z0-9\\-.]{1,64}"));
@@ -213,18 +261,16 @@ impl TryFrom<Claims> for Caller {
             scope: claims.scope,
             device: claims.device,
             patient: claims.patient,
-            begins: claims.nbf,
-            expires: claims.exp,
+            begins_ms: claims.nbf.as_ref().map(milliseconds),
+            expires_ms: milliseconds(&claims.exp),
             linked: false,
             counted_as: OnceLock::new(),
         })
     }
-}
 
-impl Caller {
     /// 401 once the token has expired: for what lasts longer than a request.
     pub fn may_still(&self, now: DateTime<Utc>) -> Result<(), Problem> {
-        if self.expires <= now.timestamp() { Err(expired()) } else { Ok(()) }
+        if self.expires_ms <= now.timestamp_millis() { Err(expired()) } else { Ok(()) }
     }
 
     /// 403 unless the token has the scope.
@@ -254,6 +300,11 @@ impl Caller {
             return Err(Problem::forbidden("outside_token", detail));
         }
         Ok(())
+    }
+
+    /// By what limits know them.
+    pub fn counted(&self) -> Subject {
+        *self.counted_as.get_or_init(|| Subject::new(&self.tenant, &self.subject))
     }
 
     /// Whether readings of this device are theirs to see.
@@ -292,6 +343,11 @@ fn unauthorised(detail: impl Into<String>) -> Problem {
 
 /// The token of a request.
 fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+    if headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
+        // A proxy before us may have judged the other one.
+        let detail = "the request has more than one Authorization header: send one";
+        return Err(Problem::unreadable("ambiguous_authorization", detail));
+    }
     headers
         .get(header::AUTHORIZATION)
         .and_then(|value| value.to_str().ok())

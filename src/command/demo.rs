@@ -17,14 +17,14 @@ use super::Error;
 use super::database::Database;
 use super::secret;
 use super::serve::{Server, patient};
-use crate::api::auth::{AUDIENCE, Claims, ISSUER, Keys, SCOPES};
+use crate::api::auth::{AUDIENCE, Claims, Keys, SCOPES};
 use crate::clock::Clock;
 use crate::config::{Common, Serving, duration};
 use crate::demo::account::Account;
 use crate::demo::bedside::Bedside;
 use crate::demo::receiver::Receiver;
 use crate::demo::ward::Ward;
-use crate::webhook::guard::Net;
+use crate::webhook::guard::Allow;
 
 /// How often readings that are due are sent.
 const TICK_MS: u64 = 50;
@@ -58,8 +58,8 @@ pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
 
 async fn demo(common: &Common, mut options: Options, database: &Database) -> Result<bool, Error> {
     let clock = Clock::system();
-    let keys = secret::keys(common)?;
-    options.serving.allow_webhook_net.push("127.0.0.0/8".parse::<Net>()?);
+    let keys = secret::keys(common)?.of_issuers(&options.serving.jwt_issuer);
+    options.serving.allow_webhook_net.push("127.0.0.0/8".parse::<Allow>()?);
     options.serving.is_simulated = true;
     let server = Server::start(common, &options.serving, database, keys.clone()).await?;
     let receiver = Receiver::start(clock.clone()).await?;
@@ -79,9 +79,9 @@ async fn show(
     let ward = Ward::built_in()?;
     let base = format!("http://{}", server.address);
     let tenant = format!("demo-{}", clock.now().timestamp());
-    let gateway = keys.sign(&claims(clock, &tenant, "demo", &SCOPES.join(" ")))?;
+    let gateway = keys.sign(&claims(keys, clock, &tenant, "demo", &SCOPES.join(" ")))?;
     let nurse =
-        keys.sign(&claims(clock, &tenant, "nurse", "vitals:read alerts:read alerts:ack"))?;
+        keys.sign(&claims(keys, clock, &tenant, "nurse", "vitals:read alerts:read alerts:ack"))?;
     let mut bedside = Bedside::new(&base, &gateway, clock.clone())?;
     bedside.register(&ward).await?;
     receiver.set_secret(bedside.subscribe(&receiver.url).await?);
@@ -148,14 +148,14 @@ async fn play(
     }
 }
 
-fn claims(clock: &Clock, tenant: &str, subject: &str, scope: &str) -> Claims {
+fn claims(keys: &Keys, clock: &Clock, tenant: &str, subject: &str, scope: &str) -> Claims {
     Claims {
-        iss: ISSUER.to_owned(),
+        iss: keys.issuer().to_owned(),
         aud: AUDIENCE.into(),
         sub: subject.to_owned(),
         tenant: tenant.to_owned(),
         scope: scope.to_owned(),
-        exp: clock.now().timestamp() + TOKEN_SECONDS,
+        exp: (clock.now().timestamp() + TOKEN_SECONDS).into(),
         nbf: None,
         device: None,
         patient: None,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Error, secret};
-use crate::api::auth::{AUDIENCE, Claims, ISSUER, SCOPES};
+use crate::api::auth::{AUDIENCE, Claims, SCOPES, is_subject};
 use crate::clock::Clock;
 use crate::config::{Common, duration};
 
@@ -31,26 +31,33 @@ pub struct Options {
     /// How long it is good for
     #[arg(long, value_parser = duration, default_value = "12h")]
     ttl: Duration,
+    /// Who makes it ("iss"), as the server expects it; of several the first
+    #[arg(long, env = "VITALS_JWT_ISSUER", value_name = "ISS", value_delimiter = ',')]
+    jwt_issuer: Vec<String>,
 }
 
 /// Prints the token.
 pub fn run(common: &Common, options: &Options) -> Result<ExitCode, Error> {
+    if !is_subject(&options.subject) {
+        return Err("--subject must have 1 to 255 printable characters".into());
+    }
     if let Some(unknown) = options.scope.split_whitespace().find(|s| !SCOPES.contains(s)) {
         return Err(format!("no scope is called {unknown}: use {}", SCOPES.join(", ")).into());
     }
     let ttl = i64::try_from(options.ttl.as_secs())?;
     let exp = Clock::system().now().timestamp().checked_add(ttl).ok_or("--ttl is too long")?;
+    let keys = secret::keys(common)?.of_issuers(&options.jwt_issuer);
     let claims = Claims {
-        iss: ISSUER.to_owned(),
+        iss: keys.issuer().to_owned(),
         aud: AUDIENCE.into(),
         sub: options.subject.clone(),
         tenant: options.tenant.clone(),
         scope: options.scope.split_whitespace().collect::<Vec<_>>().join(" "),
-        exp,
+        exp: exp.into(),
         nbf: None,
         device: options.device.clone(),
         patient: options.patient.clone(),
     };
-    println!("{}", secret::keys(common)?.sign(&claims)?);
+    println!("{}", keys.sign(&claims)?);
     Ok(ExitCode::SUCCESS)
 }

@@ -47,7 +47,7 @@ pub enum JwksError {
     #[error("reading the keys {path}: {source}", path = path.display())]
     File { path: PathBuf, source: std::io::Error },
     #[error("asking for the keys: {0}")]
-    Http(#[from] reqwest::Error),
+    Http(reqwest::Error),
     #[error("asking for the keys: the answer was {0}")]
     Status(reqwest::StatusCode),
     #[error("the set of keys has more than {SET_BYTES_MAX} bytes")]
@@ -56,6 +56,13 @@ pub enum JwksError {
     Json(#[from] serde_json::Error),
     #[error("the set of keys holds none for RS256, ES256 or EdDSA")]
     Empty,
+}
+
+impl From<reqwest::Error> for JwksError {
+    /// Without the URL: it may hold a secret, and this is logged.
+    fn from(error: reqwest::Error) -> JwksError {
+        JwksError::Http(error.without_url())
+    }
 }
 
 /// A set of keys that is kept up to date.
@@ -131,7 +138,12 @@ impl Jwks {
     }
 
     /// Whose token it is, if one of the keys signed it.
-    pub async fn caller(&self, token: &str, header: &Header) -> Result<Arc<Caller>, Problem> {
+    pub async fn caller(
+        &self,
+        token: &str,
+        header: &Header,
+        issuers: &[String],
+    ) -> Result<Arc<Caller>, Problem> {
         if !self.knows(header) {
             self.look_for_unknown().await;
         }
@@ -149,7 +161,7 @@ impl Jwks {
         for key in fitting {
             match jsonwebtoken::decode::<Claims>(token, &key.key, &validation(key.algorithm)) {
                 Ok(decoded) => {
-                    let caller = Arc::new(Caller::try_from(decoded.claims)?);
+                    let caller = Arc::new(Caller::of(decoded.claims, issuers)?);
                     set.known.put(token, &caller);
                     return Ok(caller);
                 }

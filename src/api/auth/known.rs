@@ -68,8 +68,8 @@ mod tests {
             scope: String::new(),
             device: None,
             patient: None,
-            begins: None,
-            expires: 0,
+            begins_ms: None,
+            expires_ms: 0,
             linked: false,
             counted_as: OnceLock::new(),
         })

@@ -62,8 +62,8 @@ impl Links {
             device: None,
             patient: None,
             // For this one request.
-            begins: None,
-            expires: now.timestamp(),
+            begins_ms: None,
+            expires_ms: now.timestamp_millis(),
             linked: true,
             counted_as: OnceLock::new(),
         })
