@@ -20,7 +20,7 @@ use super::desk::{Desk, Slot};
 use super::endpoint;
 use super::line::Lines;
 use super::outcome::{Outcome, is_about_the_data, record};
-use super::send::Sender;
+use super::send::{Attempt, Sender};
 use crate::clock::Clock;
 use crate::log::{Log, Patience, answered, answered_soon};
 
@@ -31,6 +31,8 @@ const OUTCOMES_PER_WRITE_MAX: usize = 500;
 /// How long an outcome that nobody waits for may wait for others, to be written with them:
 /// a statement costs much more than a row. After a crash so much more is sent twice.
 const RECORD_PACE_MS: u64 = 10;
+/// The pause after a delivery that this machine could not send for want of something.
+const LACK_PAUSE_MS: u64 = 100;
 /// The pause before outcomes that could not be written are tried again.
 const RETRY_PAUSE_MS: u64 = 500;
 
@@ -127,7 +129,17 @@ impl Deliverer {
                 self.give_back(vec![waiting]).await;
                 continue;
             }
-            let mut outcome = self.sender.attempt(waiting).await;
+            let mut outcome = match self.sender.attempt(waiting).await {
+                Attempt::Ended(outcome) => outcome,
+                Attempt::NotMade(waiting, why) => {
+                    tracing::error!(%why, "a delivery was not sent; it is tried again soon");
+                    metrics::counter!("vitals_refused_total", "limit" => "deliveries", "whose" => "process")
+                        .increment(1);
+                    tokio::time::sleep(Duration::from_millis(LACK_PAUSE_MS)).await;
+                    self.give_back(vec![waiting]).await;
+                    continue;
+                }
+            };
             count(&outcome);
             let claimed = &outcome.claimed;
             if !claimed.probe {

@@ -27,6 +27,14 @@ use crate::log::answered;
 pub const TIMEOUT_MS: u64 = 5_000;
 /// How many lines a process keeps before it begins anew.
 const LINES_MAX: usize = 10_000;
+/// Headers of an answer.
+const ANSWER_HEADERS_MAX: usize = 1_000;
+/// All headers of an answer by HTTP/2. By HTTP/1 it is what its client reads at once, about
+/// as much.
+const ANSWER_HEAD_BYTES_MAX: u32 = 256 * 1_024;
+/// Words of secret headers that are hidden in what a receiver answers; shorter ones would
+/// be found everywhere.
+const HIDDEN_BYTES_MIN: usize = 6;
 /// Headers of an endpoint's own.
 pub const HEADERS_MAX: usize = 20;
 /// All their names and values together.
@@ -70,6 +78,9 @@ pub enum LineError {
     /// Not headers.
     #[error("the endpoint's headers: {0}")]
     Headers(#[from] HeadersError),
+    /// No client of its own.
+    #[error("making a client for the endpoint: {0}")]
+    Client(reqwest::Error),
     /// Not a certificate and its key.
     #[error("the endpoint's client certificate: {0}")]
     Certificate(#[from] CertificateError),
@@ -95,6 +106,18 @@ impl Line {
             .header(TIMESTAMP_HEADER, now.timestamp())
             .header(SIGNATURE_HEADER, self.keys.sign(id, now, body.as_bytes()))
             .body(body.to_owned())
+    }
+
+    /// A text of the receiver's, without what only it and we know: some answer with what
+    /// they were sent, and what they answer is shown.
+    pub(super) fn hide(&self, mut text: String) -> String {
+        let values = self.headers.values().filter(|value| value.is_sensitive());
+        for word in values.filter_map(|value| value.to_str().ok()).flat_map(str::split_whitespace) {
+            if word.len() >= HIDDEN_BYTES_MIN {
+                text = text.replace(word, "…");
+            }
+        }
+        text
     }
 }
 
@@ -152,7 +175,9 @@ impl Lines {
     }
 
     fn of(&self, row: &Endpoint) -> Result<Line, LineError> {
-        let url = self.0.guard.check_url(&row.url)?;
+        let guard = self.0.guard.of_tenant(&row.tenant);
+        let url = guard.check_url(&row.url)?;
+        let guard = guard.at(&url);
         let seal = &self.0.seal;
         let key = |stored: &str| -> Result<Key, LineError> {
             Ok(Key::parse(&seal.open(&endpoint::place(row.id, "secret"), stored)?)?)
@@ -174,19 +199,27 @@ impl Lines {
         let client = match (&row.client_certificate, &row.client_key) {
             (Some(certificate), Some(stored)) => {
                 let key = seal.open(&endpoint::place(row.id, "client_key"), stored)?;
-                Certificate::read(certificate.clone(), key)?.client(&self.0.guard)?
+                Certificate::read(certificate.clone(), key)?.client(&guard)?
             }
+            // Nobody else may use its connections.
+            _ if guard.is_narrowed() => client(&guard).build().map_err(LineError::Client)?,
             _ => self.0.client.clone(),
         };
         Ok(Line { version: row.version, url, keys, headers, client })
     }
 }
 
-/// What every client that calls endpoints has in common.
+/// What every client that calls endpoints has in common. A 2xx is a 2xx, however its headers
+/// are written and whatever a gateway puts around them: the same page again helps nobody.
 fn client(guard: &Guard) -> reqwest::ClientBuilder {
     guard
         .client()
         .timeout(Duration::from_millis(TIMEOUT_MS))
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
+        .http1_allow_spaces_after_header_name_in_responses(true)
+        .http1_ignore_invalid_headers_in_responses(true)
+        .http1_max_headers(ANSWER_HEADERS_MAX)
+        .http2_max_header_list_size(ANSWER_HEAD_BYTES_MAX)
         .user_agent(concat!("vitals/", env!("CARGO_PKG_VERSION")))
 }
 

@@ -22,6 +22,7 @@ pub mod key;
 pub mod line;
 mod notice;
 mod outcome;
+pub mod pem;
 pub mod ping;
 pub mod replay;
 pub mod schedule;
@@ -29,6 +30,7 @@ pub mod seal;
 pub mod secrets;
 pub mod send;
 pub mod sign;
+pub mod strength;
 
 pub use desk::Desk;
 pub use fanout::Fanout;

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::endpoint::Endpoint;
 use super::line::Lines;
-use super::send::{head_of, with_sources};
+use super::send::{Unsent, head_of};
 use crate::clock::rfc3339;
 
 /// The type of a test event; no rule can have it, for no rule's event is sent to all.
@@ -52,17 +52,14 @@ pub async fn ping(lines: &Lines, endpoint: &Endpoint, now: DateTime<Utc>) -> Pin
         "_links": { "webhook": format!("/api/v1/webhooks/{}", endpoint.id) },
     });
     let started = Instant::now();
-    let sent = match lines.line(endpoint.id, endpoint.version).await {
-        Ok(line) => {
-            let request = line.request(&webhook_id, &body.to_string(), now);
-            // Without the URL: it may hold a secret of the receiver's.
-            request.send().await.map_err(|error| with_sources(&error.without_url()))
-        }
-        Err(error) => Err(error.to_string()),
+    let sent = async {
+        let line = lines.line(endpoint.id, endpoint.version).await?;
+        let answer = line.request(&webhook_id, &body.to_string(), now).send().await?;
+        Ok((line, answer))
     };
-    let (status, error, answer_head) = match sent {
-        Ok(answer) => (Some(answer.status().as_u16()), None, head_of(answer).await),
-        Err(error) => (None, Some(error), None),
+    let (status, error, answer_head) = match sent.await {
+        Ok((line, answer)) => (Some(answer.status().as_u16()), None, head_of(answer, &line).await),
+        Err(Unsent::Ours(error) | Unsent::Theirs(error)) => (None, Some(error), None),
     };
     Pinged { webhook_id, latency: started.elapsed(), status, error, answer_head }
 }

@@ -20,6 +20,8 @@ pub enum Manner {
     Endless,
     /// Breaks the connection.
     Reset,
+    /// Answers this to the letter, and closes.
+    Says(&'static str),
 }
 
 /// A running rogue.
@@ -66,6 +68,10 @@ async fn misbehave(mut stream: TcpStream, manner: Manner) -> std::io::Result<()>
     match manner {
         Manner::Hang => std::future::pending().await,
         Manner::Reset => stream.set_zero_linger(),
+        Manner::Says(answer) => {
+            stream.write_all(answer.as_bytes()).await?;
+            stream.shutdown().await
+        }
         Manner::Drip => drip(&mut stream, b"HTTP/1.1 200 OK\r\n\r\n").await,
         Manner::DripBody => {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await?;
