@@ -18,7 +18,9 @@ use crate::support::server::Server;
 const SOON: Duration = Duration::from_secs(20);
 
 /// All of them lead to this machine or into its network, most in disguise.
-const INWARDS: [&str; 26] = [
+const INWARDS: [&str; 28] = [
+    "http://168.63.129.16/metadata",
+    "http://[::ffff:168.63.129.16]/",
     "http://127.0.0.1/",
     "http://127.0.0.1:8080/hook",
     "https://127.8.9.10/",
@@ -95,6 +97,16 @@ async fn a_url_that_leads_inwards_or_nowhere_is_refused_unless_its_network_is_al
     assert_eq!(hospital.post("/webhooks", &body).await.0, 201);
     let body = json!({ "url": "http://127.0.0.1/", "events": ["*"] });
     check_refused("beside", hospital.post("/webhooks", &body).await);
+    // What is open to one tenant at one port is to nobody else.
+    let options = ["--allow-webhook-net", "ward=127.0.0.3/32:8443,other=10.0.0.0/8"];
+    let allowed = Server::start_with(&database, &options).await;
+    let (hospital, other) = (hospital.after_restart(&allowed), Hospital::new(&allowed, "other"));
+    let at = |url: &str| json!({ "url": url, "events": ["*"] });
+    assert_eq!(hospital.post("/webhooks", &at("http://127.0.0.3:8443/")).await.0, 201);
+    assert_eq!(other.post("/webhooks", &at("http://10.0.0.1/")).await.0, 201);
+    check_refused("port", hospital.post("/webhooks", &at("http://127.0.0.3/")).await);
+    check_refused("tenant", hospital.post("/webhooks", &at("http://10.0.0.1/")).await);
+    check_refused("tenant", other.post("/webhooks", &at("http://127.0.0.3:8443/")).await);
 }
 
 /// The first delivery of an endpoint, once it has been tried, with its attempts.

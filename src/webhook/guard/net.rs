@@ -9,6 +9,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use crate::event::is_fhir_id;
+
 /// A network: `10.0.0.0/8`, `::1/128`, or a bare address for itself alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Net {
@@ -19,7 +21,10 @@ pub struct Net {
 
 /// A text that is no network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is no network: write it like 127.0.0.0/8, ::1/128 or 192.0.2.7")]
+#[error(
+    "\"{0}\" is no network: write it like 127.0.0.0/8, ::1/128 or 192.0.2.7, for one tenant or port like \
+     ward-4b=10.0.0.0/8:8443"
+)]
 pub struct NetError(pub String);
 
 impl FromStr for Net {
@@ -48,13 +53,67 @@ impl fmt::Display for Net {
     }
 }
 
-impl Net {
-    const fn v4(a: u8, b: u8, c: u8, prefix_bits: u8) -> Net {
-        Net { address: IpAddr::V4(Ipv4Addr::new(a, b, c, 0)), prefix_bits }
+/// A network that the operator lets webhooks reach, written `10.0.0.0/8`; of one tenant,
+/// at one port, or both: `ward-4b=10.0.0.0/8:8443`, `[fd00::/8]:443`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Allow {
+    /// What may be reached.
+    pub net: Net,
+    /// By whom alone.
+    tenant: Option<String>,
+    /// Where alone.
+    port: Option<u16>,
+}
+
+impl From<Net> for Allow {
+    fn from(net: Net) -> Allow {
+        Allow { net, tenant: None, port: None }
+    }
+}
+
+impl FromStr for Allow {
+    type Err = NetError;
+    fn from_str(text: &str) -> Result<Allow, NetError> {
+        let no = || NetError(text.to_owned());
+        let (tenant, rest) = match text.split_once('=') {
+            Some((tenant, rest)) if is_fhir_id(tenant) => (Some(tenant.to_owned()), rest),
+            Some(_) => return Err(no()),
+            None => (None, text),
+        };
+        let (net, port) = match (rest.strip_prefix('['), rest.rsplit_once(':')) {
+            (Some(bracketed), _) => match bracketed.split_once(']').ok_or_else(no)? {
+                (net, "") => (net, None),
+                (net, port) => (net, Some(port.strip_prefix(':').ok_or_else(no)?)),
+            },
+            // More than one colon is an IPv6 network without a port.
+            (None, Some((net, port))) if !net.contains(':') => (net, Some(port)),
+            (None, _) => (rest, None),
+        };
+        let port: Option<u16> = port.map(str::parse).transpose().map_err(|_| no())?;
+        Ok(Allow { net: net.parse().map_err(|_| no())?, tenant, port })
+    }
+}
+
+impl Allow {
+    /// Whether it is not for everybody at every port.
+    pub fn is_narrow(&self) -> bool {
+        self.tenant.is_some() || self.port.is_some()
     }
 
-    const fn v6(a: u16, b: u16, prefix_bits: u8) -> Net {
-        Net { address: IpAddr::V6(Ipv6Addr::new(a, b, 0, 0, 0, 0, 0, 0)), prefix_bits }
+    /// Whether it is for this tenant, at this port.
+    pub fn applies(&self, tenant: Option<&str>, port: Option<u16>) -> bool {
+        self.tenant.as_deref().is_none_or(|only| tenant == Some(only))
+            && self.port.is_none_or(|only| port == Some(only))
+    }
+}
+
+impl Net {
+    const fn v4(a: u8, b: u8, c: u8, d: u8, prefix_bits: u8) -> Net {
+        Net { address: IpAddr::V4(Ipv4Addr::new(a, b, c, d)), prefix_bits }
+    }
+
+    const fn v6(a: u16, b: u16, c: u16, prefix_bits: u8) -> Net {
+        Net { address: IpAddr::V6(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0)), prefix_bits }
     }
 
     /// Whether the address is in the network; never across the two versions.
@@ -70,33 +129,49 @@ impl Net {
     }
 }
 
-/// What no webhook may reach, from IANA's special-purpose address registries.
+/// What no webhook may reach: IANA's special-purpose address registries, and where clouds
+/// keep what only their own machines may ask, although the address looks public.
 #[rustfmt::skip]
-const SPECIAL: [(Net, &str); 19] = [
-    (Net::v4(0, 0, 0, 8), "this-host"),
-    (Net::v4(10, 0, 0, 8), "private"),
-    (Net::v4(100, 64, 0, 10), "carrier-grade NAT"),
-    (Net::v4(127, 0, 0, 8), "loopback"),
-    (Net::v4(169, 254, 0, 16), "link-local"),
-    (Net::v4(172, 16, 0, 12), "private"),
-    (Net::v4(192, 0, 0, 24), "protocol"),
-    (Net::v4(192, 0, 2, 24), "documentation"),
-    (Net::v4(192, 88, 99, 24), "relay"),
-    (Net::v4(192, 168, 0, 16), "private"),
-    (Net::v4(198, 18, 0, 15), "benchmarking"),
-    (Net::v4(198, 51, 100, 24), "documentation"),
-    (Net::v4(203, 0, 113, 24), "documentation"),
-    (Net::v4(224, 0, 0, 4), "multicast"),
-    (Net::v4(240, 0, 0, 4), "reserved"),
+const SPECIAL: [(Net, &str); 28] = [
+    (Net::v4(0, 0, 0, 0, 8), "this-host"),
+    (Net::v4(10, 0, 0, 0, 8), "private"),
+    // Alibaba's metadata are in here.
+    (Net::v4(100, 64, 0, 0, 10), "carrier-grade NAT"),
+    (Net::v4(127, 0, 0, 0, 8), "loopback"),
+    // Most clouds' metadata are in here.
+    (Net::v4(169, 254, 0, 0, 16), "link-local"),
+    (Net::v4(172, 16, 0, 0, 12), "private"),
+    // Oracle's metadata are in here.
+    (Net::v4(192, 0, 0, 0, 24), "protocol"),
+    (Net::v4(192, 0, 2, 0, 24), "documentation"),
+    (Net::v4(192, 31, 196, 0, 24), "AS112"),
+    (Net::v4(192, 52, 193, 0, 24), "relay"),
+    (Net::v4(192, 88, 99, 0, 24), "relay"),
+    (Net::v4(192, 168, 0, 0, 16), "private"),
+    (Net::v4(192, 175, 48, 0, 24), "AS112"),
+    (Net::v4(198, 18, 0, 0, 15), "benchmarking"),
+    (Net::v4(198, 51, 100, 0, 24), "documentation"),
+    (Net::v4(203, 0, 113, 0, 24), "documentation"),
+    (Net::v4(224, 0, 0, 0, 4), "multicast"),
+    (Net::v4(240, 0, 0, 0, 4), "reserved"),
+    // Azure's, of which its machines get names, certificates and settings.
+    (Net::v4(168, 63, 129, 16, 32), "cloud-internal"),
+    // IBM's services for its own machines.
+    (Net::v4(161, 26, 0, 0, 16), "cloud-internal"),
+    (Net::v4(166, 8, 0, 0, 14), "cloud-internal"),
+    // Google's interfaces for its own machines.
+    (Net::v4(199, 36, 153, 4, 30), "cloud-internal"),
+    (Net::v4(199, 36, 153, 8, 30), "cloud-internal"),
     // Of IPv6 only what lies inside 2000::/3; the rest is refused as a whole.
-    (Net::v6(0x2001, 0, 23), "protocol"),
-    (Net::v6(0x2001, 0xdb8, 32), "documentation"),
-    (Net::v6(0x2002, 0, 16), "relay"),
-    (Net::v6(0x3fff, 0, 20), "documentation"),
+    (Net::v6(0x2001, 0, 0, 23), "protocol"),
+    (Net::v6(0x2001, 0xdb8, 0, 32), "documentation"),
+    (Net::v6(0x2002, 0, 0, 16), "relay"),
+    (Net::v6(0x2620, 0x4f, 0x8000, 48), "AS112"),
+    (Net::v6(0x3fff, 0, 0, 20), "documentation"),
 ];
 
 /// What IANA gave out as global unicast; the internet's IPv6 is in here.
-const GLOBAL_V6: Net = Net::v6(0x2000, 0, 3);
+const GLOBAL_V6: Net = Net::v6(0x2000, 0, 0, 3);
 
 /// The kind of special address that `ip` is, if it is one.
 pub(super) fn special(ip: IpAddr) -> Option<&'static str> {
@@ -172,6 +247,37 @@ mod tests {
         }
         assert!("::ffff:127.0.0.1/104".parse::<Net>().is_err());
         assert!("localhost".parse::<Net>().is_err());
+    }
+
+    #[test]
+    fn what_is_allowed_is_read_with_its_tenant_and_its_port() {
+        let read = |text: &str| text.parse::<Allow>().unwrap();
+        let parts = |text: &str| {
+            let allow = read(text);
+            (allow.net.to_string(), allow.tenant, allow.port)
+        };
+        let (v4, v6) = ("10.0.0.0/8".to_owned(), "fd00::/8".to_owned());
+        let ward = || Some("ward-4b".to_owned());
+        assert_eq!(parts("10.0.0.0/8"), (v4.clone(), None, None));
+        assert_eq!(parts("10.0.0.0/8:8443"), (v4.clone(), None, Some(8443)));
+        assert_eq!(parts("ward-4b=10.0.0.0/8"), (v4.clone(), ward(), None));
+        assert_eq!(parts("ward-4b=10.0.0.0/8:443"), (v4, ward(), Some(443)));
+        assert_eq!(parts("fd00::/8"), (v6.clone(), None, None));
+        assert_eq!(parts("[fd00::/8]"), (v6.clone(), None, None));
+        assert_eq!(parts("ward-4b=[fd00::/8]:443"), (v6, ward(), Some(443)));
+        assert_eq!(parts("192.0.2.7:80").0, "192.0.2.7/32");
+        for bad in [
+            "=10.0.0.0/8",
+            "a b=10.0.0.0/8",
+            "10.0.0.0/8:",
+            "10.0.0.0/8:99999",
+            "[fd00::/8",
+            "[fd00::/8]443",
+            "ward=",
+            "10.0.0.0:80/8",
+        ] {
+            assert!(bad.parse::<Allow>().is_err(), "{bad}");
+        }
     }
 
     #[test]
