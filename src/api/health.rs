@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::consumer;
 use crate::log::Log;
 use crate::projection;
+use crate::webhook::breaker;
 
 /// The longest that the database may take to answer and still be called ready.
 const READY_MS_MAX: u64 = 2_000;
@@ -65,6 +66,13 @@ async fn warnings(probe: &Probe) -> Result<Vec<String>, sqlx::Error> {
     warnings.extend(drifting.into_iter().map(|(name, n)| {
         format!("projection {name} is not what the log says of {n} patients: vitals rebuild {name}")
     }));
+    let unreachable = breaker::count(pool).await?;
+    if unreachable > 0 {
+        warnings.push(format!(
+            "{unreachable} webhook endpoints cannot be reached, and pages to them wait: \
+             GET /api/v1/webhooks says which, and why"
+        ));
+    }
     let ahead = probe.log.ahead_of(&probe.clock).await?.num_seconds();
     if ahead > CLOCKS_APART_SECONDS_MAX {
         warnings.push(format!(

@@ -20,8 +20,10 @@ use super::wire;
 use crate::clock::{Clock, rfc3339};
 use crate::log::Log;
 use crate::rules::versions;
+use crate::webhook::breaker::{self, Broken};
 use crate::webhook::endpoint::{self, Change, Endpoint, EndpointError};
 use crate::webhook::line::Lines;
+use crate::webhook::pem::certificates_only;
 use crate::webhook::ping;
 use crate::webhook::secrets::{self, RotateError};
 
@@ -62,7 +64,7 @@ pub async fn create(
     Json(new): Json<New>,
 ) -> Result<Response, Problem> {
     caller.may_administer(SCOPE)?;
-    options::check_url(registry.lines.guard(), &new.url).await?;
+    options::check_url(registry.lines.guard(), &caller.tenant, &new.url).await?;
     let own = versions::events(&registry.log, &caller.tenant).await?;
     options::check_events(&new.events, &own, new.fallback)?;
     options::check_description(new.description.as_deref())?;
@@ -84,7 +86,7 @@ pub async fn create(
     };
     let endpoint = endpoint::create(registry.log.pool(), registry.lines.seal(), &new).await?;
     let location = format!("/api/v1/webhooks/{}", endpoint.id);
-    let mut body = shown(&endpoint);
+    let mut body = shown(&endpoint, &[]);
     body["secret"] = new.key.to_text().into();
     Ok((StatusCode::CREATED, [(header::LOCATION, location)], axum::Json(body)).into_response())
 }
@@ -97,7 +99,9 @@ pub async fn list(
 ) -> Result<Response, Problem> {
     caller.may_administer(SCOPE)?;
     let endpoints = endpoint::list(registry.log.pool(), &caller.tenant).await?;
-    let body = wire::list(endpoints.iter().map(shown).collect(), None, "/api/v1/webhooks", "");
+    let broken = breaker::of_tenant(registry.log.pool(), &caller.tenant).await?;
+    let items = endpoints.iter().map(|endpoint| shown(endpoint, &broken)).collect();
+    let body = wire::list(items, None, "/api/v1/webhooks", "");
     Ok(wire::tagged(&headers, &body.clone(), body))
 }
 
@@ -110,7 +114,9 @@ pub async fn get(
 ) -> Result<Response, Problem> {
     caller.may_administer(SCOPE)?;
     let endpoint = endpoint::get(registry.log.pool(), &caller.tenant, id).await?;
-    let body = shown(&endpoint.ok_or_else(no_endpoint)?);
+    let endpoint = endpoint.ok_or_else(no_endpoint)?;
+    let broken = breaker::of_tenant(registry.log.pool(), &caller.tenant).await?;
+    let body = shown(&endpoint, &broken);
     Ok(wire::tagged(&headers, &body.clone(), body))
 }
 
@@ -142,7 +148,7 @@ pub async fn change(
 ) -> Result<Response, Problem> {
     caller.may_administer(SCOPE)?;
     if let Some(url) = &patch.url {
-        options::check_url(registry.lines.guard(), url).await?;
+        options::check_url(registry.lines.guard(), &caller.tenant, url).await?;
     }
     if let Some(events) = &patch.events {
         let own = versions::events(&registry.log, &caller.tenant).await?;
@@ -177,7 +183,9 @@ pub async fn change(
         options::check_tls(url, change.certificate.as_ref().map_or(kept, Option::is_some))?;
     }
     let endpoint = endpoint::change(pool, seal, &caller.tenant, id, &change).await?;
-    Ok(axum::Json(shown(&endpoint.ok_or_else(no_endpoint)?)).into_response())
+    let endpoint = endpoint.ok_or_else(no_endpoint)?;
+    let broken = breaker::of_tenant(pool, &caller.tenant).await?;
+    Ok(axum::Json(shown(&endpoint, &broken)).into_response())
 }
 
 /// `DELETE /webhooks/{id}`
@@ -216,7 +224,8 @@ pub async fn rotate(
     let rotated =
         secrets::rotate(pool, seal, &caller.tenant, id, &key, registry.clock.now()).await?;
     let (endpoint, until) = rotated.ok_or_else(no_endpoint)?;
-    let mut body = shown(&endpoint);
+    let broken = breaker::of_tenant(pool, &caller.tenant).await?;
+    let mut body = shown(&endpoint, &broken);
     body["secret"] = key.to_text().into();
     body["previousUntil"] = rfc3339(until).into();
     Ok(axum::Json(body).into_response())
@@ -243,7 +252,17 @@ pub async fn ping(
     Ok(axum::Json(body).into_response())
 }
 
-fn shown(endpoint: &Endpoint) -> Value {
+/// An endpoint; with its breaker, if that is among those which are not closed.
+fn shown(endpoint: &Endpoint, broken: &[Broken]) -> Value {
+    let breaker = broken.iter().find(|breaker| breaker.endpoint_id == endpoint.id);
+    let breaker = breaker.map(|breaker| {
+        json!({
+            "state": breaker.state,
+            "since": rfc3339(breaker.since),
+            "until": rfc3339(breaker.until),
+            "reason": breaker.reason,
+        })
+    });
     let link = format!("/api/v1/webhooks/{}", endpoint.id);
     json!({
         "id": endpoint.id,
@@ -252,10 +271,11 @@ fn shown(endpoint: &Endpoint) -> Value {
         "description": endpoint.description,
         "state": endpoint.state,
         "reason": endpoint.reason,
+        "breaker": breaker,
         "signature": endpoint.signature,
         "publicKey": endpoint.public_key,
         "headerNames": endpoint.header_names,
-        "clientCertificate": endpoint.client_certificate,
+        "clientCertificate": endpoint.client_certificate.as_deref().map(certificates_only),
         "payload": endpoint.payload,
         "heartbeat": endpoint.heartbeat_seconds.map(|seconds| format!("{seconds}s")),
         "fallback": endpoint.fallback,

@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::{PgConnection, PgPool};
+use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::schedule::ALARM_S_MAX;
@@ -35,6 +35,39 @@ pub enum BreakerError {
     /// The log did not take the event.
     #[error("{0}")]
     Append(#[from] AppendError),
+}
+
+/// A breaker that is not closed, as people are told of it.
+#[derive(Clone, Debug, FromRow)]
+pub struct Broken {
+    /// Whose.
+    pub endpoint_id: Uuid,
+    /// `open`, or `half_open` while a probe is under way.
+    pub state: String,
+    /// Since when its endpoint is not called as always.
+    pub since: DateTime<Utc>,
+    /// Until when nothing is sent.
+    pub until: DateTime<Utc>,
+    /// What was the matter last.
+    pub reason: String,
+}
+
+/// The breakers of a tenant's endpoints that are not closed.
+pub async fn of_tenant(pool: &PgPool, tenant: &str) -> Result<Vec<Broken>, sqlx::Error> {
+    sqlx::query_as(
+        "select b.endpoint_id, b.state, b.since, b.until, b.reason from breaker b \
+         join endpoint e on e.id = b.endpoint_id where e.tenant = $1",
+    )
+    .bind(tenant)
+    .fetch_all(pool)
+    .await
+}
+
+/// How many of all endpoints cannot be reached.
+pub async fn count(pool: &PgPool) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("select count(*) from breaker b join endpoint e on e.id = b.endpoint_id")
+        .fetch_one(pool)
+        .await
 }
 
 /// Opens the breaker of an endpoint, or opens it again after a probe that failed, then

@@ -92,6 +92,49 @@ async fn a_high_alarm_goes_to_the_fallback_when_its_endpoint_fails_and_waits_for
 }
 
 #[tokio::test]
+async fn an_endpoint_that_cannot_be_reached_is_seen_in_its_state_in_health_and_by_the_page() {
+    let database = Database::new().await;
+    let server = Server::start(&database).await;
+    let hospital = Hospital::new(&server, "ward");
+    let receiver = Receiver::start().await;
+    let endpoint = hospital.endpoint(&receiver, &["*"]).await;
+    let path = format!("/webhooks/{endpoint}");
+    let warnings = async || {
+        let ready = reqwest::get(server.url("/health/ready")).await.unwrap();
+        assert_eq!(ready.status(), 200);
+        ready.json::<Value>().await.unwrap()["warnings"].to_string()
+    };
+    let shown = hospital.found(&path).await;
+    assert_eq!((&shown["state"], &shown["breaker"]), (&json!("active"), &Value::Null), "{shown}");
+    assert!(!warnings().await.contains("webhook"));
+    receiver.answer_always(Answer::Status(500));
+    hospital.measure("101", 130.0).await;
+    let broken = eventually("the breaker to open", SOON, || async {
+        let shown = hospital.found(&path).await;
+        (!shown["breaker"].is_null()).then_some(shown)
+    })
+    .await;
+    assert_eq!(broken["state"], "active", "{broken}");
+    let breaker = &broken["breaker"];
+    assert!(["open", "half_open"].contains(&breaker["state"].as_str().unwrap()), "{breaker}");
+    assert!(breaker["reason"].as_str().unwrap().contains("500"), "{breaker}");
+    assert!(breaker["since"].is_string() && breaker["until"].is_string(), "{breaker}");
+    let listed = hospital.found("/webhooks").await;
+    assert_eq!(listed["items"][0]["breaker"]["reason"], breaker["reason"], "{listed}");
+    // What the ward's page shows as a band.
+    let warned = warnings().await;
+    assert!(warned.contains("1 webhook") && warned.contains("/api/v1/webhooks"), "{warned}");
+    // Nobody else's business.
+    assert_eq!(Hospital::new(&server, "other").found("/webhooks").await["items"], json!([]));
+    receiver.answer_always(Answer::Status(204));
+    eventually("the breaker to close", SOON, || async {
+        hospital.found(&path).await["breaker"].is_null().then_some(())
+    })
+    .await;
+    assert!(!warnings().await.contains("webhook"));
+}
+
+#[tokio::test]
 async fn a_fallback_outside_the_hospital_is_told_no_patient_and_no_value_in_anothers_place() {
     let database = Database::new().await;
     let server = Server::start(&database).await;
@@ -238,7 +281,7 @@ async fn receivers_that_misbehave_in_every_way_slow_nobody_down() {
         // One deadline over everything, the body as well.
         assert!(took < 6_500, "{manner:?}: {attempt}");
         match manner {
-            Manner::Hang | Manner::Drip | Manner::Reset => {
+            Manner::Hang | Manner::Drip | Manner::Reset | Manner::Says(_) => {
                 assert_eq!(
                     (&attempt["status"], attempt["error"].is_string()),
                     (&Value::Null, true)

@@ -14,6 +14,7 @@ use crate::webhook::guard::{Guard, Refused};
 use crate::webhook::heartbeat::{PACE_SECONDS_MAX, PACE_SECONDS_MIN};
 use crate::webhook::key::{Key, Scheme};
 use crate::webhook::line::{Certificate, Headers, HeadersError};
+use crate::webhook::pem;
 
 /// Event names of one endpoint.
 const EVENTS_MAX: usize = 50;
@@ -36,8 +37,9 @@ pub fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     Option::deserialize(from).map(Some)
 }
 
-/// Whether a URL may be called, as far as it can be known now.
-pub async fn check_url(guard: &Guard, url: &str) -> Result<(), Problem> {
+/// Whether a tenant's URL may be called, as far as it can be known now.
+pub async fn check_url(guard: &Guard, tenant: &str, url: &str) -> Result<(), Problem> {
+    let guard = guard.of_tenant(tenant);
     let refused = |error: Refused| Problem::invalid(error.code(), "/url", error.to_string());
     let url = guard.check_url(url).map_err(refused)?;
     guard.check_resolved(&url).await.map_err(refused)
@@ -120,6 +122,14 @@ pub fn certificate(
             return Err(no("/clientKey", "a clientCertificate needs its key".to_owned()));
         }
     };
+    if let Some(kind) = pem::what_else(&pair.0) {
+        let detail = format!(
+            "clientCertificate is shown to whoever asks, and holds a block \"{kind}\": it takes \
+             certificates alone, and the private key goes into clientKey; if this one was sent before, \
+             make a new one"
+        );
+        return Err(no("/clientCertificate", detail));
+    }
     let read = Certificate::read(pair.0, pair.1);
     read.map(Some).map_err(|error| no("/clientCertificate", error.to_string()))
 }
