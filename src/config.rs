@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, Command, ValueEnum};
 
-use crate::webhook::guard::Net;
+use crate::webhook::guard::Allow;
 
 /// The file that is read when nobody names another.
 const FILE: &str = "vitals.toml";
@@ -21,6 +21,8 @@ const PER_MINUTE_MAX: u32 = 1_000_000_000;
 const DEVICE_REQUESTS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
 /// Requests a minute of a token without one.
 const GATEWAY_REQUESTS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(100_000).unwrap();
+/// Connections of a process. Each takes a descriptor, and some memory.
+const CONNECTIONS_MAX: u32 = 4_096;
 /// Readings a minute of any token.
 const READINGS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(10_000_000).unwrap();
 
@@ -104,13 +106,18 @@ pub struct Serving {
         default_value = "api,workers"
     )]
     pub roles: Vec<Role>,
-    /// Networks that webhooks may reach although they are not public, as 10.0.0.0/8
+    /// Networks that webhooks may reach although they are not public, as 10.0.0.0/8; those of
+    /// one tenant, or at one port, as ward-4b=10.0.0.0/8:8443
     #[arg(long, env = "VITALS_ALLOW_WEBHOOK_NET", value_name = "NET", value_delimiter = ',')]
-    pub allow_webhook_net: Vec<Net>,
+    pub allow_webhook_net: Vec<Allow>,
     /// Where the public keys are that tokens are signed with elsewhere: a JWKS, a file or
     /// an http(s) URL. VITALS_JWT_SECRET counts beside it only if it is set
     #[arg(long, env = "VITALS_JWKS", value_name = "FILE|URL")]
     pub jwks: Option<String>,
+    /// Who makes tokens ("iss"): others are not let in. "vitals token" puts the first one in
+    /// [default: whoever has the key]
+    #[arg(long, env = "VITALS_JWT_ISSUER", value_name = "ISS", value_delimiter = ',')]
+    pub jwt_issuer: Vec<String>,
     /// How the outside reaches this server; put before the links in webhooks
     #[arg(long, env = "VITALS_PUBLIC_URL", value_name = "URL", default_value = "")]
     pub public_url: String,
@@ -133,6 +140,9 @@ pub struct Serving {
     /// Readings a minute that a token may send
     #[arg(long, env = "VITALS_LIMIT_READINGS", value_name = "N", value_parser = per_minute, default_value_t = READINGS_PER_MINUTE)]
     pub limit_readings: NonZeroU32,
+    /// Connections from outside at one time; fewer where the system allows fewer open files
+    #[arg(long, env = "VITALS_CONNECTIONS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000), default_value_t = CONNECTIONS_MAX)]
+    pub connections: u32,
     /// Pause of the self-check between some patients and the next
     #[arg(long, env = "VITALS_SELF_CHECK_PAUSE", value_name = "TIME", value_parser = duration, default_value = SELF_CHECK_PAUSE)]
     pub self_check_pause: Duration,

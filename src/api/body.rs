@@ -2,11 +2,14 @@
 //!
 //! Guarantees that a body is read in constant memory, however much it would become
 //! (what [`Incoming::whole`] keeps is limited by what comes out of the encoding); that
-//! a sender who falls silent is given up after [`BODY_STALL_MS_MAX`]; and that who is
-//! refused gets the answer rather than a broken connection, within a bounded time.
+//! all bodies together, and the windows of those who undo them, take no more than the
+//! process's budget, and those of one subject or tenant no more than their part of it;
+//! that a sender who falls silent is given up after [`BODY_STALL_MS_MAX`]; and that who
+//! is refused gets the answer rather than a broken connection, within a bounded time.
 //! Does not look into what was sent.
 
 use std::io;
+use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,12 +27,17 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::io::StreamReader;
 
 use super::problem::Problem;
+use super::shares::{Held, Holder, Shares};
 
-/// The largest body that is kept, after decoding.
-pub const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The largest batch of readings, after decoding.
+pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The largest body of everything else.
+pub const BODY_BYTES_MAX: usize = PART_BYTES;
 /// Room made before anything has come: an announcement is not yet a body. Also what
-/// is decoded at once.
+/// is decoded at once, and what of each body is free: all beyond is of the budget.
 const PART_BYTES: usize = 64 * 1024;
+/// How long a body waits for the budget, in which others may be done with theirs.
+const BUDGET_MS_MAX: u64 = 5_000;
 /// How long a body that is refused is read and thrown away, so that its sender gets
 /// the answer instead of a broken connection.
 const DISCARD_MS_MAX: u64 = 20_000;
@@ -44,15 +52,31 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// What is undone, for those who sent something else.
 const ENCODINGS: HeaderValue = HeaderValue::from_static("gzip, zstd");
 
-/// The time in which an answer has to begin.
-#[derive(Clone, Default)]
-pub struct TimeLimit(Arc<AtomicBool>);
+/// The time in which an answer has to begin, and of what its request's body may take.
+#[derive(Clone)]
+pub struct Allowance {
+    lifted: Arc<AtomicBool>,
+    /// `None` where nobody sends anything.
+    lends: Option<(Arc<Shares>, Holder)>,
+}
 
-impl TimeLimit {
+impl Allowance {
+    /// Nothing is lifted, and nothing is held.
+    pub fn new(lends: Option<(Arc<Shares>, Holder)>) -> Allowance {
+        Allowance { lifted: Arc::default(), lends }
+    }
+
+    /// Takes bytes of the budget, if need be when others give some back.
+    async fn take(&self, bytes: usize) -> Result<Option<Held>, Problem> {
+        let Some((shares, holder)) = &self.lends else { return Ok(None) };
+        let wait = Duration::from_millis(BUDGET_MS_MAX);
+        shares.bodies.lend_within(holder, bytes, wait).await.map(Some)
+    }
+
     /// Ends when the time is over, and never once the limit was lifted.
     pub async fn over(&self, after: Duration) {
         sleep(after).await;
-        if self.0.load(Ordering::Relaxed) {
+        if self.lifted.load(Ordering::Relaxed) {
             std::future::pending::<()>().await;
         }
     }
@@ -68,7 +92,23 @@ pub struct Incoming {
     /// Sends nothing before we ask for it.
     waits_for_leave: bool,
     ndjson: bool,
-    limit: Option<TimeLimit>,
+    allowance: Option<Allowance>,
+    /// What undoing the encoding takes, from the first part on.
+    window: Option<Held>,
+}
+
+/// A body that has come, and what it takes of the budget.
+pub struct Whole {
+    /// All of it.
+    pub bytes: Bytes,
+    _held: Vec<Held>,
+}
+
+impl Deref for Whole {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl<S: Sync> FromRequest<S> for Incoming {
@@ -98,7 +138,8 @@ impl Incoming {
             announced: announced.and_then(|value| value.to_str().ok()?.parse().ok()),
             waits_for_leave: headers.contains_key(header::EXPECT),
             ndjson: is_ndjson(headers),
-            limit: request.extensions().get().cloned(),
+            allowance: request.extensions().get().cloned(),
+            window: None,
             decoded: Decoded::new(encoding, wire(request.into_body())),
         }
     }
@@ -110,30 +151,43 @@ impl Incoming {
 
     /// From here on the request may take as long as its body comes.
     pub fn lift_time_limit(&self) {
-        if let Some(TimeLimit(lifted)) = &self.limit {
-            lifted.store(true, Ordering::Relaxed);
+        if let Some(allowance) = &self.allowance {
+            allowance.lifted.store(true, Ordering::Relaxed);
         }
     }
 
-    /// All of it, at most [`BODY_BYTES_MAX`].
-    pub async fn whole(mut self) -> Result<Bytes, Problem> {
+    /// All of it, at most `most` bytes.
+    pub async fn whole(mut self, most: usize) -> Result<Whole, Problem> {
         let announced = self.announced.unwrap_or(0);
-        if announced > BODY_BYTES_MAX {
+        if announced > most {
             self.discard().await;
-            return Err(too_large());
+            return Err(too_large(most));
         }
         let mut body = Vec::with_capacity(announced.min(PART_BYTES));
+        let mut held = Vec::new();
         loop {
-            let part = self.part().await?;
-            let length = part.len();
+            let length = self.part().await?.len();
             if length == 0 {
-                return Ok(body.into());
+                return Ok(Whole { bytes: body.into(), _held: held });
             }
-            if body.len() + length > BODY_BYTES_MAX {
+            let needed = body.len() + length;
+            if needed > most {
                 self.discard().await;
-                return Err(too_large());
+                return Err(too_large(most));
             }
-            body.extend_from_slice(part);
+            if needed > body.capacity() {
+                // All that was announced at once: two who wait for each other's rest would
+                // both wait in vain.
+                let grown = announced.max(2 * body.capacity());
+                let capacity = needed.max(grown.min(most));
+                let free = body.capacity().max(PART_BYTES);
+                if capacity > free {
+                    held.extend(self.take(capacity - free).await?);
+                }
+                body.reserve_exact(capacity - body.len());
+            }
+            // The same again: nothing was consumed.
+            body.extend_from_slice(&self.part().await?[..length]);
             self.consume(length);
         }
     }
@@ -142,7 +196,22 @@ impl Incoming {
     /// and nothing is lost when the wait for it is given up.
     pub async fn part(&mut self) -> Result<&[u8], Problem> {
         self.waits_for_leave = false;
+        if self.window.is_none() && matches!(self.decoded, Decoded::Zstd(_)) {
+            // Who has sent nothing yet takes nothing yet.
+            self.decoded.wire().fill_buf().await.map_err(broken)?;
+            self.window = self.take(1 << ZSTD_WINDOW_LOG_MAX).await?;
+        }
         self.decoded.part().await.map_err(broken)
+    }
+
+    /// Takes bytes of the budget; who gets none gets the answer.
+    async fn take(&mut self, bytes: usize) -> Result<Option<Held>, Problem> {
+        let Some(allowance) = &self.allowance else { return Ok(None) };
+        let taken = allowance.take(bytes).await;
+        if taken.is_err() {
+            self.discard().await;
+        }
+        taken
     }
 
     /// Takes so many bytes off the front.
@@ -265,8 +334,8 @@ fn broken(error: io::Error) -> Problem {
     }
 }
 
-fn too_large() -> Problem {
-    let detail = format!("the body is larger than {BODY_BYTES_MAX} bytes: split it");
+fn too_large(most: usize) -> Problem {
+    let detail = format!("the body is larger than {most} bytes: make it smaller, or split it");
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
 }
 

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 
-use super::body::Incoming;
+use super::body::{BODY_BYTES_MAX, Incoming};
 use super::problem::Problem;
 use crate::event::is_fhir_id;
 
@@ -21,7 +21,8 @@ impl<S: Sync> FromRequest<S> for Body {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Body, Problem> {
-        Incoming::from_request(request, state).await?.whole().await.map(Body)
+        let body = Incoming::from_request(request, state).await?.whole(BODY_BYTES_MAX).await?;
+        Ok(Body(body.bytes))
     }
 }
 

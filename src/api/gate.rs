@@ -1,7 +1,9 @@
 //! What a request has to pass, and what every answer has.
 //!
-//! Guarantees that a handler runs only for who was let in, within their limits, and for a
-//! bounded time until its answer begins; and that a defect of one handler is one bad answer.
+//! Guarantees that a handler runs only for who was let in, within their limits and their
+//! share of the process, and for a bounded time until its answer begins; that an answer
+//! which is not taken is held within such a share, too; and that a defect of one handler is
+//! one bad answer.
 //! Does not look at what is asked: a handler names its own scope.
 
 use std::any::Any;
@@ -10,29 +12,36 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 
 use super::auth::{Caller, Keys};
-use super::body::{self, TimeLimit};
+use super::body::{self, Allowance};
 use super::limits::Limits;
 use super::problem::Problem;
+use super::shares::{Held, Holder, Shares};
 
 /// The longest that an answer may take to begin.
 const ANSWER_MS_MAX: u64 = 30_000;
+/// How long a question waits for those that its asker has asked before.
+const QUESTION_MS_MAX: u64 = 5_000;
+/// What of an answer is held for nobody's share: about what the system sends by itself.
+const ANSWER_BYTES_FREE: u64 = 64 * 1024;
 
 /// Who is let in, and how often.
 pub struct Gate {
     keys: Keys,
     limits: Limits,
+    shares: Arc<Shares>,
 }
 
 impl Gate {
     /// A gate that nobody has passed.
-    pub fn new(keys: Keys, limits: Limits) -> Gate {
-        Gate { keys, limits }
+    pub fn new(keys: Keys, limits: Limits, shares: Arc<Shares>) -> Gate {
+        Gate { keys, limits, shares }
     }
 
     /// Who calls, by the token of their request.
@@ -57,9 +66,61 @@ impl Gate {
         };
         // Inside the limits: also an answer that came too late, or a defect, is counted and
         // told so, and the time by which it is slowed down is not its own.
-        let answer = pin!(within_time(request, handler));
-        let response = caught(answer).await;
+        let holder = Holder::of(caller);
+        let lends = Some((self.shares.clone(), holder.clone()));
+        let asks = matches!(*request.method(), Method::GET | Method::HEAD);
+        let answer = pin!(async {
+            // Not read any further where there is no place: that would take one, too.
+            let _place = self.shares.requests.lend(&holder, 1)?;
+            let _question = match asks {
+                true => {
+                    let wait = Duration::from_millis(QUESTION_MS_MAX);
+                    Some(self.shares.questions.lend_within(&holder, 1, wait).await?)
+                }
+                false => None,
+            };
+            within_time(request, lends, handler).await
+        });
+        let response = self.held(caught(answer).await, &holder).await;
         Ok(self.limits.answer(asked, response).await)
+    }
+
+    /// The same answer, held for its asker until all of it was sent; or that they hold too
+    /// many of those. What is made while it is sent holds little of itself.
+    async fn held(&self, response: Response, holder: &Holder) -> Response {
+        let bytes = response.body().size_hint().exact().unwrap_or(0);
+        if bytes <= ANSWER_BYTES_FREE {
+            return response;
+        }
+        let held =
+            match self.shares.answers.lend(holder, usize::try_from(bytes).unwrap_or(usize::MAX)) {
+                Ok(held) => held,
+                Err(problem) => return problem.into_response(),
+            };
+        let (parts, body) = response.into_parts();
+        match axum::body::to_bytes(body, usize::MAX).await {
+            Ok(bytes) => {
+                let bytes = Bytes::from_owner(Kept { bytes, _held: held });
+                Response::from_parts(parts, Body::from(bytes))
+            }
+            Err(error) => {
+                tracing::error!(%error, "an answer broke off before it began");
+                let status = StatusCode::INTERNAL_SERVER_ERROR;
+                Problem::new(status, "internal", "the answer broke off: try again").into_response()
+            }
+        }
+    }
+}
+
+/// Bytes of an answer, and the right to hold them.
+struct Kept {
+    bytes: Bytes,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -67,9 +128,10 @@ impl Gate {
 /// lifts the limit, because it reads a body without an end.
 pub async fn within_time(
     mut request: Request,
+    lends: Option<(Arc<Shares>, Holder)>,
     handler: impl AsyncFnOnce(Request) -> Result<Response, Problem>,
 ) -> Result<Response, Problem> {
-    let limit = TimeLimit::default();
+    let limit = Allowance::new(lends);
     request.extensions_mut().insert(limit.clone());
     tokio::select! {
         biased;

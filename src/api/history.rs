@@ -16,6 +16,7 @@ use super::auth::Caller;
 use super::extract::{Params, PatientId, Time};
 use super::patients::{Questions, limit};
 use super::problem::Problem;
+use super::shares::{Held, Holder};
 use super::wire;
 use crate::clock::rfc3339;
 use crate::event::number;
@@ -68,7 +69,8 @@ pub async fn readings(
         device: caller.device.clone(),
     };
     if format != Format::Json {
-        return whole(log, question, &params, format).await;
+        let place = questions.tables.lend(&Holder::of(&caller), 1)?;
+        return whole(log, question, &params, format, place).await;
     }
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
     let (items, next) = match (&params.every, params.points) {
@@ -111,6 +113,7 @@ async fn whole(
     question: Question,
     params: &HistoryParams,
     format: Format,
+    held: Held,
 ) -> Result<Response, Problem> {
     if params.every.is_some() || params.points.is_some() || params.limit.is_some() {
         let detail = "a table has every reading of its time: every, points and limit are for JSON";
@@ -121,7 +124,7 @@ async fn whole(
     if first.is_empty() {
         must_be_known(log, &question).await?;
     }
-    Ok(table::answer(log.clone(), question, first, format))
+    Ok(table::answer(log.clone(), question, first, format, held))
 }
 
 /// The one vital that buckets and charts are of.

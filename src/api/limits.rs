@@ -115,7 +115,7 @@ impl Limits {
 
     /// Counts a request before anything is done: 429 when none is left.
     pub fn request(&self, caller: &Caller) -> Result<Asked<'_>, Problem> {
-        let (Kind { requests, policy }, subject) = (self.kind(caller), subject(caller));
+        let (Kind { requests, policy }, subject) = (self.kind(caller), caller.counted());
         requests.take(&subject, NonZeroU32::MIN, policy)?;
         Ok(Asked { standing: requests.meter.standing(&subject), subject, policy })
     }
@@ -141,7 +141,7 @@ impl Limits {
     pub fn readings(&self, caller: &Caller, count: usize) -> Result<(), Problem> {
         let limit = &self.0.readings;
         match NonZeroU32::new(u32::try_from(count).unwrap_or(u32::MAX)) {
-            Some(count) => limit.take(&subject(caller), count, &self.kind(caller).policy),
+            Some(count) => limit.take(&caller.counted(), count, &self.kind(caller).policy),
             None => Ok(()),
         }
     }
@@ -156,7 +156,7 @@ impl Limits {
         hurry: &CancellationToken,
     ) -> Result<(), Problem> {
         let until = Instant::now() + Duration::from_millis(DUE_MS_MAX);
-        let subject = subject(caller);
+        let subject = caller.counted();
         while let Some(n) = NonZeroU32::new(u32::try_from(count).unwrap_or(u32::MAX))
             && let Err(refused) = self.0.readings.meter.take(&subject, n)
         {
@@ -217,7 +217,7 @@ impl Limit {
         metrics::counter!("vitals_rate_limited_total", "limit" => self.name).increment(1);
         let seconds = wait.as_millis().div_ceil(1_000).max(1) as u64;
         let detail = format!(
-            "{most} {unit} a minute, and {} are left: come again in {seconds} s; {}",
+            "{most} {unit} a minute at each process of vitals, and {} are left: come again in {seconds} s; {}",
             standing.remaining(),
             self.advice
         );
@@ -228,10 +228,6 @@ impl Limit {
             .header(RESET, HeaderValue::from(seconds))
             .header(POLICY, policy.clone()))
     }
-}
-
-fn subject(caller: &Caller) -> Subject {
-    *caller.counted_as.get_or_init(|| Subject::new(&caller.tenant, &caller.subject))
 }
 
 /// Both limits of a caller, each for a window of a minute.

@@ -7,6 +7,7 @@
 mod alerts;
 pub mod auth;
 mod body;
+pub mod connections;
 mod corrections;
 pub mod cors;
 mod deliveries;
@@ -29,6 +30,7 @@ mod readings;
 mod replay;
 pub mod router;
 mod rules;
+pub mod shares;
 mod silences;
 pub mod standing;
 mod stream;

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::auth::Caller;
 use super::extract::{Json, Params, PatientId, Time};
 use super::problem::Problem;
+use super::shares::Share;
 use super::wire;
 use crate::clock::{Clock, rfc3339};
 use crate::event::number;
@@ -30,6 +31,7 @@ const RECORD_BYTES_MAX: usize = 16 * 1024;
 pub struct Questions {
     pub(super) log: Log,
     pub(super) clock: Clock,
+    pub(super) tables: Share,
 }
 
 #[derive(Deserialize)]

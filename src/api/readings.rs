@@ -11,29 +11,24 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::Serialize;
 use serde_json::json;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::auth::Caller;
-use super::body::Incoming;
+use super::body::{BATCH_BYTES_MAX, Incoming};
 use super::limits::Limits;
 use super::ndjson;
 use super::problem::Problem;
+use super::shares::{Holder, Share};
 use crate::clock::Clock;
 use crate::event::Event;
 use crate::ingest::{Ingest, ParseError, Parsed, Rejected, Sender, Stored, parse};
-
-/// Streams that a process reads at one time. Two chunks of each may be in memory, some
-/// hundred kilobytes, and of a zstd stream its window (`body::ZSTD_WINDOW_LOG_MAX`).
-const STREAMS_MAX: usize = 256;
 
 /// What the route stands on.
 pub struct Door {
     pub(super) ingest: Ingest,
     pub(super) clock: Clock,
     pub(super) limits: Limits,
-    /// Room for streams.
-    streams: Semaphore,
+    uploads: Share,
     /// Ends streams.
     pub(super) stop: CancellationToken,
 }
@@ -49,18 +44,22 @@ pub async fn store(
         return Err(refused);
     }
     if body.is_ndjson() {
-        let Ok(_room) = door.streams.try_acquire() else {
-            body.discard().await;
-            let detail = format!("{STREAMS_MAX} streams are open: try again, or send arrays");
-            return Err(Problem::unavailable("too_many_streams", detail));
+        let _place = match door.uploads.lend(&Holder::of(&caller), 1) {
+            Ok(place) => place,
+            Err(refused) => {
+                body.discard().await;
+                return Err(refused);
+            }
         };
         // Boxed, as what is rare: it is larger than all that an array needs.
         return Box::pin(ndjson::store(&door, &caller, body)).await;
     }
-    let body = body.whole().await?;
+    let body = body.whole(BATCH_BYTES_MAX).await?;
     let (now, archived) = (door.clock.now(), door.ingest.archived());
     let Parsed { events, rejected } =
         parse(&body, &caller.tenant, caller.narrowing(), now, &archived).map_err(refuse)?;
+    // Others may need what it took of the budget while this one waits for its commit.
+    drop(body);
     door.limits.readings(&caller, events.len() + rejected.len())?;
     let stored =
         if events.is_empty() { Stored::default() } else { door.ingest.store(events).await? };
@@ -69,8 +68,14 @@ pub async fn store(
 
 impl Door {
     /// A door without streams.
-    pub fn new(ingest: Ingest, clock: Clock, limits: Limits, stop: CancellationToken) -> Door {
-        Door { ingest, clock, limits, streams: Semaphore::new(STREAMS_MAX), stop }
+    pub fn new(
+        ingest: Ingest,
+        clock: Clock,
+        limits: Limits,
+        uploads: Share,
+        stop: CancellationToken,
+    ) -> Door {
+        Door { ingest, clock, limits, uploads, stop }
     }
 
     /// Counts some lines of a stream and stores the readings among them. Its sender can

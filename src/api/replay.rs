@@ -1,11 +1,10 @@
 //! `GET /patients/{patient_id}/replay`: a patient's past as it was, by Server-Sent Events.
 //!
 //! Guarantees that each event carries the place from which it can be resumed without loss
-//! or repeat, and constant memory: a page of events, for at most [`REPLAYS_MAX`] replays.
+//! or repeat, and constant memory: a page of events, for each replay that has a place.
 //! A client that takes nothing for too long is told that it lags and let go. Does not
 //! catch up by hurrying: who lags comes back with `Last-Event-ID`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_stream::stream;
@@ -17,13 +16,13 @@ use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::auth::Caller;
 use super::extract::{Params, PatientId, Time};
 use super::problem::Problem;
+use super::shares::{Holder, Share};
 use super::stream::{render, silence, sse};
 use crate::clock::Clock;
 use crate::log::Log;
@@ -32,25 +31,16 @@ use crate::query::{END_OF_TIME, state as states};
 
 /// The slowest replay, and the fastest that is still timed; beyond it, ask for `max`.
 const SPEED: std::ops::RangeInclusive<f64> = 0.001..=1_000_000.0;
-/// Replays of a process.
-const REPLAYS_MAX: usize = 200;
 /// How long a client may take nothing before it is let go.
 const STALL_MS_MAX: u64 = 10_000;
 
 /// What this route stands on.
 #[derive(Clone)]
 pub struct Past {
-    log: Log,
-    clock: Clock,
-    stop: CancellationToken,
-    room: Arc<Semaphore>,
-}
-
-impl Past {
-    /// Of this log, until the process stops.
-    pub fn new(log: Log, clock: Clock, stop: CancellationToken) -> Past {
-        Past { log, clock, stop, room: Arc::new(Semaphore::new(REPLAYS_MAX)) }
-    }
+    pub(super) log: Log,
+    pub(super) clock: Clock,
+    pub(super) stop: CancellationToken,
+    pub(super) places: Share,
 }
 
 #[derive(Deserialize)]
@@ -77,20 +67,17 @@ pub async fn replay(
         from: params.from.map_or(DateTime::UNIX_EPOCH, |t| t.0),
         to: params.to.map_or(END_OF_TIME, |t| t.0),
         known_at: params.known_at.map(|t| t.0),
-        after: headers.get("last-event-id").map(|id| place(id.to_str().ok())).transpose()?,
+        after: headers.get("last-event-id").map(|id| place_of(id.to_str().ok())).transpose()?,
     };
     if !states::is_known(&past.log, &caller.tenant, &patient_id).await? {
         return Err(Problem::not_found("patient"));
     }
     check(&past.log, &caller.tenant, &patient_id, range.clone()).await?;
-    let room = past.room.clone().try_acquire_owned().map_err(|_| {
-        let detail = format!("{REPLAYS_MAX} replays are open on this server: try again");
-        Problem::unavailable("too_many_streams", detail)
-    })?;
+    let place = past.places.lend(&Holder::of(&caller), 1)?;
     let events = replayed(past.log.clone(), caller.tenant.to_string(), patient_id, range);
     let (asked_by, clock) = (caller.clone(), past.clock.clone());
     let events = stream! {
-        let _room = room;
+        let _place = place;
         let mut events = std::pin::pin!(events);
         let mut pace = Pace::new(speed);
         while let Some(next) = events.next().await {
@@ -170,7 +157,7 @@ impl Pace {
 }
 
 /// The place after an event: what its id says.
-fn place(id: Option<&str>) -> Result<(DateTime<Utc>, i64), Problem> {
+fn place_of(id: Option<&str>) -> Result<(DateTime<Utc>, i64), Problem> {
     let parts = id.and_then(|id| id.split_once('-'));
     let place = parts.and_then(|(micros, position)| {
         let at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;

@@ -19,6 +19,7 @@ use super::front::Front;
 use super::gate::{self, Gate};
 use super::limits::Limits;
 use super::problem::Problem;
+use super::shares::Shares;
 use super::standing::Standing;
 use super::{
     alerts, corrections, deliveries, devices, diff, health, history, jobs, openapi, page,
@@ -43,6 +44,8 @@ pub struct Api {
     pub keys: Keys,
     /// How often.
     pub limits: Limits,
+    /// How much at one time.
+    pub shares: Arc<Shares>,
     /// The time.
     pub clock: Clock,
     /// How webhooks are called.
@@ -63,12 +66,17 @@ pub struct Api {
 
 /// All routes, and the short way to one of them.
 pub fn router(api: Api) -> Front {
-    let questions = patients::Questions { log: api.log.clone(), clock: api.clock.clone() };
+    let shares = api.shares;
+    let questions = patients::Questions {
+        log: api.log.clone(),
+        clock: api.clock.clone(),
+        tables: shares.tables.clone(),
+    };
     let standing = api.standing.clone();
 
-    let door =
-        readings::Door::new(api.ingest, api.clock.clone(), api.limits.clone(), api.stop.clone());
-    let door = Arc::new(door);
+    let uploads = shares.uploads.clone();
+    let (clock, limits, stop) = (api.clock.clone(), api.limits.clone(), api.stop.clone());
+    let door = Arc::new(readings::Door::new(api.ingest, clock, limits, uploads, stop));
     let senders = Router::new().route("/readings", post(readings::store)).with_state(door.clone());
     let dashboards = Router::new()
         .route("/patients", get(patients::list))
@@ -80,12 +88,17 @@ pub fn router(api: Api) -> Front {
         .route("/devices", get(devices::list))
         .route("/devices/{id}", get(devices::get))
         .with_state(questions.clone());
-    let streams = Router::new()
-        .route("/stream", get(stream::live))
-        .with_state(stream::Feed { live: api.live, clock: api.clock.clone() });
-    let past = Router::new()
-        .route("/patients/{patient_id}/replay", get(replay::replay))
-        .with_state(replay::Past::new(api.log.clone(), api.clock.clone(), api.stop));
+    let feed =
+        stream::Feed { live: api.live, clock: api.clock.clone(), places: shares.streams.clone() };
+    let streams = Router::new().route("/stream", get(stream::live)).with_state(feed);
+    let past = replay::Past {
+        log: api.log.clone(),
+        clock: api.clock.clone(),
+        stop: api.stop,
+        places: shares.replays.clone(),
+    };
+    let past =
+        Router::new().route("/patients/{patient_id}/replay", get(replay::replay)).with_state(past);
     let nurses = Router::new()
         .route("/alerts", get(alerts::list))
         .route("/alerts/{id}", get(alerts::get))
@@ -96,7 +109,7 @@ pub fn router(api: Api) -> Front {
         .route("/alerts/{id}/ack", post(alerts::acknowledge))
         .with_state(questions.clone())
         .method_not_allowed_fallback(method_not_allowed);
-    let gate = Arc::new(Gate::new(api.keys, api.limits));
+    let gate = Arc::new(Gate::new(api.keys, api.limits, shares));
     let links = Links { links: api.links, clock: api.clock.clone() };
     let answering = answering
         .route_layer(middleware::from_fn(parameters::known_only))
@@ -218,7 +231,7 @@ async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Pr
 }
 
 async fn open_to_all(request: Request, next: Next) -> Result<Response, Problem> {
-    gate::within_time(request, async |request| Ok(next.run(request).await)).await
+    gate::within_time(request, None, async |request| Ok(next.run(request).await)).await
 }
 
 async fn answered(State(standing): State<Standing>, request: Request, next: Next) -> Response {

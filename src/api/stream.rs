@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use super::auth::Caller;
 use super::extract::Params;
 use super::problem::Problem;
+use super::shares::{Holder, Share};
 use super::wire;
 use crate::clock::Clock;
 use crate::event::Recorded;
@@ -35,6 +36,7 @@ const KEEP_ALIVE_MS: u64 = 5_000;
 pub struct Feed {
     pub(super) live: Live,
     pub(super) clock: Clock,
+    pub(super) places: Share,
 }
 
 #[derive(Deserialize)]
@@ -56,9 +58,11 @@ pub async fn live(
         .map(|value| Place::parse(value.to_str().unwrap_or_default(), feed.live.shards()))
         .transpose()
         .map_err(|error| Problem::unreadable("invalid_last_event_id", error.to_string()))?;
+    let place = feed.places.lend(&Holder::of(&caller), 1)?;
     let (start, events) = feed.live.subscribe(&caller.tenant, resume).await.map_err(refuse)?;
     let (asked_by, clock) = (caller.clone(), feed.clock);
     let events = stream! {
+        let _place = place;
         let mut events = std::pin::pin!(events);
         // So that a client which is cut off before its first event can resume.
         yield Event::default().id(start.to_string()).comment("from here");

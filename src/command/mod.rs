@@ -7,6 +7,7 @@ mod archive;
 mod backtest;
 mod database;
 mod demo;
+mod descriptors;
 mod import;
 mod parked;
 mod progress;

@@ -7,19 +7,14 @@
 //! by itself, with an error, when a task of its own panics and when the embedded database
 //! does not come back.
 
-use std::future::IntoFuture;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::ServiceExt;
-use axum::serve::ListenerExt;
 use clap::Args;
 use metrics_exporter_prometheus::PrometheusHandle;
-#[cfg(target_os = "linux")]
-use rustix::net::sockopt::set_tcp_user_timeout;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -28,12 +23,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::database::Database;
-use super::{Error, secret};
+use super::{Error, descriptors, secret};
 use crate::api::auth::Keys;
 use crate::api::cors::Origins;
 use crate::api::limits::{Limits, Rates};
+use crate::api::shares::Shares;
 use crate::api::standing::Standing;
-use crate::api::{Api, operators, router};
+use crate::api::{Api, connections, operators, router};
 use crate::clock::Clock;
 use crate::config::{Common, Role, Serving};
 use crate::consumer::{self, Consumer};
@@ -72,9 +68,6 @@ const REBUILD_PAUSE_SECONDS: u64 = 10;
 const AHEAD_SECONDS: u64 = 3_600;
 /// How long a month that came back is still refused, at most.
 const ARCHIVED_SECONDS: u64 = 10;
-/// How long a client may take nothing of what was sent to it before its connection is cut.
-#[cfg(target_os = "linux")]
-const UNTAKEN_MS_MAX: u32 = 30_000;
 /// How often the metrics forget what nobody scraped.
 const METRICS_UPKEEP_MS: u64 = 5_000;
 
@@ -177,7 +170,7 @@ pub struct Server {
     draining: CancellationToken,
     stop: CancellationToken,
     tasks: Tasks,
-    http: JoinHandle<std::io::Result<()>>,
+    http: JoinHandle<()>,
 }
 
 impl Server {
@@ -193,6 +186,7 @@ impl Server {
             .await
             .map_err(|error| format!("cannot listen on {}: {error}", serving.listen))?;
         let address = listener.local_addr()?;
+        let connections_max = descriptors::connections(serving.connections as usize);
         let metrics = telemetry::metrics()?;
         let log = database.log(common, database.pool(QUESTION_CONNECTIONS_MAX)).await?;
         let (stop, tasks) = (CancellationToken::new(), Tasks::default());
@@ -230,6 +224,7 @@ impl Server {
             let live = Live::start(&log, &tasks, &stop);
             let limits = Limits::new(rates(serving));
             tasks.spawn_until("the limits' upkeep", &stop, limits.clone().forget());
+            let shares = Arc::new(Shares::new(connections_max));
             let (clock, stop) = (Clock::system(), stop.clone());
             let Webhooks { lines, links } = webhooks;
             let origins = Origins::new(&serving.cors_origin);
@@ -240,6 +235,7 @@ impl Server {
                 live,
                 keys,
                 limits,
+                shares,
                 clock,
                 lines,
                 links,
@@ -252,21 +248,7 @@ impl Server {
         } else {
             operators(log, Clock::system(), metrics, standing).into()
         };
-        let listener = listener.tap_io(|stream| {
-            // An answer is one small packet: it must not wait for a second one.
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "TCP_NODELAY was not set");
-            }
-            // Who takes nothing of what was sent is gone, or as good as: its connection
-            // must not keep a stream's place. Elsewhere TCP itself gives up, later.
-            #[cfg(target_os = "linux")]
-            if let Err(error) = set_tcp_user_timeout(&*stream, UNTAKEN_MS_MAX) {
-                tracing::debug!(%error, "TCP_USER_TIMEOUT was not set");
-            }
-        });
-        let until = stop.clone().cancelled_owned();
-        let served = axum::serve(listener, front.into_make_service()).with_graceful_shutdown(until);
-        let http = tokio::spawn(served.into_future());
+        let http = tokio::spawn(connections::serve(listener, front, connections_max, stop.clone()));
         Ok(Server { address, draining, stop, tasks, http })
     }
 
@@ -285,7 +267,7 @@ impl Server {
             served
         };
         match tokio::time::timeout(limit, all).await {
-            Ok(served) => Ok(served??),
+            Ok(served) => Ok(served?),
             Err(_) => {
                 // What is not finished was not acknowledged, or is in the log.
                 tracing::warn!("some work did not end in time; the log has what it acknowledged");

@@ -30,7 +30,7 @@ const WINDOWS_HELD_MAX: usize = 32;
 const PACE_MS: u64 = 20;
 
 /// Subscribers of one process.
-pub const SUBSCRIBERS_MAX: usize = 1_000;
+pub const SUBSCRIBERS_MAX: usize = 2_000;
 /// How far back a subscriber may resume; beyond that it is cheaper to begin anew.
 const RESUME_POSITIONS_MAX: i64 = 1_000_000;
 

@@ -217,7 +217,9 @@ async fn at_the_limit_nothing_is_done_and_later_it_is() {
         let problem: Value = answer.json().await.unwrap();
         assert_eq!((&problem["code"], &problem["status"]), (&json!("rate_limited"), &json!(429)));
         let detail = problem["detail"].as_str().unwrap();
-        let says = format!("20 requests a minute, and 0 are left: come again in {wait} s");
+        let says = format!(
+            "20 requests a minute at each process of vitals, and 0 are left: come again in {wait} s"
+        );
         assert!(detail.starts_with(&says), "{detail}");
     }
     // By now one may have flowed back. What is told then holds.

@@ -357,7 +357,14 @@ async fn more_streams_than_may_be_open_are_told_to_come_again() {
     let pool = database.pool();
     let mut open = Vec::new();
     for n in 0..OPEN {
-        let mut upload = Upload::of_lines(&server).await;
+        // Of many who send: one alone may not have all of them.
+        let token = server.token_with(|claims| {
+            claims["tenant"] = format!("ward-{}", n % 4).into();
+            claims["sub"] = format!("gateway-{}", n % 32).into();
+            claims["scope"] = "readings:write".into();
+        });
+        let headers = "content-type: application/x-ndjson\r\n";
+        let mut upload = Upload::begin_as(&server, &token, headers).await;
         upload.send(lines([n])).await;
         open.push(upload);
     }

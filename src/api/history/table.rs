@@ -22,6 +22,7 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 
 use super::format::Format;
+use crate::api::shares::Held;
 use crate::api::wire;
 use crate::clock::rfc3339;
 use crate::event::number;
@@ -48,9 +49,16 @@ const SCHEMA: &str = "message readings {
     required int64 recorded_at (TIMESTAMP(MICROS, true));
 }";
 
-/// The answer; `first` is its first page, which was asked for before it begins.
-pub fn answer(log: Log, question: Question, first: Vec<Newest>, format: Format) -> Response {
-    let rows = pages(log, question.clone(), first);
+/// The answer; `first` is its first page, which was asked for before it begins, and `place`
+/// is held to its end.
+pub fn answer(
+    log: Log,
+    question: Question,
+    first: Vec<Newest>,
+    format: Format,
+    place: Held,
+) -> Response {
+    let rows = pages(log, question.clone(), first, place);
     let body = match format {
         Format::Parquet => Body::from_stream(as_parquet(question.patient_id, rows)),
         _ => Body::from_stream(as_lines(question.patient_id, rows, format)),
@@ -70,8 +78,10 @@ fn pages(
     log: Log,
     question: Question,
     first: Vec<Newest>,
+    place: Held,
 ) -> impl Stream<Item = Result<Vec<Newest>, Unanswered>> + Send {
     try_stream! {
+        let _place = place;
         let mut rows = first;
         loop {
             let full = rows.len() as i64 == READINGS_PER_PAGE;

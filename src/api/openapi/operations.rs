@@ -38,12 +38,16 @@ pub type Refusals = &'static [(u16, &'static str)];
 
 /// Of every operation.
 pub const EVERY: Refusals = &[
-    (400, "invalid_query unknown_parameter"),
+    (400, "invalid_query unknown_parameter ambiguous_authorization"),
     (401, "unauthorised"),
     (403, "scope_missing"),
-    (429, "rate_limited"),
+    (429, "rate_limited too_many_requests answer_budget_used"),
     (500, "internal"),
-    (503, "database_unavailable keys_unavailable timeout"),
+    (
+        503,
+        "database_unavailable keys_unavailable timeout too_many_connections too_many_requests \
+         answer_budget_used",
+    ),
 ];
 /// Of every operation that takes a body.
 pub const BODY: Refusals = &[
@@ -52,6 +56,8 @@ pub const BODY: Refusals = &[
     (413, "body_too_large"),
     (415, "encoding_not_supported"),
     (422, "invalid_body"),
+    (429, "body_budget_used"),
+    (503, "body_budget_used"),
 ];
 /// What a patient or device is named in, or the token is narrowed to.
 const NARROW: Refusals = &[(403, "outside_token")];
@@ -60,7 +66,10 @@ const FOUND: Refusals = &[(404, "not_found")];
 const PAGED: Refusals = &[(400, "invalid_limit invalid_cursor")];
 const KEPT: Refusals = &[(410, "month_archived")];
 const APPENDS: Refusals = &[(503, "log_unavailable")];
-const STREAM: Refusals = &[(400, "invalid_last_event_id"), (503, "too_many_streams")];
+const STREAM: Refusals =
+    &[(400, "invalid_last_event_id"), (429, "too_many_streams"), (503, "too_many_streams")];
+/// A whole history as a table.
+const TABLE: Refusals = &[(429, "too_many_tables"), (503, "too_many_tables")];
 const STATE: Refusals = &[(400, "invalid_state")];
 const TEXT: Refusals = &[(422, "invalid_text")];
 const REASON: Refusals = &[(400, "invalid_reason")];
@@ -89,6 +98,7 @@ const READINGS: Refusals = &[
          measured_in_future measured_too_early month_archived context_not_an_object context_too_large \
          invalid_context not_utf8 unreadable_json line_too_long",
     ),
+    (429, "too_many_streams"),
     (503, "log_unavailable queue_full too_many_streams stopping"),
 ];
 const RETRACTION: Refusals =
@@ -230,7 +240,7 @@ pub const OPERATIONS: &[Operation] = &[
         .answers(&[(200, "RecordOf")]).refuses(&[PATIENT, RECORD, APPENDS]),
     on("get", "/patients/{patient_id}/readings", R, "History: a page, buckets, points, or by `Accept` a whole table")
         .query(&["vital", "from", "to", "every", "points", "limit<=10000", "cursor"]).tagged(&[(200, "History")]).also_as(&[CSV, NDJSON, PARQUET])
-        .refuses(&[PAGED, PATIENT, FOUND, KEPT, &[(400, "unknown_vital vital_required every_or_points invalid_every invalid_points whole_table"), (406, "not_acceptable"), (422, "too_many_readings")]]),
+        .refuses(&[PAGED, PATIENT, FOUND, KEPT, &[(400, "unknown_vital vital_required every_or_points invalid_every invalid_points whole_table"), (406, "not_acceptable"), (422, "too_many_readings")], TABLE]),
     on("get", "/patients/{patient_id}/diff", R, "What was known at a moment against what is known of it now").query(&["asOf", "knownAt", "from", "limit<=10000", "cursor"])
         .tagged(&[(200, "Diff")]).refuses(&[PAGED, PATIENT, FOUND, KEPT, &[(400, "as_of_required")]]),
     on("post", "/patients/{patient_id}/readings/retract", "readings:correct", "A reading was entered in error").body("Retraction")

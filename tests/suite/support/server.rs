@@ -78,6 +78,27 @@ impl Server {
         Server::start_in(&scratch_dir(), Some(&database.url), arguments).await
     }
 
+    /// Serves under limits of the system, as the shell sets them: `ulimit -n 1024`.
+    pub async fn start_under(database: &Database, limits: &str, arguments: &[&str]) -> Server {
+        let dir = scratch_dir();
+        let plain = command(&dir, Some(&database.url));
+        let mut shell = Command::new("sh");
+        shell
+            .arg("-c")
+            .arg(format!("{limits}; exec \"$0\" \"$@\""))
+            .arg(plain.as_std().get_program());
+        for (key, value) in plain.as_std().get_envs() {
+            match value {
+                Some(value) => shell.env(key, value),
+                None => shell.env_remove(key),
+            };
+        }
+        shell.current_dir(&dir).kill_on_drop(true);
+        let arguments = [&["--allow-webhook-net", "127.0.0.0/8"], arguments].concat();
+        let started = Server::spawn(shell, &dir, &arguments).await;
+        started.unwrap_or_else(|said| panic!("vitals did not get ready under {limits}: {said}"))
+    }
+
     /// Serves from a data directory: without a URL, on an embedded database there.
     pub async fn start_in(
         data_dir: &Path,

@@ -67,7 +67,7 @@ impl Upload {
             answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer}"));
         let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
         let retry = head.to_lowercase().contains("\r\nretry-after: ");
-        assert_eq!(status == 503, retry, "{head}");
+        assert_eq!([429, 503].contains(&status), retry, "{head}");
         (status, serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {body}")))
     }
 }
