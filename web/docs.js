@@ -98,13 +98,15 @@ async function show() {
   if (!answer.ok) throw new Error(`${answer.status} from /api/v1/openapi.json`);
   const api = await answer.json();
   place.replaceChildren();
-  let tag = null;
+  const sections = new Map();
   for (const [path, item] of Object.entries(api.paths)) {
     for (const method of METHODS.filter((method) => item[method])) {
-      if (item[method].tags[0] !== tag) place.append(element("h2", (tag = item[method].tags[0])));
-      place.append(operation(api, method, path, item[method]));
+      const tag = item[method].tags[0];
+      if (!sections.has(tag)) sections.set(tag, element("section", element("h2", tag)));
+      sections.get(tag).append(operation(api, method, path, item[method]));
     }
   }
+  place.append(...sections.values());
 }
 
 show().catch((error) => {

@@ -70,12 +70,16 @@ pub fn document() -> Value {
 }
 
 /// The names of an operation's query parameters, by the path that the router has it under.
-/// None for what is not described.
-pub fn parameters_of(method: &str, path: &str) -> Vec<&'static str> {
+/// Of a path that is not described there are none; of a method that its path does not take
+/// it cannot be said.
+pub fn parameters_of(method: &str, path: &str) -> Option<Vec<&'static str>> {
     let path = path.strip_prefix("/api/v1").unwrap_or_default();
-    let is_meant = |of: &&Operation| of.path == path && of.method.eq_ignore_ascii_case(method);
-    let meant = OPERATIONS.iter().find(is_meant);
-    meant.into_iter().flat_map(|of| of.query).map(|text| parameter_name(text)).collect()
+    let mut of_path = OPERATIONS.iter().filter(|of| of.path == path).peekable();
+    if of_path.peek().is_none() {
+        return Some(Vec::new());
+    }
+    let meant = of_path.find(|of| of.method.eq_ignore_ascii_case(method));
+    meant.map(|of| of.query.iter().map(|text| parameter_name(text)).collect())
 }
 
 /// The shapes, each with its example, and the lists of them that are answered.
