@@ -112,6 +112,10 @@ impl Hospital {
         self.call("POST", path, Some(body)).await
     }
 
+    pub async fn put(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.call("PUT", path, Some(body)).await
+    }
+
     pub async fn patch(&self, path: &str, body: &Value) -> (u16, Value) {
         self.call("PATCH", path, Some(body)).await
     }
