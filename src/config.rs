@@ -39,6 +39,16 @@ pub struct Common {
         hide_env_values = true
     )]
     pub database_url: Option<String>,
+    /// The same PostgreSQL as the owner of the log, who migrates, rebuilds and archives; then
+    /// --database-url is the role of the service, which appends and folds and no more
+    #[arg(
+        long,
+        global = true,
+        env = "VITALS_OWNER_DATABASE_URL",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    pub owner_database_url: Option<String>,
     /// How long a start waits for a database that is away, as 30s; then it is an error
     /// [default: 30s for serve, no time for other commands]
     #[arg(long, global = true, env = "VITALS_DATABASE_WAIT", value_name = "TIME", value_parser = duration)]

@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::{Body, HttpBody};
 use axum::extract::{OriginalUri, Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
@@ -27,15 +28,17 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::ingest::Ingest;
-use crate::log::Log;
+use crate::log::{Log, wall};
 use crate::query::live::Live;
 use crate::webhook::ack::AckLinks;
 use crate::webhook::line::Lines;
 
 /// What the API stands on.
 pub struct Api {
-    /// The truth.
+    /// The truth, for what is nobody's question.
     pub log: Log,
+    /// The truth as it answers somebody: the rows of their tenant.
+    pub questions: Log,
     /// The door.
     pub ingest: Ingest,
     /// The log as it grows.
@@ -68,7 +71,7 @@ pub struct Api {
 pub fn router(api: Api) -> Front {
     let shares = api.shares;
     let questions = patients::Questions {
-        log: api.log.clone(),
+        log: api.questions.clone(),
         clock: api.clock.clone(),
         tables: shares.tables.clone(),
     };
@@ -92,7 +95,7 @@ pub fn router(api: Api) -> Front {
         stream::Feed { live: api.live, clock: api.clock.clone(), places: shares.streams.clone() };
     let streams = Router::new().route("/stream", get(stream::live)).with_state(feed);
     let past = replay::Past {
-        log: api.log.clone(),
+        log: api.questions.clone(),
         clock: api.clock.clone(),
         stop: api.stop,
         places: shares.replays.clone(),
@@ -142,7 +145,7 @@ pub fn router(api: Api) -> Front {
         .route("/deliveries/{id}", get(deliveries::get))
         .route("/deliveries/{id}/replay", post(deliveries::replay))
         .with_state(webhooks::Registry {
-            log: api.log.clone(),
+            log: api.questions,
             lines: api.lines,
             clock: api.clock.clone(),
         });
@@ -204,8 +207,14 @@ async fn handled(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
+    let tenant = caller.tenant.clone();
     request.extensions_mut().insert(caller);
-    Ok(next.run(request).await)
+    let answer = wall::within(tenant.clone(), next.run(request)).await;
+    // What is not whole yet asks on while it is sent.
+    if answer.body().size_hint().exact().is_some() {
+        return Ok(answer);
+    }
+    Ok(answer.map(|body| Body::from_stream(wall::within_stream(tenant, body.into_data_stream()))))
 }
 
 /// What every process answers, whatever its roles.

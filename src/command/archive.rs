@@ -44,8 +44,8 @@ pub async fn run(common: &Common, options: &Options) -> Result<ExitCode, Error> 
     let place = Place::make(&options.to, &Access::from(&options.buckets))?;
     let database = Database::open(common).await?;
     let archived = async {
-        let log = Log::open(database.patient_pool(5), common.shards).await?;
-        projection::install(&log).await?;
+        let log = database.log(common, database.owner_pool(5)).await?;
+        projection::renew(&log).await?;
         // What no worker has folded yet could not be folded any more.
         projection::catch_up(&log).await?;
         archive(&log, &place, options.before).await

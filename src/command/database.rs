@@ -1,4 +1,8 @@
 //! Opening the database: the one that was named, or the embedded one.
+//!
+//! Guarantees that where there is an owner of the log beside the service, only migrations,
+//! rebuilds and archives run as it, on connections that are closed soon after; and that
+//! questions of somebody see the rows of their tenant only.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,6 +15,8 @@ use tokio::time::timeout;
 use super::{Error, reach};
 use crate::config::Common;
 use crate::embedded::{Away, Embedded, Watch};
+use crate::log::roles::{self, Identity, SERVICE, TENANT};
+use crate::log::wall::put_up;
 use crate::log::{Log, is_idle};
 use crate::projection;
 
@@ -21,6 +27,8 @@ const UNTESTED_MS_MAX: u64 = 1_000;
 /// The longest question.
 const STATEMENT_SECONDS_MAX: u32 = 60;
 
+/// An owner's connection that nobody uses is closed after this.
+const OWNER_IDLE_MS_MAX: u64 = 5_000;
 /// How long the embedded database may take to stop before it is left to itself.
 const STOP_MS_MAX: u64 = 1_800;
 /// How much of that may pass until all connections are given back.
@@ -39,7 +47,12 @@ const STEADY: [(&str, &str); 2] =
 
 /// An open database.
 pub struct Database {
+    /// The service's.
     options: PgConnectOptions,
+    /// Of who migrates; the service's, if there is nobody else.
+    owner: PgConnectOptions,
+    /// Who the service is.
+    service: Option<Identity>,
     /// All that were made, to be closed before the server stops.
     pools: Mutex<Vec<PgPool>>,
     embedded: Option<(Arc<Embedded>, Watch)>,
@@ -48,30 +61,60 @@ pub struct Database {
 impl Database {
     /// Connects once, so that what is wrong is said now and clearly.
     pub async fn open(common: &Common) -> Result<Database, Error> {
-        let (options, embedded) = match &common.database_url {
-            Some(url) => (reach::options(url)?, None),
+        let (owner, embedded) = match &common.database_url {
+            Some(url) => (reach::options(common.owner_database_url.as_ref().unwrap_or(url))?, None),
+            None if common.owner_database_url.is_some() => {
+                return Err(
+                    "--owner-database-url goes with --database-url, which the service uses".into(),
+                );
+            }
             None => {
                 let embedded = Arc::new(Embedded::start(&common.data_dir).await?);
                 let watch = embedded.watch(common.database_away);
                 (embedded.connect_options(), Some((embedded, watch)))
             }
         };
-        let options = options
-            .application_name("vitals")
-            .options([
-                // A machine that vanishes in the middle of an append must not keep its shard.
-                ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
-                // Compiling our statements takes longer than running them.
-                ("jit", "off"),
-            ])
-            .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(5));
-        let database = Database { options, pools: Mutex::default(), embedded };
-        match reach::reach(&database.options, common.database_wait.unwrap_or_default()).await {
-            Ok(()) => Ok(database),
+        let service = match &common.database_url {
+            None => owner.clone().username(SERVICE),
+            Some(url) => reach::options(url)?,
+        };
+        let has_owner = embedded.is_some() || common.owner_database_url.is_some();
+        let (options, owner) = (of_ours(service), of_ours(owner));
+        let mut database =
+            Database { options, owner, service: None, pools: Mutex::default(), embedded };
+        match database.meet(has_owner, common.database_wait.unwrap_or_default()).await {
+            Ok(service) => {
+                database.service = Some(service);
+                Ok(database)
+            }
             Err(error) => {
                 database.close().await?;
                 Err(error)
             }
+        }
+    }
+
+    /// Reaches the database as the owner, makes the service's role where that may be done
+    /// and is missing, and reaches it as the service. Who that is.
+    async fn meet(&self, has_owner: bool, wait: Duration) -> Result<Identity, Error> {
+        let owner = reach::reach(&self.owner, wait).await?;
+        if !has_owner {
+            return Ok(owner);
+        }
+        if owner.makes_roles {
+            roles::make(&mut self.owner.connect().await?).await?;
+        }
+        reach::reach(&self.options, wait).await
+    }
+
+    /// Says so if the service could do more than it has to.
+    pub fn warn_of_rights(&self) {
+        if let Some(service) = self.service.as_ref().filter(|service| service.may_rewrite) {
+            tracing::warn!(
+                role = service.name,
+                "the database role of this service owns the log, and could rewrite it: give it one \
+                 of its own (--owner-database-url; docs/database.md)"
+            );
         }
     }
 
@@ -92,6 +135,32 @@ impl Database {
     /// Connections for those who ask and append.
     pub fn pool(&self, connections: u32) -> PgPool {
         self.kept(connect(self.prompt_options(), connections))
+    }
+
+    /// Connections for questions of somebody: behind the wall, where there is one.
+    pub fn tenant_pool(&self, connections: u32) -> PgPool {
+        let walled = |service: &Identity| service.is_walled && !service.may_rewrite;
+        if !self.service.as_ref().is_some_and(walled) {
+            return self.pool(connections);
+        }
+        let options = self.prompt_options().options([("role", TENANT)]);
+        let pool = tested(connections)
+            .after_connect(|connection, _| Box::pin(put_up(connection)))
+            .before_acquire(|connection, used| {
+                Box::pin(async move {
+                    if used.idle_for >= Duration::from_millis(UNTESTED_MS_MAX) {
+                        is_idle(connection).await?;
+                    }
+                    put_up(connection).await.map(|()| true)
+                })
+            });
+        self.kept(pool.connect_lazy_with(options))
+    }
+
+    /// Connections as the owner of the log, for who migrates, rebuilds and archives.
+    pub fn owner_pool(&self, connections: u32) -> PgPool {
+        let pool = tested(connections).idle_timeout(Duration::from_millis(OWNER_IDLE_MS_MAX));
+        self.kept(pool.connect_lazy_with(self.owner.clone()))
     }
 
     /// Connections for those who do nothing but append; they keep theirs while there is
@@ -139,9 +208,26 @@ impl Database {
     /// rebuilt by the workers, while the old ones serve.
     pub async fn log(&self, common: &Common, pool: PgPool) -> Result<Log, Error> {
         // A migration may take longer than a question.
-        let log = Log::open(self.patient_pool(2), common.shards).await?;
-        projection::create(&log).await?;
+        let owner = self.owner_pool(2);
+        let log = Log::open(owner.clone(), common.shards).await?;
+        projection::create(&log).await.map_err(|error| self.lacking(error))?;
+        let owner = roles::identity(&mut *owner.acquire().await?).await?;
+        if owner.may_rewrite {
+            roles::share(log.pool()).await?;
+        }
         Ok(log.with_pool(pool))
+    }
+
+    /// What the service may not do, its owner has to.
+    fn lacking(&self, error: sqlx::Error) -> Error {
+        const INSUFFICIENT_PRIVILEGE: &str = "42501";
+        let code = error.as_database_error().and_then(|error| error.code());
+        if code.as_deref() != Some(INSUFFICIENT_PRIVILEGE) {
+            return error.into();
+        }
+        let why = "this version has projections that the database lacks, and its service's role may not \
+                   make them: run vitals migrate --owner-database-url URL as the owner of the log";
+        why.into()
     }
 
     /// Ends our use of it.
@@ -173,9 +259,26 @@ impl Database {
     }
 }
 
+/// What all connections have.
+fn of_ours(options: PgConnectOptions) -> PgConnectOptions {
+    options
+        .application_name("vitals")
+        .options([
+            // A machine that vanishes in the middle of an append must not keep its shard.
+            ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION),
+            // Compiling our statements takes longer than running them.
+            ("jit", "off"),
+        ])
+        .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(5))
+}
+
+fn connect(options: PgConnectOptions, connections: u32) -> PgPool {
+    tested(connections).connect_lazy_with(options)
+}
+
 /// A pool that also tests what is given back: whoever asked may have stopped waiting, and
 /// the pool would wait for that connection instead, for ever.
-fn connect(options: PgConnectOptions, connections: u32) -> PgPool {
+fn tested(connections: u32) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_millis(ACQUIRE_MS_MAX))
@@ -192,5 +295,4 @@ fn connect(options: PgConnectOptions, connections: u32) -> PgPool {
         .after_release(|connection, _| {
             Box::pin(async move { is_idle(connection).await.map(|()| true) })
         })
-        .connect_lazy_with(options)
 }

@@ -9,6 +9,7 @@ mod database;
 mod demo;
 mod descriptors;
 mod import;
+mod migrate;
 mod parked;
 mod progress;
 mod reach;
@@ -56,6 +57,8 @@ enum Command {
     Import(import::Options),
     /// Print a patient's events as NDJSON
     Replay(replay::Options),
+    /// Migrate the database as the owner of the log, and end
+    Migrate,
     /// Rebuild a projection from the log beside the live one, compare, swap
     Rebuild(rebuild::Options),
     /// List the patients that a projection, the rules or the webhooks could not go on with
@@ -177,6 +180,7 @@ fn run(cli: Cli) -> Result<ExitCode, Error> {
             Command::Token(options) => token::run(&common, &options),
             Command::Import(options) => import::run(&common, options).await,
             Command::Replay(options) => replay::run(&common, options).await,
+            Command::Migrate => migrate::run(&common).await,
             Command::Rebuild(options) => rebuild::run(&common, &options).await,
             Command::Parked => parked::list(&common).await,
             Command::Resume(options) => parked::resume(&common, &options).await,

@@ -13,6 +13,7 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Error;
+use crate::log::roles::{Identity, identity};
 use crate::log::takes_writes;
 
 /// How long a connection may take before the database counts as unreachable.
@@ -39,14 +40,14 @@ pub fn options(url: &str) -> Result<PgConnectOptions, Error> {
     })
 }
 
-/// Connects once, so that what is wrong is said now and clearly.
-pub async fn reach(options: &PgConnectOptions, wait: Duration) -> Result<(), Error> {
+/// Connects once, so that what is wrong is said now and clearly. Who we are there.
+pub async fn reach(options: &PgConnectOptions, wait: Duration) -> Result<Identity, Error> {
     let (began, mut told) = (Instant::now(), None::<Instant>);
     loop {
         let asked = timeout(Duration::from_millis(CONNECT_MS_MAX), ask(options)).await;
         let (why, passes) = match asked {
-            Ok(Ok(true)) => return Ok(()),
-            Ok(Ok(false)) => ("it is a standby, and takes no writes".to_owned(), true),
+            Ok(Ok(Some(identity))) => return Ok(identity),
+            Ok(Ok(None)) => ("it is a standby, and takes no writes".to_owned(), true),
             Ok(Err(error)) => (said(&error), passes(&error)),
             Err(_) => (format!("no answer within {CONNECT_MS_MAX} ms"), true),
         };
@@ -63,8 +64,13 @@ pub async fn reach(options: &PgConnectOptions, wait: Duration) -> Result<(), Err
     }
 }
 
-async fn ask(options: &PgConnectOptions) -> Result<bool, sqlx::Error> {
-    takes_writes(&mut options.connect().await?).await
+/// Who we are; `None` where nothing can be written.
+async fn ask(options: &PgConnectOptions) -> Result<Option<Identity>, sqlx::Error> {
+    let mut connection = options.connect().await?;
+    match takes_writes(&mut connection).await? {
+        true => identity(&mut connection).await.map(Some),
+        false => Ok(None),
+    }
 }
 
 /// Where a database is: nothing of it is secret.

@@ -34,9 +34,8 @@ pub async fn run(common: &Common, options: &Options) -> Result<ExitCode, Error> 
     };
     let database = Database::open(common).await?;
     let rebuilt = async {
-        let log = Log::open(database.patient_pool(8), common.shards).await?;
+        let log = database.log(common, database.owner_pool(8)).await?;
         say_if_empty(&log).await?;
-        projection::create(&log).await?;
         let mut sound = true;
         for projection in wanted {
             sound &= one(&log, projection, options.check_only).await?;

@@ -53,8 +53,10 @@ const STOP_MS_MAX: u64 = 8_000;
 const STOP_MS_MIN: u64 = 2_500;
 /// How long a start waits for a database that is away, when nobody says.
 const DATABASE_WAIT_SECONDS: u64 = 30;
-/// Connections for questions.
+/// Connections for questions of somebody.
 const QUESTION_CONNECTIONS_MAX: u32 = 16;
+/// Connections for what is asked for nobody's sake or for all: streams, health, backtests.
+const COMMON_CONNECTIONS_MAX: u32 = 8;
 /// Connections for those who page: the deliverer, heartbeats, clocks, gauges. The rules and
 /// the fan-out of each shard have one of their own, which has said all they say before.
 const PAGE_CONNECTIONS_MAX: u32 = 4;
@@ -188,7 +190,8 @@ impl Server {
         let address = listener.local_addr()?;
         let connections_max = descriptors::connections(serving.connections as usize);
         let metrics = telemetry::metrics()?;
-        let log = database.log(common, database.pool(QUESTION_CONNECTIONS_MAX)).await?;
+        let log = database.log(common, database.pool(COMMON_CONNECTIONS_MAX)).await?;
+        database.warn_of_rights();
         let (stop, tasks) = (CancellationToken::new(), Tasks::default());
         let draining = CancellationToken::new();
         let standing = Standing { away: database.away(), draining: draining.clone() };
@@ -203,7 +206,7 @@ impl Server {
         let webhooks = Webhooks::open(common, serving, &log).await?;
         if serving.roles.contains(&Role::Workers) {
             let folds = database.worker_pool(FOLD_CONNECTIONS_MAX);
-            let of_rebuilds = log.with_pool(database.patient_pool(REBUILD_CONNECTIONS_MAX));
+            let of_rebuilds = log.with_pool(database.owner_pool(REBUILD_CONNECTIONS_MAX));
             tasks.spawn_until("the rebuilds", &stop, renew(of_rebuilds));
             let (of_check, pause) =
                 (log.with_pool(database.patient_pool(1)), serving.self_check_pause);
@@ -229,8 +232,10 @@ impl Server {
             let Webhooks { lines, links } = webhooks;
             let origins = Origins::new(&serving.cors_origin);
             let is_simulated = serving.is_simulated;
+            let questions = log.with_pool(database.tenant_pool(QUESTION_CONNECTIONS_MAX));
             router(Api {
                 log,
+                questions,
                 ingest,
                 live,
                 keys,

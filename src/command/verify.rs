@@ -12,7 +12,7 @@ use super::tenants::say_if_empty;
 use crate::archive::{Access, Shelves};
 use crate::config::{Buckets, Common};
 use crate::log::chain::{self, VerifyError};
-use crate::log::{ArchivedMonth, Log, archived_months, exchange};
+use crate::log::{ArchivedMonth, Log, archived_months, exchange, roles};
 use crate::projection;
 
 /// Options of `vitals verify`.
@@ -29,7 +29,7 @@ pub struct Options {
 pub async fn run(common: &Common, options: &Options) -> Result<ExitCode, Error> {
     let database = Database::open(common).await?;
     let verified = async {
-        let log = Log::open(database.patient_pool(4), common.shards).await?;
+        let log = Log::open(database.owner_pool(4), common.shards).await?;
         say_if_empty(&log).await?;
         projection::install(&log).await?;
         verify(&log, options).await
@@ -43,6 +43,21 @@ pub async fn run(common: &Common, options: &Options) -> Result<ExitCode, Error> 
 
 async fn verify(log: &Log, options: &Options) -> Result<bool, Error> {
     let mut sound = true;
+    let faults = roles::faults(log.pool()).await?;
+    for fault in &faults {
+        sound = false;
+        println!("rights: WRONG: {fault}: run vitals migrate");
+    }
+    if faults.is_empty() {
+        let roles = roles::identity(&mut *log.pool().acquire().await?).await?;
+        println!(
+            "{}",
+            match roles.has_roles {
+                true => "rights: the service appends and folds, and may no more",
+                false => "rights: nobody but the owner of the log (docs/database.md)",
+            }
+        );
+    }
     // A month that left in the middle would look like a crime.
     let mut session = log.pool().acquire().await?.detach();
     if !exchange::none_meanwhile(&mut session).await? {

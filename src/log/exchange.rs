@@ -280,7 +280,8 @@ async fn swap(tx: &mut PgConnection, span: Span, table: &str) -> Result<(), sqlx
         "alter table event detach partition {partition}; \
          alter table {partition} rename to gone_{partition}; \
          alter table {table} rename to {partition}; {}; \
-         alter table {partition} drop constraint within",
+         alter table {partition} drop constraint within; \
+         select share_table('{partition}')",
         attach(&partition, span)
     );
     run(tx, &sql).await

@@ -15,10 +15,12 @@ pub mod chain;
 pub mod exchange;
 pub mod partition;
 mod read;
+pub mod roles;
 mod settle;
 pub mod shelf;
 mod silence;
 mod wake;
+pub mod wall;
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -75,6 +77,12 @@ pub enum OpenError {
     /// PostgreSQL said no.
     #[error("reading the installation: {0}")]
     Database(#[from] sqlx::Error),
+    /// Who migrates is somebody else, and has not.
+    #[error(
+        "the schema of this database lacks {0} of our migrations, and {1} may not make them: run vitals \
+         migrate --owner-database-url URL as its owner"
+    )]
+    Behind(usize, String),
     /// The number of shards is fixed when the database is initialised.
     #[error(
         "this database was initialised with {stored} shards, not {asked}: start with --shards {stored} (or leave it out)"
@@ -92,24 +100,53 @@ fn shards_by_default() -> i16 {
     cores.clamp(*SHARDS_DEFAULT.start(), *SHARDS_DEFAULT.end()) as i16
 }
 
+/// Migrates, and makes what a log begins with.
+async fn install(pool: &PgPool, shards: Option<i16>) -> Result<(), OpenError> {
+    MIGRATIONS.run(pool).await?;
+    // Months from the year before on: what is older comes from clocks that run wild,
+    // and from old recordings.
+    sqlx::query(
+        "insert into installation (id, shards, months_from) \
+         values ($1, $2, extract(year from clock_timestamp() at time zone 'UTC') - 1) \
+         on conflict do nothing",
+    )
+    .bind(Uuid::now_v7())
+    .bind(shards.unwrap_or_else(shards_by_default))
+    .execute(pool)
+    .await?;
+    sqlx::query(
+        "insert into shard_head (shard) select generate_series(0, shards - 1) from installation \
+         on conflict do nothing",
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// How many of our migrations nobody has made.
+async fn migrations_ahead(pool: &PgPool) -> Result<usize, sqlx::Error> {
+    let made: Vec<i64> = sqlx::query_scalar("select version from _sqlx_migrations where success")
+        .fetch_all(pool)
+        .await?;
+    Ok(MIGRATIONS.iter().filter(|migration| !made.contains(&migration.version)).count())
+}
+
 impl Log {
     /// Migrates the schema, fixes the number of shards on a new database and
-    /// refuses another number on an old one.
+    /// refuses another number on an old one. Who does not own the log only makes sure that
+    /// its owner did so.
     ///
     /// `shards` left out means whatever the database has, or what suits this machine.
     pub async fn open(pool: PgPool, shards: Option<i16>) -> Result<Log, OpenError> {
-        MIGRATIONS.run(&pool).await?;
-        // Months from the year before on: what is older comes from clocks that run wild,
-        // and from old recordings.
-        sqlx::query(
-            "insert into installation (id, shards, months_from) \
-             values ($1, $2, extract(year from clock_timestamp() at time zone 'UTC') - 1) \
-             on conflict do nothing",
-        )
-        .bind(Uuid::now_v7())
-        .bind(shards.unwrap_or_else(shards_by_default))
-        .execute(&pool)
-        .await?;
+        let identity = roles::identity(&mut *pool.acquire().await?).await?;
+        if identity.may_rewrite || !identity.has_log {
+            install(&pool, shards).await?;
+        } else {
+            let lacks = migrations_ahead(&pool).await?;
+            if lacks > 0 {
+                return Err(OpenError::Behind(lacks, identity.name));
+            }
+        }
         let (installation, stored): (Uuid, i16) =
             sqlx::query_as("select id, shards from installation").fetch_one(&pool).await?;
         if let Some(asked) = shards
@@ -117,12 +154,6 @@ impl Log {
         {
             return Err(OpenError::Shards { stored, asked });
         }
-        sqlx::query(
-            "insert into shard_head (shard) select generate_series(0, $1 - 1) on conflict do nothing",
-        )
-        .bind(i32::from(stored))
-        .execute(&pool)
-        .await?;
         let partitions = Arc::new(partition::Known::load(&pool).await?);
         let archived = Arc::new(archived::Cache::default());
         archived.reload(&pool).await?;

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::sync::{PoisonError, RwLock};
 
 use chrono::{DateTime, Datelike, NaiveDate, NaiveTime, Utc};
-use sqlx::{AssertSqlSafe, PgConnection, PgExecutor, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use super::silence::{Held, on_connection};
 
@@ -159,26 +159,14 @@ pub async fn attached<'c>(from: impl PgExecutor<'c>) -> Result<Vec<Span>, sqlx::
 }
 
 /// Makes a partition and attaches it, in one statement: who is frozen in the middle holds
-/// nobody up.
-///
-/// Attaching takes a lock that lets appends go on, where CREATE … PARTITION OF
-/// would stop them all. The advisory lock makes two processes that need the same
-/// one take turns.
+/// nobody up. The log's owner does, for whoever may append (`migrations/0036`).
 async fn create(connection: &mut PgConnection, span: Span) -> Result<(), sqlx::Error> {
-    const PARTITIONS_LOCK: i64 = 0x0076_6974_616c_7301;
-    let table = span.table();
-    // The name is made of two numbers; nothing from outside gets here.
-    let sql = format!(
-        "do $$ begin \
-             perform pg_advisory_xact_lock({PARTITIONS_LOCK}); \
-             if to_regclass('{table}') is null then \
-                 create table {table} (like event including all); \
-                 {attach}; \
-             end if; \
-         end $$",
-        attach = attach(&table, span)
-    );
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(|_| ())
+    sqlx::query("select ensure_partition($1, $2)")
+        .bind(span.year)
+        .bind(span.month.map(|month| month as i32))
+        .execute(connection)
+        .await
+        .map(|_| ())
 }
 
 /// The statement that makes a table the partition of a span.

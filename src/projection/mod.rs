@@ -176,8 +176,11 @@ pub async fn create(log: &Log) -> Result<(), sqlx::Error> {
                 remember(&mut tx, projection).await?;
                 register(&mut tx, projection.consumer, log.shards()).await?;
             }
-            // Made before texts were kept.
-            Some(hash) if hash == projection.sql_hash() => remember(&mut tx, projection).await?,
+            Some(hash)
+                if hash == projection.sql_hash() && !keeps_text(&mut tx, projection).await? =>
+            {
+                remember(&mut tx, projection).await?;
+            }
             Some(_) => {}
         }
         tx.commit().await?;
@@ -219,6 +222,19 @@ async fn made_by(
         .bind(projection.name)
         .fetch_optional(connection)
         .await
+}
+
+/// Whether the text is kept that made a projection's tables: an old version did not.
+async fn keeps_text(
+    connection: &mut PgConnection,
+    projection: &Projection,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "select apply_sql is not null and check_sql is not null from projection where name = $1",
+    )
+    .bind(projection.name)
+    .fetch_one(connection)
+    .await
 }
 
 async fn remember(

@@ -11,6 +11,7 @@
 pub mod books;
 pub mod clients;
 mod deeds;
+mod embedded;
 pub mod instances;
 
 use std::collections::BTreeMap;
@@ -32,7 +33,7 @@ use crate::support::{eventually, pass_time};
 use books::{Books, Row, Verdict, newest};
 use clients::Client;
 use deeds::{Deed, Villain};
-use instances::{Ends, Instance, Order};
+use instances::{Ends, Instance, Order, Seat};
 
 /// How long it goes on when nobody says.
 const FOR: Duration = Duration::from_secs(10);
@@ -70,7 +71,8 @@ impl Scene {
         let (mut proxies, mut instances) = (Vec::new(), Vec::new());
         for _ in 0..INSTANCES {
             let proxy = Proxy::before_server(&cluster.options()).await;
-            instances.push(Instance::start(&proxy.url, TENANT, &ends));
+            let seat = Seat { dir: scratch_dir(), url: Some(proxy.url.clone()) };
+            instances.push(Instance::start(seat, TENANT, &ends));
             proxies.push(proxy);
         }
         let doors: Vec<_> = instances.iter().map(|instance| instance.door.clone()).collect();

@@ -67,6 +67,7 @@ mod rebuild;
 mod recordings;
 mod renewal;
 mod replays;
+mod roles;
 mod rules;
 mod sensors;
 mod shares;

@@ -1,7 +1,5 @@
 //! The embedded PostgreSQL while it is used: killed, out of room, and never back.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -9,32 +7,11 @@ use serde_json::Value;
 
 use crate::hospital::{Hospital, heart_rate, now};
 use crate::support::cluster::Cluster;
+use crate::support::disk::{Dir, Disk};
 use crate::support::eventually;
 use crate::support::server::Server;
 
 const SOON: Duration = Duration::from_secs(90);
-
-/// A data directory where the server's user may go; it goes away with the test.
-struct Dir(PathBuf);
-
-impl Dir {
-    fn new(name: &str) -> Dir {
-        let dir = std::env::temp_dir().join(format!("vitals-{name}-{}", uuid::Uuid::new_v4()));
-        std::fs::create_dir(&dir).unwrap();
-        Dir(dir)
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        // Ends its server, too; the last words of that may still be written.
-        drop(Cluster::of(&self.0));
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        while std::fs::remove_dir_all(&self.0).is_err() && std::time::Instant::now() < deadline {
-            std::thread::yield_now();
-        }
-    }
-}
 
 /// What `/health/ready` says: its status, its code, and why.
 async fn readiness(server: &Server) -> (u16, String, String) {
@@ -65,9 +42,9 @@ async fn stored(hospital: &Hospital, patient: &str) -> usize {
 #[tokio::test]
 async fn a_killed_embedded_database_is_started_again_by_the_process_that_uses_it() {
     let dir = Dir::new("supervised");
-    let server = Server::start_in(&dir.0, None, &[]).await;
+    let server = Server::start_in(dir.path(), None, &[]).await;
     let hospital = Hospital::new(&server, "ward");
-    let cluster = Cluster::of(&dir.0);
+    let cluster = Cluster::of(dir.path());
     for n in 1..=3 {
         assert!(store(&hospital, "p").await);
         let before = cluster.postmaster();
@@ -92,11 +69,11 @@ async fn a_killed_embedded_database_is_started_again_by_the_process_that_uses_it
 #[tokio::test]
 async fn an_embedded_database_that_does_not_come_back_ends_the_process() {
     let dir = Dir::new("lost");
-    let mut server = Server::start_in(&dir.0, None, &["--database-away", "6s"]).await;
-    let conf = dir.0.join("postgres/data/postgresql.conf");
+    let mut server = Server::start_in(dir.path(), None, &["--database-away", "6s"]).await;
+    let conf = dir.path().join("postgres/data/postgresql.conf");
     let text = std::fs::read_to_string(&conf).unwrap();
     std::fs::write(&conf, text + "\nshared_buffers = 'rather many'\n").unwrap();
-    Cluster::of(&dir.0).signal(Signal::KILL);
+    Cluster::of(dir.path()).signal(Signal::KILL);
     eventually("readiness to say so", SOON, async || {
         let (status, code, detail) = readiness(&server).await;
         (status == 503 && code == "database_away" && detail.contains("does not start"))
@@ -113,54 +90,9 @@ async fn an_embedded_database_that_does_not_come_back_ends_the_process() {
     assert!(last.contains("contains errors"), "{said}");
 }
 
-/// A disk of its own, so that it can be filled: in memory, and only root may make one.
-struct Disk(Dir);
-
-impl Disk {
-    /// `None` where this machine does not let us.
-    fn mount(megabytes: u32) -> Option<Disk> {
-        let dir = Dir::new("disk");
-        let size = format!("size={megabytes}m,mode=755");
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &size, "vitals-test"])
-            .arg(&dir.0)
-            .output();
-        mounted.is_ok_and(|output| output.status.success()).then_some(Disk(dir))
-    }
-
-    fn path(&self) -> &Path {
-        &self.0.0
-    }
-
-    /// Takes all the room that is left.
-    fn fill(&self) {
-        use std::io::Write;
-        let mut filler = std::fs::File::create(self.path().join("filler")).unwrap();
-        let piece = vec![0; 1 << 16];
-        while filler.write_all(&piece).is_ok() {}
-        while filler.write_all(&[0]).is_ok() {}
-    }
-
-    fn free(&self) {
-        std::fs::remove_file(self.path().join("filler")).unwrap();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        drop(Cluster::of(self.path()));
-        // Lazily: a server that was told to end may have files open for another moment.
-        let _unmounted = Command::new("umount").arg("-l").arg(self.path()).status();
-    }
-}
-
 #[tokio::test]
 async fn a_full_disk_that_is_freed_again_loses_nothing_and_needs_nobody() {
     let Some(disk) = Disk::mount(160) else {
-        eprintln!(
-            "NOT TESTED: a full disk. This machine lets no file system be mounted: run the suite as \
-             root, where it may"
-        );
         return;
     };
     // What it logs goes to the same disk, and must not end it either.

@@ -20,7 +20,7 @@ pub(super) async fn run(
     let access = Access::from(buckets);
     let database = Database::open(common).await?;
     let back = async {
-        let log = Log::open(database.patient_pool(5), common.shards).await?;
+        let log = database.log(common, database.owner_pool(5)).await?;
         let mut left = 0;
         for file in files {
             // A month that cannot come back spares the others.

@@ -112,7 +112,8 @@ impl Beside {
         for table in tables {
             let schema = &self.schema;
             sql += &format!(
-                "; drop table if exists public.{table}; alter table {schema}.{table} set schema public"
+                "; drop table if exists public.{table}; alter table {schema}.{table} set schema public; \
+                 select share_table('public.{table}')"
             );
         }
         let exchanged = match run(&mut part, &sql).await {

@@ -3,6 +3,7 @@
 //! Nothing else is done for them: whatever becomes of the database, an instance that
 //! was not killed has to come back by itself. One that ends by itself is noted.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tokio::task::JoinHandle;
 use super::clients::Door;
 use crate::hospital::Hospital;
 use crate::support::pass_time;
-use crate::support::server::{Server, scratch_dir};
+use crate::support::server::Server;
 
 /// A supervisor's pause before it starts something again that did not get ready.
 const START_AGAIN: Duration = Duration::from_millis(200);
@@ -44,6 +45,13 @@ pub struct Ends {
     pub by_itself: Mutex<Vec<String>>,
 }
 
+/// Where an instance keeps its files, and which database it uses if not one in there.
+#[derive(Clone)]
+pub struct Seat {
+    pub dir: PathBuf,
+    pub url: Option<String>,
+}
+
 /// A supervised instance.
 pub struct Instance {
     pub door: Door,
@@ -53,11 +61,11 @@ pub struct Instance {
 
 impl Instance {
     /// Starts it, and again whenever it ends.
-    pub fn start(url: &str, tenant: &str, ends: &Arc<Ends>) -> Instance {
+    pub fn start(seat: Seat, tenant: &str, ends: &Arc<Ends>) -> Instance {
         let (door, is_open) = watch::channel(None);
         let (orders, ordered) = mpsc::channel(1);
-        let (url, tenant, ends) = (url.to_owned(), tenant.to_owned(), ends.clone());
-        let supervisor = tokio::spawn(supervise(url, tenant, ends, door, ordered));
+        let (tenant, ends) = (tenant.to_owned(), ends.clone());
+        let supervisor = tokio::spawn(supervise(seat, tenant, ends, door, ordered));
         Instance { door: is_open, orders, supervisor }
     }
 
@@ -77,15 +85,14 @@ impl Instance {
 }
 
 async fn supervise(
-    url: String,
+    Seat { dir, url }: Seat,
     tenant: String,
     ends: Arc<Ends>,
     door: watch::Sender<Option<Hospital>>,
     mut orders: mpsc::Receiver<Order>,
 ) {
-    let dir = scratch_dir();
     loop {
-        let Ok(mut server) = Server::try_start_in(&dir, Some(&url), &[]).await else {
+        let Ok(mut server) = Server::try_start_in(&dir, url.as_deref(), &[]).await else {
             ends.not_ready.fetch_add(1, Ordering::Relaxed);
             pass_time(START_AGAIN).await;
             continue;

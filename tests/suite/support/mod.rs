@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod described;
+pub mod disk;
 pub mod http;
 pub mod postgres;
 pub mod proxy;

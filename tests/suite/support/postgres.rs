@@ -15,7 +15,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 use vitals::consumer;
 use vitals::embedded::Embedded;
-use vitals::log::Log;
+use vitals::log::{Log, roles};
 use vitals::projection;
 
 use super::eventually;
@@ -70,6 +70,9 @@ async fn prepare() -> (PgConnectOptions, Option<Embedded>, String) {
     let pool = PgPoolOptions::new().connect_lazy_with(server.clone().database(&template));
     let log = Log::open(pool.clone(), None).await.expect("migrations");
     projection::install(&log).await.expect("projections");
+    // What a service of the tests has, whichever of them starts first.
+    roles::make(&mut *pool.acquire().await.expect("a connection")).await.expect("roles");
+    roles::share(&pool).await.expect("rights");
     pool.close().await;
     (server, embedded, template)
 }

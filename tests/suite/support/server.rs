@@ -43,9 +43,25 @@ pub fn command(data_dir: &Path, database_url: Option<&str>) -> Command {
         .env("VITALS_DRAIN", "0s")
         .kill_on_drop(true);
     if let Some(url) = database_url {
-        command.env("VITALS_DATABASE_URL", url);
+        let service = of_service(url);
+        if service != url {
+            command.env("VITALS_OWNER_DATABASE_URL", url);
+        }
+        command.env("VITALS_DATABASE_URL", service);
     }
     command
+}
+
+/// The same database as the service's own role, where the tests have made it: on private
+/// servers, which trust whoever gets in.
+pub fn of_service(url: &str) -> String {
+    match reqwest::Url::parse(url) {
+        Ok(mut service) if service.username() == "vitals" && service.password().is_none() => {
+            service.set_username(vitals::log::roles::SERVICE).expect("a user");
+            service.into()
+        }
+        _ => url.to_owned(),
+    }
 }
 
 /// Runs the binary on a test's database to its end.
