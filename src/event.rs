@@ -46,9 +46,14 @@ pub const NO_PATIENT: &str = "_tenant";
 /// The longest a FHIR id may be.
 pub const ID_BYTES_MAX: usize = 64;
 
-/// Whether `id` is a FHIR id: `[A-Za-z0-9\-.]{1,64}`.
+/// What an id is, for whoever has to write another one.
+pub const ID_RULE: &str = "must match [A-Za-z0-9\\-.]{1,64}, and not be . or ..";
+
+/// Whether `id` is a FHIR id: `[A-Za-z0-9\-.]{1,64}`. But `.` and `..`, which are: in a
+/// path they are no names, so that a link to such a patient led elsewhere.
 pub fn is_fhir_id(id: &str) -> bool {
     (1..=ID_BYTES_MAX).contains(&id.len())
+        && ![".", ".."].contains(&id)
         && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
 }
 
@@ -291,10 +296,10 @@ mod tests {
 
     #[test]
     fn fhir_ids_are_told_from_others() {
-        for good in ["1", "101", "a-b.C", &"x".repeat(64)] {
+        for good in ["1", "101", "a-b.C", "...", ".1", &"x".repeat(64)] {
             assert!(is_fhir_id(good), "{good}");
         }
-        for bad in ["", "a b", "a/b", "ä", "a_b", NO_PATIENT, &"x".repeat(65)] {
+        for bad in ["", "a b", "a/b", "ä", "a_b", NO_PATIENT, ".", "..", &"x".repeat(65)] {
             assert!(!is_fhir_id(bad), "{bad}");
         }
     }

@@ -1,28 +1,24 @@
-//! `/alerts`: what stands, what stood, and who has answered.
+//! `/alerts`: what stands, what stood, and who has answered. Answering is in [`super::ack`].
 
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, Utc};
+use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::auth::Caller;
-use super::extract::{Id, Json, Params};
+use super::extract::{Id, Params};
 use super::patients::{Questions, limit};
 use super::problem::Problem;
 use super::wire;
 use crate::clock::rfc3339;
-use crate::event::{is_fhir_id, number};
+use crate::event::{ID_RULE, is_fhir_id, number};
 use crate::query::alerts::{self, Alert, Filter};
 
 /// Alerts of a page, unless the caller says otherwise, and at most.
 const LIMIT_DEFAULT: i64 = 100;
 const LIMIT_MAX: i64 = 1_000;
-/// The longest name and note of an acknowledgement.
-const BY_CHARS_MAX: usize = 200;
-const NOTE_CHARS_MAX: usize = 1_000;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -49,7 +45,7 @@ pub async fn list(
     }
     if let Some(patient_id) = &params.patient_id {
         if !is_fhir_id(patient_id) {
-            let detail = "patientId must match [A-Za-z0-9\\-.]{1,64}";
+            let detail = format!("patientId {ID_RULE}");
             return Err(Problem::unreadable("invalid_id", detail));
         }
         caller.may_see(patient_id)?;
@@ -80,7 +76,8 @@ pub async fn list(
     Ok(wire::mark_freshness(wire::tagged(&headers, &body.clone(), body), fresh))
 }
 
-async fn find(questions: &Questions, caller: &Caller, id: Uuid) -> Result<Alert, Problem> {
+/// An alert that the caller may see.
+pub async fn find(questions: &Questions, caller: &Caller, id: Uuid) -> Result<Alert, Problem> {
     let alert = alerts::get(&questions.log, &caller.tenant, id)
         .await?
         // What a narrow token may not see does not exist for it.
@@ -122,6 +119,10 @@ fn explained(mut body: Value, history: &[alerts::Said]) -> Value {
         .iter()
         .map(|said| {
             let of = |key: &str| said.data.get(key).cloned().unwrap_or_default();
+            let who = |key: &str| match said.data.get("acknowledged") {
+                Some(acknowledged) => acknowledged.get(key).cloned().unwrap_or_default(),
+                None => of(key),
+            };
             json!({
                 "type": said.kind,
                 "state": of("state"),
@@ -131,7 +132,9 @@ fn explained(mut body: Value, history: &[alerts::Said]) -> Value {
                 "silentDevice": of("silentDevice"),
                 "rule": of("rule"),
                 "ruleVersion": of("ruleVersion"),
-                "by": said.data.pointer("/acknowledged/by").cloned().unwrap_or_else(|| of("by")),
+                "by": who("by"),
+                "subject": who("subject"),
+                "via": who("via"),
                 "silencedBy": of("silencedBy"),
                 "at": rfc3339(said.at),
                 "recordedAt": rfc3339(said.recorded_at),
@@ -139,69 +142,4 @@ fn explained(mut body: Value, history: &[alerts::Said]) -> Value {
         })
         .collect();
     body
-}
-
-#[derive(Deserialize)]
-pub struct Ack {
-    by: Option<String>,
-    note: Option<String>,
-}
-
-/// `POST /alerts/{id}/ack`. The first acknowledgement counts; another one is
-/// answered with the first. Who came by a link says who they are, and is shown no more
-/// than that: the link may have left the hospital.
-pub async fn acknowledge(
-    State(questions): State<Questions>,
-    caller: Caller,
-    Id(id): Id,
-    Json(ack): Json<Ack>,
-) -> Result<Response, Problem> {
-    caller.may("alerts:ack")?;
-    let unnamed = if caller.linked { String::new() } else { caller.subject.clone() };
-    let by = ack.by.unwrap_or(unnamed);
-    check_text("/by", &by, 1, BY_CHARS_MAX)?;
-    check_text("/note", ack.note.as_deref().unwrap_or_default(), 0, NOTE_CHARS_MAX)?;
-    let alert = find(&questions, &caller, id).await?;
-    if alert.acknowledged.is_none() {
-        let (log, now): (_, DateTime<Utc>) = (&questions.log, questions.clock.now());
-        let note = ack.note.as_deref();
-        alerts::acknowledge(log, &caller.tenant, &alert, &by, note, now).await?;
-    }
-    let alert = find(&questions, &caller, id).await?;
-    let body = wire::alert(&alert);
-    let body = match caller.linked {
-        true => json!({ "id": id, "state": body["state"], "acknowledged": body["acknowledged"] }),
-        false => body,
-    };
-    Ok(axum::Json(body).into_response())
-}
-
-/// `POST /alerts/{id}/clear`: over, says a person. The rules clear it; one that is over
-/// already stays as it is.
-pub async fn clear(
-    State(questions): State<Questions>,
-    caller: Caller,
-    Id(id): Id,
-    Json(ack): Json<Ack>,
-) -> Result<Response, Problem> {
-    caller.may("alerts:ack")?;
-    let by = ack.by.unwrap_or_else(|| caller.subject.clone());
-    check_text("/by", &by, 1, BY_CHARS_MAX)?;
-    check_text("/note", ack.note.as_deref().unwrap_or_default(), 0, NOTE_CHARS_MAX)?;
-    let alert = find(&questions, &caller, id).await?;
-    if alert.state == "active" {
-        let (log, now): (_, DateTime<Utc>) = (&questions.log, questions.clock.now());
-        let note = ack.note.as_deref();
-        alerts::request_clear(log, &caller.tenant, &alert, &by, note, now).await?;
-    }
-    let alert = find(&questions, &caller, id).await?;
-    Ok(axum::Json(wire::alert(&alert)).into_response())
-}
-
-fn check_text(pointer: &str, text: &str, min: usize, max: usize) -> Result<(), Problem> {
-    if (min..=max).contains(&text.chars().count()) && !text.contains('\0') {
-        return Ok(());
-    }
-    let detail = format!("{} is a text of {min} to {max} characters", &pointer[1..]);
-    Err(Problem::invalid("invalid_text", pointer, detail))
 }

@@ -23,7 +23,7 @@ use self::known::Known;
 use super::limits::Subject;
 use super::problem::Problem;
 use crate::clock::Clock;
-use crate::event::is_fhir_id;
+use crate::event::{ID_RULE, is_fhir_id};
 use crate::ingest::Narrowing;
 use crate::webhook::strength::{Guessable, check};
 
@@ -37,7 +37,8 @@ const SUBJECT_CHARS_MAX: usize = 255;
 pub const SECRET_BYTES_MIN: usize = 32;
 
 /// Every scope there is.
-pub const SCOPES: [&str; 7] = [
+pub const SCOPES: [&str; 8] = [
+    "patients:manage",
     "readings:write",
     "readings:correct",
     "vitals:read",
@@ -253,7 +254,7 @@ impl Caller {
         }
         let ids = [Some(&claims.tenant), claims.device.as_ref(), claims.patient.as_ref()];
         if !ids.into_iter().flatten().all(|id| is_fhir_id(id)) {
-            return Err(unauthorised("tenant, device and patient must be [A-Za-z0-9\\-.]{1,64}"));
+            return Err(unauthorised(format!("each of tenant, device and patient {ID_RULE}")));
         }
         Ok(Caller {
             tenant: claims.tenant.into(),

@@ -15,7 +15,7 @@ use super::extract::{Json, PatientId};
 use super::patients::Questions;
 use super::problem::Problem;
 use crate::clock::{rfc3339, truncate_to_micros};
-use crate::event::{is_fhir_id, number};
+use crate::event::{ID_RULE, is_fhir_id, number};
 use crate::query::corrections::{self, RetractError, Retraction};
 use crate::vital::{UnknownVital, Vital};
 
@@ -24,7 +24,7 @@ const REASON_CHARS_MAX: usize = 1_000;
 
 /// All optional here, so that each that lacks is told with its place.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Body {
     vital: Option<String>,
     device_id: Option<String>,
@@ -69,7 +69,7 @@ fn read(body: Body, patient_id: String, by: &str) -> Result<Retraction, Problem>
     })?;
     let device_id = required(body.device_id, "/deviceId")?;
     if !is_fhir_id(&device_id) {
-        let detail = "deviceId must match [A-Za-z0-9\\-.]{1,64}";
+        let detail = format!("deviceId {ID_RULE}");
         return Err(Problem::invalid("invalid_id", "/deviceId", detail));
     }
     let measured_at = required(body.measured_at, "/measuredAt")?;

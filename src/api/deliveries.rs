@@ -97,6 +97,7 @@ pub async fn replay(
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Again {
     from: Time,
     to: Option<Time>,

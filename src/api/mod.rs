@@ -4,6 +4,7 @@
 //! page itself, and that errors are problem documents. Does not decide anything
 //! about vitals: a handler extracts, authorises, asks once, replies.
 
+mod ack;
 mod alerts;
 pub mod auth;
 mod body;
@@ -27,6 +28,7 @@ mod parameters;
 mod patients;
 mod problem;
 mod readings;
+mod record;
 mod replay;
 pub mod router;
 mod rules;

@@ -2,12 +2,12 @@
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::auth::Caller;
-use super::extract::{Json, Params, PatientId, Time};
+use super::extract::{Params, PatientId, Time};
 use super::problem::Problem;
 use super::shares::Share;
 use super::wire;
@@ -17,14 +17,11 @@ use crate::log::Log;
 use crate::query::patients::{Filter, Listed};
 use crate::query::state::Moment;
 use crate::query::{patients, state as states};
-use crate::rules::facts::Limit;
 use crate::vital::Vital;
 
 /// Patients of a page, unless the caller says otherwise, and at most.
 const LIMIT_DEFAULT: i64 = 100;
 const LIMIT_MAX: i64 = 500;
-/// The largest record.
-const RECORD_BYTES_MAX: usize = 16 * 1024;
 
 /// What these routes stand on.
 #[derive(Clone)]
@@ -134,74 +131,6 @@ pub async fn list(
     let query = params.ward.map(|ward| format!("ward={}", wire::encode(&ward)));
     let body = wire::list(items, next, "/api/v1/patients", &query.unwrap_or_default());
     Ok(wire::mark_freshness(wire::tagged(&headers, &unchanging, body), fresh))
-}
-
-/// `PUT /patients/{patient_id}`: the whole record, kept as an event.
-pub async fn register(
-    State(questions): State<Questions>,
-    caller: Caller,
-    PatientId(patient_id): PatientId,
-    Json(record): Json<Map<String, Value>>,
-) -> Result<Response, Problem> {
-    caller.may_administer("vitals:read")?;
-    check_record(&record)?;
-    let text = Value::Object(record.clone()).to_string();
-    if text.len() > RECORD_BYTES_MAX {
-        let detail = format!("the record has {} bytes, {RECORD_BYTES_MAX} at most", text.len());
-        return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "record_too_large", detail));
-    }
-    let now = questions.clock.now();
-    patients::register(&questions.log, &caller.tenant, &patient_id, text, &caller.subject, now)
-        .await?;
-    let mut body = record;
-    body.insert("patientId".into(), patient_id.into());
-    Ok(axum::Json(body).into_response())
-}
-
-fn check_record(record: &Map<String, Value>) -> Result<(), Problem> {
-    if let Some(ward) = record.get("ward")
-        && ward.as_str().is_none_or(|ward| !(1..=64).contains(&ward.chars().count()))
-    {
-        return Err(Problem::invalid(
-            "invalid_ward",
-            "/ward",
-            "ward is a text of 1 to 64 characters",
-        ));
-    }
-    if let Some(date) = record.get("birthDate")
-        && date.as_str().is_none_or(|d| d.parse::<chrono::NaiveDate>().is_err())
-    {
-        let detail = "birthDate is a date as 1950-04-30";
-        return Err(Problem::invalid("invalid_birth_date", "/birthDate", detail));
-    }
-    if let Some(scale) = record.get("spo2Scale")
-        && !matches!(scale.as_i64(), Some(1 | 2))
-    {
-        let detail = "spo2Scale is 1, or 2 where a clinician has set it";
-        return Err(Problem::invalid("invalid_spo2_scale", "/spo2Scale", detail));
-    }
-    if let Some(limits) = record.get("limits").filter(|limits| !limits.is_null()) {
-        let wrong = |detail| Problem::invalid("invalid_limit_of_patient", "/limits", detail);
-        let limits = limits
-            .as_object()
-            .ok_or_else(|| wrong("limits is an object of limits as heart_rate_high".to_owned()))?;
-        // What is not named as a limit is theirs to keep.
-        for (key, limit) in limits.iter().filter(|(key, _)| Limit::is_name(key)) {
-            Limit::read(key, limit).map_err(wrong)?;
-        }
-    }
-    // PostgreSQL reads members of the record, and its text knows no NUL.
-    if record
-        .iter()
-        .any(|(key, value)| format!("{key}{value}").contains("\\u0000") || key.contains('\0'))
-    {
-        return Err(Problem::invalid(
-            "invalid_record",
-            "",
-            "the record must not hold NUL characters",
-        ));
-    }
-    Ok(())
 }
 
 /// A page's length.

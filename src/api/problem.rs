@@ -25,6 +25,15 @@ pub struct Problem {
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
+/// What a problem says, beside its document: for who tells it in another form.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// Stable.
+    pub code: &'static str,
+    /// For a person.
+    pub detail: String,
+}
+
 impl Problem {
     /// An error of this status, with its stable code.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
@@ -66,6 +75,13 @@ impl Problem {
             .header(header::RETRY_AFTER, HeaderValue::from_static("1"))
     }
 
+    /// Its code and its pointer, if it has one.
+    #[cfg(test)]
+    pub fn place(&self) -> String {
+        let pointer = self.pointer.as_ref().map(|pointer| format!(" {pointer}"));
+        format!("{}{}", self.code, pointer.unwrap_or_default())
+    }
+
     /// What it will be answered with.
     pub fn status(&self) -> StatusCode {
         self.status
@@ -91,7 +107,7 @@ impl IntoResponse for Problem {
             "title": self.status.canonical_reason(),
             "status": self.status.as_u16(),
             "code": self.code,
-            "detail": self.detail,
+            "detail": &self.detail,
         });
         if let Some(members) = body.as_object_mut() {
             members.extend(self.pointer.map(|p| ("pointer".to_owned(), Value::String(p))));
@@ -100,6 +116,7 @@ impl IntoResponse for Problem {
         let kind = (header::CONTENT_TYPE, "application/problem+json");
         let mut response = (self.status, [kind], body.to_string()).into_response();
         response.headers_mut().extend(self.headers);
+        response.extensions_mut().insert(Told { code: self.code, detail: self.detail });
         response
     }
 }

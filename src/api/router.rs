@@ -23,8 +23,9 @@ use super::problem::Problem;
 use super::shares::Shares;
 use super::standing::Standing;
 use super::{
-    alerts, corrections, deliveries, devices, diff, health, history, jobs, openapi, page,
-    parameters, patients, readings, replay, rules, silences, stream, webhook_events, webhooks,
+    ack, alerts, corrections, deliveries, devices, diff, health, history, jobs, openapi, page,
+    parameters, patients, readings, record, replay, rules, silences, stream, webhook_events,
+    webhooks,
 };
 use crate::clock::Clock;
 use crate::ingest::Ingest;
@@ -83,7 +84,11 @@ pub fn router(api: Api) -> Front {
     let senders = Router::new().route("/readings", post(readings::store)).with_state(door.clone());
     let dashboards = Router::new()
         .route("/patients", get(patients::list))
-        .route("/patients/{patient_id}", get(patients::state).put(patients::register))
+        .route("/patients/{patient_id}", get(patients::state).put(record::put))
+        .route(
+            "/patients/{patient_id}/record",
+            get(record::get).put(record::put).patch(record::patch),
+        )
         .route("/patients/{patient_id}/readings", get(history::readings))
         .route("/patients/{patient_id}/diff", get(diff::diff))
         .route("/patients/{patient_id}/readings/retract", post(corrections::retract))
@@ -105,18 +110,19 @@ pub fn router(api: Api) -> Front {
     let nurses = Router::new()
         .route("/alerts", get(alerts::list))
         .route("/alerts/{id}", get(alerts::get))
-        .route("/alerts/{id}/clear", post(alerts::clear))
+        .route("/alerts/{id}/clear", post(ack::clear))
         .with_state(questions.clone());
     // By a token, or by the link that came with the alert. Nothing else is let in so.
     let answering = Router::new()
-        .route("/alerts/{id}/ack", post(alerts::acknowledge))
+        .route("/alerts/{id}/ack", get(ack::look).post(ack::acknowledge))
         .with_state(questions.clone())
         .method_not_allowed_fallback(method_not_allowed);
     let gate = Arc::new(Gate::new(api.keys, api.limits, shares));
     let links = Links { links: api.links, clock: api.clock.clone() };
     let answering = answering
         .route_layer(middleware::from_fn(parameters::known_only))
-        .layer(middleware::from_fn_with_state((gate.clone(), links), admit_by_token_or_link));
+        .layer(middleware::from_fn_with_state((gate.clone(), links), admit_by_token_or_link))
+        .layer(middleware::from_fn(ack::told_as_a_page));
     let rulebook = rules::Rulebook {
         log: api.log.clone(),
         clock: questions.clock,

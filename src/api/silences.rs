@@ -14,7 +14,7 @@ use super::problem::Problem;
 use super::rules::Rulebook;
 use super::wire;
 use crate::clock::rfc3339;
-use crate::event::is_fhir_id;
+use crate::event::{ID_RULE, is_fhir_id};
 use crate::rules::registry::Silence;
 use crate::rules::silences;
 
@@ -70,7 +70,7 @@ fn check(wanted: &Wanted, now: chrono::DateTime<chrono::Utc>) -> Result<(), Prob
     }
     for (pointer, id) in [("/rule", &wanted.rule), ("/patientId", &wanted.patient_id)] {
         if id.as_ref().is_some_and(|id| !is_fhir_id(id)) {
-            return invalid(pointer, "an id must match [A-Za-z0-9\\-.]{1,64}");
+            return invalid(pointer, &format!("an id {ID_RULE}"));
         }
     }
     let ward = |ward: &String| ward.chars().count() > WARD_CHARS_MAX || ward.contains('\0');

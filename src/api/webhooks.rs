@@ -38,7 +38,7 @@ pub struct Registry {
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct New {
     url: String,
     events: Vec<String>,
@@ -121,7 +121,7 @@ pub async fn get(
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Patch {
     url: Option<String>,
     events: Option<Vec<String>>,
@@ -202,7 +202,7 @@ pub async fn delete(
 }
 
 #[derive(Default, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct Rotation {
     signature: Option<String>,
     secret: Option<String>,

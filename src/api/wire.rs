@@ -69,11 +69,17 @@ pub fn event(recorded: &Recorded) -> Option<(&'static str, Value)> {
 
 /// An alert as lists and states show it.
 pub fn alert(alert: &Alert) -> Value {
-    let acknowledged: Value = alert
+    let mut acknowledged: Value = alert
         .acknowledged
         .as_deref()
         .and_then(|text| serde_json::from_str(text).ok())
         .unwrap_or_default();
+    if let Some(said) = acknowledged.as_object_mut() {
+        // Older events do not know how somebody came.
+        for key in ["by", "subject", "via", "at", "note"] {
+            said.entry(key).or_insert(Value::Null);
+        }
+    }
     json!({
         "id": alert.id,
         "patientId": alert.patient_id,

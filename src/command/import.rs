@@ -27,7 +27,7 @@ use super::database::Database;
 use super::progress::Progress;
 use crate::clock::{Clock, truncate_to_micros};
 use crate::config::{Buckets, Common};
-use crate::event::{Event, READING_RETRACTED, is_fhir_id};
+use crate::event::{Event, ID_RULE, READING_RETRACTED, is_fhir_id};
 use crate::ingest::file::{FileError, FileReading, FileRetraction, Format, Recording, Wearer};
 use crate::ingest::{Draft, Ingest, Narrowing, accept};
 use crate::log::{AppendError, Archived, Log};
@@ -113,7 +113,7 @@ impl FromStr for Speed {
 /// Imports.
 pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
     if !is_fhir_id(&options.tenant) {
-        return Err("--tenant must match [A-Za-z0-9\\-.]{1,64}".into());
+        return Err(format!("--tenant {ID_RULE}").into());
     }
     let recording = match (options.format, wearer(&options)?) {
         (Source::Fit, Some(wearer)) => Recording::Fit(wearer),
@@ -160,7 +160,7 @@ fn wearer(options: &Options) -> Result<Option<Wearer>, Error> {
     };
     for (option, id) in [("--patient", &patient_id), ("--device", &device_id)] {
         if !is_fhir_id(id) {
-            return Err(format!("{option} must match [A-Za-z0-9\\-.]{{1,64}}").into());
+            return Err(format!("{option} {ID_RULE}").into());
         }
     }
     Ok(Some(Wearer { patient_id, device_id }))

@@ -78,7 +78,7 @@ impl Bedside {
     pub async fn register(&self, ward: &Ward) -> Result<(), BedsideError> {
         for patient in ward.patients() {
             let record = json!({ "ward": patient.ward, "birthDate": patient.birth_date });
-            let path = format!("/patients/{}", patient.id);
+            let path = format!("/patients/{}/record", patient.id);
             self.ask(Method::PUT, &path, Some(record)).await?;
         }
         Ok(())

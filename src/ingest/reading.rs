@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use crate::clock::truncate_to_micros;
-use crate::event::{Event, READING, is_fhir_id};
+use crate::event::{Event, ID_RULE, READING, is_fhir_id};
 use crate::log::Archived;
 use crate::vital::{MeasureError, Vital};
 
@@ -94,7 +94,7 @@ pub fn accept(
         ("deviceId", raw.device_id, narrowing.device),
     ] {
         if !is_fhir_id(id) {
-            let detail = format!("{field} must match [A-Za-z0-9\\-.]{{1,64}}");
+            let detail = format!("{field} {ID_RULE}");
             return Err(Fault::new("invalid_id", field, detail));
         }
         if only.is_some_and(|only| only != id) {

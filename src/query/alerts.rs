@@ -50,7 +50,7 @@ pub struct Alert {
     pub cleared_since: Option<DateTime<Utc>>,
     /// Its value.
     pub cleared_value: Option<f64>,
-    /// JSON text: by, at, note.
+    /// JSON text: by, subject, via, at, note.
     pub acknowledged: Option<String>,
 }
 
@@ -146,13 +146,51 @@ pub async fn said(log: &Log, tenant: &str, alert: &Alert) -> Result<Vec<Said>, s
     Ok(rows.into_iter().map(said).collect())
 }
 
+/// What a person says of an alert, and how it is known that they do.
+#[derive(Clone, Copy, Debug)]
+pub struct Answer<'a> {
+    /// The name that they gave; nobody's if they gave none.
+    pub by: Option<&'a str>,
+    /// Whose token it was; nobody's if it was a link.
+    pub subject: Option<&'a str>,
+    /// What they came by.
+    pub via: Via,
+    /// What else they said.
+    pub note: Option<&'a str>,
+}
+
+impl Answer<'_> {
+    /// Who says so, for the log: the token and not the name that was given with it.
+    fn source(&self) -> String {
+        self.subject.unwrap_or("link").to_owned()
+    }
+}
+
+/// What somebody came by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// A token, which says who it is.
+    Token,
+    /// The link that came with the alert, which whoever has it can use.
+    Link,
+}
+
+impl Via {
+    /// As on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Via::Token => "token",
+            Via::Link => "link",
+        }
+    }
+}
+
 /// Asks the rules to clear an alert, in the name of a person.
 pub async fn request_clear(
     log: &Log,
     tenant: &str,
     alert: &Alert,
-    by: &str,
-    note: Option<&str>,
+    answer: &Answer<'_>,
     now: DateTime<Utc>,
 ) -> Result<(), AppendError> {
     let data = json!({
@@ -160,8 +198,10 @@ pub async fn request_clear(
         "alertId": alert.id,
         "state": "clear_requested",
         "event": alert.event,
-        "by": by,
-        "note": note,
+        "by": answer.by,
+        "subject": answer.subject,
+        "via": answer.via.name(),
+        "note": answer.note,
     });
     let event = Event {
         tenant: tenant.into(),
@@ -172,7 +212,7 @@ pub async fn request_clear(
         quality: None,
         suspect: false,
         occurred_at: now,
-        source_id: by.to_owned(),
+        source_id: answer.source(),
         data: Some(data.to_string()),
     };
     log.append(log.shard_of(tenant, &alert.patient_id), &[event]).await?;
@@ -185,8 +225,7 @@ pub async fn acknowledge(
     log: &Log,
     tenant: &str,
     alert: &Alert,
-    by: &str,
-    note: Option<&str>,
+    answer: &Answer<'_>,
     now: DateTime<Utc>,
 ) -> Result<(), AppendError> {
     let data = json!({
@@ -194,7 +233,13 @@ pub async fn acknowledge(
         "alertId": alert.id,
         "state": "acknowledged",
         "event": alert.event,
-        "acknowledged": { "by": by, "at": now, "note": note },
+        "acknowledged": {
+            "by": answer.by,
+            "subject": answer.subject,
+            "via": answer.via.name(),
+            "at": now,
+            "note": answer.note,
+        },
     });
     let event = Event {
         tenant: tenant.into(),
@@ -205,7 +250,7 @@ pub async fn acknowledge(
         quality: None,
         suspect: false,
         occurred_at: now,
-        source_id: by.to_owned(),
+        source_id: answer.source(),
         data: Some(data.to_string()),
     };
     log.append(log.shard_of(tenant, &alert.patient_id), &[event]).await?;

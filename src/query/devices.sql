@@ -27,6 +27,6 @@ left join lateral (
     select (record::json -> 'devices' -> d.device_id ->> 'intervalSeconds')::float8 as seconds
     from patient
     where shard = d.shard and tenant = d.tenant and patient_id = d.patient_id
-      and record::json #>> array['devices', d.device_id, 'intervalSeconds'] ~ '^[0-9]{1,6}(\.[0-9]{1,6})?$'
+      and record::json #>> array['devices', d.device_id, 'intervalSeconds'] ~ '^[0-9]{1,6}(\.[0-9]+)?$'
 ) p on true
 order by d.device_id, d.patient_id

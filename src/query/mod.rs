@@ -15,6 +15,7 @@ pub mod history;
 pub mod live;
 pub mod patients;
 pub mod reach;
+pub mod records;
 pub mod replay;
 mod rollup;
 pub mod state;

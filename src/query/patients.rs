@@ -5,14 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
 use sqlx::{FromRow, Row};
 
 use super::alerts::Alert;
 use super::state::{Moment, Newest, State};
 use super::{Part, fresh};
-use crate::event::{Event, PATIENT_REGISTERED};
-use crate::log::{AppendError, Log};
+use crate::log::Log;
 use crate::projection::{SNAPSHOT, look};
 
 /// What the list is made of.
@@ -114,30 +112,4 @@ pub async fn tenants(log: &Log) -> Result<Vec<String>, sqlx::Error> {
     let shards: Vec<i16> = log.shards().collect();
     let tenants = sqlx::query_scalar(include_str!("tenants.sql"));
     tenants.bind(shards).fetch_all(log.pool()).await
-}
-
-/// Registers a patient, or changes their record: the whole record, as an event.
-pub async fn register(
-    log: &Log,
-    tenant: &str,
-    patient_id: &str,
-    record: String,
-    by: &str,
-    now: DateTime<Utc>,
-) -> Result<(), AppendError> {
-    let event = Event {
-        tenant: tenant.into(),
-        patient_id: patient_id.to_owned(),
-        kind: PATIENT_REGISTERED.to_owned(),
-        vital: None,
-        value: None,
-        quality: None,
-        suspect: false,
-        occurred_at: now,
-        source_id: by.to_owned(),
-        // Under a key of its own: nothing that a caller writes is read as ours.
-        data: Some(format!("{{\"v\":1,\"record\":{record}}}")),
-    };
-    log.append(log.shard_of(tenant, patient_id), &[event]).await?;
-    Ok(())
 }

@@ -11,6 +11,11 @@ use super::model::{Op, Scope};
 use super::news2::Scale;
 use crate::vital::Vital;
 
+/// The earliest year that somebody can be born in.
+pub const BIRTH_YEAR_MIN: i32 = 1850;
+/// The longest name of who set a limit.
+const BY_CHARS_MAX: usize = 200;
+
 /// Of one patient.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
@@ -45,38 +50,74 @@ pub struct Limit {
     pub by: Option<String>,
 }
 
-impl Limit {
-    /// Whether a key of a record's `limits` names a limit of ours, as `heart_rate_high`.
-    pub fn is_name(key: &str) -> bool {
-        let vital = key.strip_suffix("_high").or_else(|| key.strip_suffix("_low"));
-        vital.is_some_and(|vital| vital.parse::<Vital>().is_ok())
-    }
+/// What is wrong with a limit of a record.
+#[derive(Debug, PartialEq, Eq)]
+pub struct LimitFault {
+    /// JSON pointer into the limit; empty for the whole.
+    pub at: String,
+    /// For a person, with the mend.
+    pub what: String,
+}
 
+impl Limit {
     /// Reads one entry of a record's `limits`: `"heart_rate_high": 150`, or
-    /// `{"value": 150, "by": "dr-who", "until": "2026-01-01T00:00:00Z"}`.
-    pub fn read(key: &str, entry: &Value) -> Result<Limit, String> {
+    /// `{"value": 150, "by": "dr-who", "until": "2026-01-01T00:00:00Z"}`. A key that is not
+    /// known is refused: an `expires` would be a limit without an end.
+    pub fn read(key: &str, entry: &Value) -> Result<Limit, LimitFault> {
+        let fault = |at: &str, what: String| LimitFault { at: at.to_owned(), what };
         let (name, high) = match (key.strip_suffix("_high"), key.strip_suffix("_low")) {
             (Some(name), _) => (name, true),
             (_, Some(name)) => (name, false),
-            _ => return Err(format!("{key}: a limit is named as heart_rate_high or spo2_low")),
+            _ => {
+                let what = format!("{key}: a limit is named as heart_rate_high or spo2_low");
+                return Err(fault("", what));
+            }
         };
-        let vital: Vital = name.parse().map_err(|error| format!("{key}: {error}"))?;
-        let value = entry.as_f64().or_else(|| entry.get("value")?.as_f64());
-        let value =
-            value.ok_or_else(|| format!("{key}: write a number, or value, by and until"))?;
-        let value = vital.measure(value, None).map_err(|error| format!("{key}: {error}"))?.value;
-        let until = match entry.get("until").filter(|until| !until.is_null()) {
+        let vital: Vital = name.parse().map_err(|error| fault("", format!("{key}: {error}")))?;
+        let known = ["value", "by", "until"];
+        let stranger =
+            entry.as_object().and_then(|entry| entry.keys().find(|key| !known.contains(&&***key)));
+        if let Some(stranger) = stranger {
+            let at = stranger.replace('~', "~0").replace('/', "~1");
+            let what = format!("{key}: a limit has a value, by and until, and no {stranger:?}");
+            return Err(fault(&format!("/{at}"), what));
+        }
+        let at = if entry.is_object() { "/value" } else { "" };
+        let value = entry
+            .as_f64()
+            .or_else(|| entry.get("value")?.as_f64())
+            .ok_or_else(|| fault(at, format!("{key}: write a number, or value, by and until")))?;
+        let measured = vital.measure(value, None);
+        let value = measured.map_err(|error| fault(at, format!("{key}: {error}")))?.value;
+        let said = |name: &str| entry.get(name).filter(|said| !said.is_null());
+        let until = match said("until") {
             None => None,
             Some(until) => {
                 let time = until.as_str().and_then(|t| DateTime::parse_from_rfc3339(t).ok());
-                let time =
-                    time.ok_or_else(|| format!("{key}: until is a time as 2026-01-01T00:00:00Z"))?;
-                Some(time.to_utc())
+                let what = || format!("{key}: until is a time as 2026-01-01T00:00:00Z");
+                Some(time.ok_or_else(|| fault("/until", what()))?.to_utc())
             }
         };
-        let by = entry.get("by").and_then(Value::as_str).map(str::to_owned);
+        let by = match said("by") {
+            None => None,
+            Some(by) => {
+                let fits = |by: &&str| (1..=BY_CHARS_MAX).contains(&by.chars().count());
+                let what = || format!("{key}: by is a text of 1 to {BY_CHARS_MAX} characters");
+                let by = by.as_str().filter(fits).ok_or_else(|| fault("/by", what()))?;
+                Some(by.to_owned())
+            }
+        };
         Ok(Limit { vital, high, value, until, by })
     }
+}
+
+/// A date of the calendar as 1950-04-30, and written so. Nobody is older than
+/// [`BIRTH_YEAR_MIN`] allows.
+pub fn birth_date(text: &str) -> Option<NaiveDate> {
+    let (year, month, day) = (text.get(..4)?, text.get(5..7)?, text.get(8..)?);
+    let digits = [year, month, day].iter().all(|part| part.bytes().all(|b| b.is_ascii_digit()));
+    let date = digits.then(|| text.parse::<NaiveDate>().ok())?;
+    date.filter(|date| text.len() == 10 && date.year() >= BIRTH_YEAR_MIN)
 }
 
 impl Facts {
@@ -87,7 +128,7 @@ impl Facts {
         let limits = record.get("limits").and_then(Value::as_object);
         Facts {
             ward: text("ward").map(str::to_owned),
-            birth_date: text("birthDate").and_then(|date| date.parse().ok()),
+            birth_date: text("birthDate").and_then(birth_date),
             // Older records were not judged: what is no limit is none.
             limits: limits
                 .into_iter()

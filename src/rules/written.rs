@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::model::{Bounds, Escalation, Hours, Leaf, Mode, Per, Rule, Scope};
 use super::written_when::{clearing, when};
-use crate::event::{Priority, is_fhir_id};
+use crate::event::{ID_RULE, Priority, is_fhir_id};
 
 /// How old a reading may be when it is recorded and still page, unless the rule
 /// says otherwise.
@@ -166,7 +166,7 @@ impl Rule {
         let id = table.text("id")?;
         let id = table.needed("id", id, "id = \"hr-high\"")?;
         if !is_fhir_id(id) {
-            return Err(fault("/id", "the id must match [A-Za-z0-9\\-.]{1,64}"));
+            return Err(fault("/id", format!("the id {ID_RULE}")));
         }
         let event = table.text("event")?;
         let event = event_name("/event", table.needed("event", event, "event = \"HIGH_X\"")?)?;

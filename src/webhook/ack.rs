@@ -7,7 +7,8 @@
 //!
 //! A link is the alert's own address with `?link=EXPIRY~TENANT~SIGNATURE`: seconds since
 //! 1970, and the base64 of HMAC-SHA256 over expiry, tenant and alert. All three parts are
-//! of characters that stand in a URL as they are.
+//! of characters that stand in a URL as they are. A link of a thin body ends in `~thin`,
+//! which is signed as well: it shows no more of the patient than that body did.
 
 use std::sync::Arc;
 
@@ -26,10 +27,21 @@ pub const LINK_HOURS: i64 = 24;
 
 /// Between the parts; in no FHIR id and in no base64.
 const BETWEEN: char = '~';
+/// The end of a link that shows nothing of the patient.
+const THIN: &str = "thin";
 
 /// The key of an installation's links; cheap to clone.
 #[derive(Clone)]
 pub struct AckLinks(Arc<[u8; 32]>);
+
+/// How much of its alert a link shows: as much as the body that it stood in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// The patient and the value, too.
+    Patient,
+    /// That there is an alert, how urgent, and since when.
+    AlertOnly,
+}
 
 /// Why a link acknowledges nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,17 +60,43 @@ impl AckLinks {
         AckLinks(Arc::new(Sha256::digest(key).into()))
     }
 
-    /// The query of a link to an alert that was recorded at this time. The same alert
-    /// event always has the same.
+    /// The query of a full body's link to an alert that was recorded at this time. The same
+    /// alert event always has the same.
     pub fn query(&self, tenant: &str, alert: Uuid, recorded_at: DateTime<Utc>) -> String {
+        self.signed(tenant, alert, recorded_at, Shown::Patient)
+    }
+
+    /// The same of a thin body's.
+    pub fn thin_query(&self, tenant: &str, alert: Uuid, recorded_at: DateTime<Utc>) -> String {
+        let full = self.signed(tenant, alert, recorded_at, Shown::AlertOnly);
+        format!("{full}{BETWEEN}{THIN}")
+    }
+
+    fn signed(
+        &self,
+        tenant: &str,
+        alert: Uuid,
+        recorded_at: DateTime<Utc>,
+        shown: Shown,
+    ) -> String {
         let until = (recorded_at + TimeDelta::hours(LINK_HOURS)).timestamp();
-        let signature = self.mac(tenant, alert, until).finalize().into_bytes();
+        let signature = self.mac(tenant, alert, until, shown).finalize().into_bytes();
         let signature = URL_SAFE_NO_PAD.encode(signature);
         format!("link={until}{BETWEEN}{tenant}{BETWEEN}{signature}")
     }
 
-    /// The tenant whose alert a link acknowledges. `link` is what stands behind `link=`.
-    pub fn tenant(&self, link: &str, alert: Uuid, now: DateTime<Utc>) -> Result<String, LinkError> {
+    /// The tenant whose alert a link acknowledges, and how much it shows. `link` is what
+    /// stands behind `link=`.
+    pub fn opened(
+        &self,
+        link: &str,
+        alert: Uuid,
+        now: DateTime<Utc>,
+    ) -> Result<(String, Shown), LinkError> {
+        let (link, shown) = match link.strip_suffix(THIN).and_then(|l| l.strip_suffix(BETWEEN)) {
+            Some(link) => (link, Shown::AlertOnly),
+            None => (link, Shown::Patient),
+        };
         let mut parts = link.split(BETWEEN);
         let (Some(until), Some(tenant), Some(signature), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
@@ -67,19 +105,24 @@ impl AckLinks {
         };
         let until: i64 = until.parse().map_err(|_| LinkError::Invalid)?;
         let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| LinkError::Invalid)?;
-        let genuine = self.mac(tenant, alert, until).verify_slice(&signature).is_ok();
+        let genuine = self.mac(tenant, alert, until, shown).verify_slice(&signature).is_ok();
         let ends = DateTime::from_timestamp(until, 0).filter(|_| genuine && is_fhir_id(tenant));
         match ends.ok_or(LinkError::Invalid)? {
             ends if ends <= now => Err(LinkError::Expired(ends)),
-            _ => Ok(tenant.to_owned()),
+            _ => Ok((tenant.to_owned(), shown)),
         }
     }
 
-    fn mac(&self, tenant: &str, alert: Uuid, until: i64) -> Hmac<Sha256> {
+    fn mac(&self, tenant: &str, alert: Uuid, until: i64, shown: Shown) -> Hmac<Sha256> {
         // A key of 32 bytes, padded to HMAC's block as the definition has it.
         let mut block = [0; 64];
         block.iter_mut().zip(self.0.iter()).for_each(|(to, from)| *to = *from);
-        Hmac::<Sha256>::new(&block.into()).chain_update(format!("ack\n{until}\n{tenant}\n{alert}"))
+        let purpose = match shown {
+            Shown::Patient => "ack",
+            Shown::AlertOnly => "ack thin",
+        };
+        let text = format!("{purpose}\n{until}\n{tenant}\n{alert}");
+        Hmac::<Sha256>::new(&block.into()).chain_update(text)
     }
 }
 
@@ -107,11 +150,14 @@ mod tests {
     #[test]
     fn a_link_is_good_for_its_alert_until_its_time_is_over() {
         let (links, ends) = (AckLinks::new("key"), 1_000 + LINK_HOURS * 3_600);
-        assert_eq!(links.tenant(&link(), ALERT, at(ends - 1)), Ok("ward-4b".to_owned()));
-        assert_eq!(links.tenant(&link(), ALERT, at(ends)), Err(LinkError::Expired(at(ends))));
+        assert_eq!(
+            links.opened(&link(), ALERT, at(ends - 1)),
+            Ok(("ward-4b".to_owned(), Shown::Patient))
+        );
+        assert_eq!(links.opened(&link(), ALERT, at(ends)), Err(LinkError::Expired(at(ends))));
         let other = Uuid::from_u128(8);
-        assert_eq!(links.tenant(&link(), other, at(1_000)), Err(LinkError::Invalid));
-        let foreign = AckLinks::new("another key").tenant(&link(), ALERT, at(1_000));
+        assert_eq!(links.opened(&link(), other, at(1_000)), Err(LinkError::Invalid));
+        let foreign = AckLinks::new("another key").opened(&link(), ALERT, at(1_000));
         assert_eq!(foreign, Err(LinkError::Invalid));
     }
 
@@ -123,18 +169,31 @@ mod tests {
             changed[at_byte] = if changed[at_byte] == b'1' { b'2' } else { b'1' };
             let changed = String::from_utf8(changed).unwrap();
             assert_eq!(
-                links.tenant(&changed, ALERT, at(1_000)),
+                links.opened(&changed, ALERT, at(1_000)),
                 Err(LinkError::Invalid),
                 "{changed}"
             );
         }
         for bad in ["", "~~", "1~a", &format!("{}~", link()), &link()[..link().len() - 4]] {
-            assert_eq!(links.tenant(bad, ALERT, at(1_000)), Err(LinkError::Invalid), "{bad}");
+            assert_eq!(links.opened(bad, ALERT, at(1_000)), Err(LinkError::Invalid), "{bad}");
         }
         // A later end, with the signature of the earlier one.
         let later = link().replacen("87400", "99999999", 1);
         assert_ne!(later, link());
-        assert_eq!(links.tenant(&later, ALERT, at(1_000)), Err(LinkError::Invalid));
+        assert_eq!(links.opened(&later, ALERT, at(1_000)), Err(LinkError::Invalid));
+    }
+
+    #[test]
+    fn a_thin_link_cannot_be_made_to_show_the_patient() {
+        let links = AckLinks::new("key");
+        let thin = links.thin_query("ward-4b", ALERT, at(1_000));
+        let thin = thin.strip_prefix("link=").unwrap();
+        let shown = ("ward-4b".to_owned(), Shown::AlertOnly);
+        assert_eq!(links.opened(thin, ALERT, at(1_000)), Ok(shown));
+        let cut = thin.strip_suffix("~thin").unwrap();
+        assert_eq!(links.opened(cut, ALERT, at(1_000)), Err(LinkError::Invalid));
+        let both = format!("{}~thin", link());
+        assert_eq!(links.opened(&both, ALERT, at(1_000)), Err(LinkError::Invalid));
     }
 
     #[test]

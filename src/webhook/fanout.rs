@@ -159,8 +159,8 @@ impl Fanout {
     ) -> Result<(String, String), serde_json::Error> {
         let event = &recorded.event;
         let api = format!("{}/api/v1", self.public_url);
-        let link = self.links.query(&event.tenant, alert.alert_id, recorded.recorded_at);
-        let links = |patient| Links {
+        let asked = (&*event.tenant, alert.alert_id, recorded.recorded_at);
+        let links = |link: String, patient| Links {
             alert: format!("{api}/alerts/{}", alert.alert_id),
             ack: format!("{api}/alerts/{}/ack?{link}", alert.alert_id),
             patient,
@@ -181,7 +181,10 @@ impl Fanout {
             since: alert.since,
             measured_at: alert.measured_at,
             device_id: &alert.device_id,
-            links: links(Some(format!("{api}/patients/{}", event.patient_id))),
+            links: links(
+                self.links.query(asked.0, asked.1, asked.2),
+                Some(format!("{api}/patients/{}", event.patient_id)),
+            ),
         })?;
         let thin = serde_json::to_string(&Thin {
             r#type: &event.kind,
@@ -190,7 +193,7 @@ impl Fanout {
             alert_id: alert.alert_id,
             state: alert.state,
             priority: alert.priority,
-            links: links(None),
+            links: links(self.links.thin_query(asked.0, asked.1, asked.2), None),
         })?;
         Ok((full, thin))
     }

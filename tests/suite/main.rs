@@ -65,6 +65,7 @@ mod readings;
 mod rebinding;
 mod rebuild;
 mod recordings;
+mod records;
 mod renewal;
 mod replays;
 mod roles;

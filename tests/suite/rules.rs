@@ -389,6 +389,6 @@ async fn a_patients_own_limit_counts_within_the_rules_bounds() {
     let (status, refused) = put(&hospital, "/patients/101", &record(json!("high"))).await;
     assert_eq!(
         (status, &refused["code"], &refused["pointer"]),
-        (422, &json!("invalid_limit_of_patient"), &json!("/limits"))
+        (422, &json!("invalid_limit_of_patient"), &json!("/limits/heart_rate_high"))
     );
 }

@@ -19,11 +19,14 @@ const SOON: Duration = Duration::from_secs(20);
 const NO_ID: &str = "00000000-0000-0000-0000-000000000000";
 
 /// Every route, and the scope that it takes.
-const ROUTES: [(&str, &str, &str); 23] = [
+const ROUTES: [(&str, &str, &str); 26] = [
     ("POST", "/readings", "readings:write"),
     ("GET", "/patients", "vitals:read"),
     ("GET", "/patients/101", "vitals:read"),
-    ("PUT", "/patients/101", "vitals:read"),
+    ("PUT", "/patients/101", "patients:manage"),
+    ("PUT", "/patients/101/record", "patients:manage"),
+    ("PATCH", "/patients/101/record", "patients:manage"),
+    ("GET", "/patients/101/record", "vitals:read"),
     ("GET", "/patients/101?asOf=2025-10-20T10:20:00Z", "vitals:read"),
     ("GET", "/patients/101/heart-rate", "vitals:read"),
     ("GET", "/patients/101/readings", "vitals:read"),

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::Caller;
 use crate::api::problem::Problem;
 use crate::clock::Clock;
-use crate::webhook::ack::{AckLinks, LinkError};
+use crate::webhook::ack::{AckLinks, LinkError, Shown};
 
 /// Links, and until when they are good.
 #[derive(Clone)]
@@ -31,7 +31,8 @@ struct Linked {
 }
 
 impl Links {
-    /// Who comes by a link; `None` when a token is to judge.
+    /// Who comes by a link; `None` when a token is to judge. How much the link shows stays
+    /// with the request, as a [`Shown`].
     pub async fn caller(&self, parts: &mut Parts) -> Result<Option<Caller>, Problem> {
         let link = Query::<Linked>::from_request_parts(parts, &()).await.ok();
         let Some(Query(Linked { link })) =
@@ -42,19 +43,21 @@ impl Links {
         let path = Path::<Uuid>::from_request_parts(parts, &()).await;
         // What is no id of ours is the id of nothing.
         let Path(alert) = path.map_err(|_| Problem::not_found("alert"))?;
-        self.by_link(&link, alert).map(Some)
+        let (caller, shown) = self.by_link(&link, alert)?;
+        parts.extensions.insert(shown);
+        Ok(Some(caller))
     }
 
-    fn by_link(&self, link: &str, alert: Uuid) -> Result<Caller, Problem> {
+    fn by_link(&self, link: &str, alert: Uuid) -> Result<(Caller, Shown), Problem> {
         let now = self.clock.now();
-        let tenant = self.links.tenant(link, alert, now).map_err(|error| {
+        let (tenant, shown) = self.links.opened(link, alert, now).map_err(|error| {
             let code = match error {
                 LinkError::Invalid => "link_invalid",
                 LinkError::Expired(_) => "link_expired",
             };
             Problem::forbidden(code, error.to_string())
         })?;
-        Ok(Caller {
+        let caller = Caller {
             tenant: tenant.into(),
             // Its own subject: who knows one link can use up no other's limits.
             subject: format!("link {alert}"),
@@ -66,6 +69,7 @@ impl Links {
             expires_ms: now.timestamp_millis(),
             linked: true,
             counted_as: OnceLock::new(),
-        })
+        };
+        Ok((caller, shown))
     }
 }

@@ -55,7 +55,7 @@ pub const BODY: Refusals = &[
     (408, "body_timeout"),
     (413, "body_too_large"),
     (415, "encoding_not_supported"),
-    (422, "invalid_body"),
+    (422, "invalid_body unknown_field nul_character"),
     (429, "body_budget_used"),
     (503, "body_budget_used"),
 ];
@@ -84,7 +84,8 @@ const RECORD: Refusals = &[
     (413, "record_too_large"),
     (
         422,
-        "invalid_record invalid_ward invalid_birth_date invalid_spo2_scale invalid_limit_of_patient",
+        "invalid_id invalid_text invalid_ward invalid_birth_date invalid_spo2_scale invalid_limit_of_patient \
+         not_an_object too_many_devices invalid_interval",
     ),
 ];
 const READINGS: Refusals = &[
@@ -216,11 +217,14 @@ pub const PARAMETERS: &[(&str, &str, &str)] = &[
     ("cursor", r#"{"type": "string"}"#, "Where the page before ended: its `next`."),
 ];
 
+const P: &str = "patients:manage";
 const R: &str = "vitals:read";
 const A: &str = "alerts:read";
 const K: &str = "alerts:ack";
 const M: &str = "rules:manage";
 const H: &str = "webhooks:manage";
+const FORM: &str = "application/x-www-form-urlencoded";
+const HTML: &str = "text/html";
 const CSV: &str = "text/csv";
 const NDJSON: &str = "application/x-ndjson";
 const PARQUET: &str = "application/vnd.apache.parquet";
@@ -232,11 +236,17 @@ pub const OPERATIONS: &[Operation] = &[
     on("post", "/readings", "readings:write", "Stores readings; answered after the commit").body_also_as("Readings", &[NDJSON])
         .answers(&[(201, "Stored"), (207, "Stored")]).refuses(&[READINGS]),
 
-    on("get", "/patients", R, "The patients with their states").query(&["ward", "cursor", "limit<=500"])
-        .tagged(&[(200, "StateList")]).refuses(&[PAGED, NARROW]),
+    on("get", "/patients", R, "The patients with their states, now or at a moment").query(&["ward", "asOf", "knownAt", "cursor", "limit<=500"])
+        .tagged(&[(200, "StateList")]).refuses(&[PAGED, NARROW, KEPT]),
     on("get", "/patients/{patient_id}", R, "A patient's state, now or at a moment").query(&["asOf", "knownAt"])
         .tagged(&[(200, "State")]).refuses(&[PATIENT, FOUND, KEPT]),
-    on("put", "/patients/{patient_id}", R, "Registers a patient: the whole record").body("Record")
+    on("put", "/patients/{patient_id}", P, "The same as `PUT` of the record").body("Record")
+        .answers(&[(200, "RecordOf")]).refuses(&[PATIENT, RECORD, &[(422, "would_erase")], APPENDS]),
+    on("get", "/patients/{patient_id}/record", R, "A patient's record, and who changed it last")
+        .tagged(&[(200, "RecordOf")]).refuses(&[PATIENT, FOUND]),
+    on("put", "/patients/{patient_id}/record", P, "The whole record; null removes a field, and one that steers alarms is not left out").body("Record")
+        .answers(&[(200, "RecordOf")]).refuses(&[PATIENT, RECORD, &[(422, "would_erase")], APPENDS]),
+    on("patch", "/patients/{patient_id}/record", P, "A part of the record: what is left out stays, null removes").body("Record")
         .answers(&[(200, "RecordOf")]).refuses(&[PATIENT, RECORD, APPENDS]),
     on("get", "/patients/{patient_id}/readings", R, "History: a page, buckets, points, or by `Accept` a whole table")
         .query(&["vital", "from", "to", "every", "points", "limit<=10000", "cursor"]).tagged(&[(200, "History")]).also_as(&[CSV, NDJSON, PARQUET])
@@ -260,8 +270,10 @@ pub const OPERATIONS: &[Operation] = &[
         .tagged(&[(200, "AlertList")]).refuses(&[PAGED, STATE, NARROW, &[(400, "invalid_id")]]),
     on("get", "/alerts/{id}", A, "An alert, and what raised it")
         .tagged(&[(200, "AlertWithHistory")]).refuses(&[FOUND]),
-    on("post", "/alerts/{id}/ack", K, "Somebody has seen it").query(&["link"]).by_link().body("Answering")
-        .answers(&[(200, "Acknowledged")]).refuses(&[FOUND, TEXT, APPENDS, LINK]),
+    on("get", "/alerts/{id}/ack", K, "A page with one button, for a phone: what it is, and who has seen it").query(&["link"]).by_link()
+        .answers(&[(200, "Page")]).refuses(&[FOUND, LINK]),
+    on("post", "/alerts/{id}/ack", K, "Somebody has seen it; a form is answered with the page").query(&["link"]).by_link()
+        .body_also_as("Answering", &[FORM]).answers(&[(200, "Acknowledged")]).also_as(&[HTML]).refuses(&[FOUND, TEXT, APPENDS, LINK]),
     on("post", "/alerts/{id}/clear", K, "It is over, says a person").body("Answering")
         .answers(&[(200, "Alert")]).refuses(&[FOUND, TEXT, APPENDS]),
 

@@ -1,0 +1,199 @@
+//! `/patients/{patient_id}/record`: who somebody is, where they lie, and what steers their
+//! alarms.
+//!
+//! Guarantees that what steers alarms is never lost in silence. `PUT` says the whole
+//! record: it replaces what is there, and is refused when it leaves out a field that
+//! steers alarms and is set; null removes one. `PATCH` says a part: what it leaves out
+//! stays, null removes, and `limits`, `devices` and `extra` are merged by their members,
+//! each of them taken whole. Both refuse a key that is not known, at any depth, but below
+//! `extra`.
+
+mod fields;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value, json};
+
+use super::auth::Caller;
+use super::extract::{Json, PatientId};
+use super::patients::Questions;
+use super::problem::Problem;
+use super::wire;
+use crate::clock::rfc3339;
+use crate::query::records::{self, Record};
+
+/// What it takes to write a record: who may switch alarms off.
+const SCOPE: &str = "patients:manage";
+/// The largest record.
+const RECORD_BYTES_MAX: usize = 16 * 1024;
+
+/// What decides which rules are for a patient, and at which values they raise.
+const STEERING: [&str; 4] = ["ward", "birthDate", "spo2Scale", "limits"];
+/// Fields that a `PATCH` merges by their members.
+const MERGED: [&str; 3] = ["limits", "devices", "extra"];
+/// What an answer adds to a record, and what may so be sent back with it.
+const ADDED: [&str; 3] = ["patientId", "_changed", "_links"];
+
+/// `GET /patients/{patient_id}/record`
+pub async fn get(
+    State(questions): State<Questions>,
+    caller: Caller,
+    PatientId(patient_id): PatientId,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    caller.may("vitals:read")?;
+    caller.may_see(&patient_id)?;
+    if caller.device.is_some() {
+        let detail = "the token is for one device, and a record is a patient's";
+        return Err(Problem::forbidden("outside_token", detail));
+    }
+    let found = records::get(&questions.log, &caller.tenant, &patient_id).await?;
+    let body = shown(&patient_id, found.ok_or_else(|| Problem::not_found("patient"))?);
+    Ok(wire::tagged(&headers, &body.clone(), body))
+}
+
+/// `PUT /patients/{patient_id}/record`, also `PUT /patients/{patient_id}`: the whole record.
+pub async fn put(
+    State(questions): State<Questions>,
+    caller: Caller,
+    PatientId(patient_id): PatientId,
+    Json(wanted): Json<Map<String, Value>>,
+) -> Result<Response, Problem> {
+    change(questions, caller, patient_id, wanted, replaced).await
+}
+
+/// `PATCH /patients/{patient_id}/record`: a part of it.
+pub async fn patch(
+    State(questions): State<Questions>,
+    caller: Caller,
+    PatientId(patient_id): PatientId,
+    Json(wanted): Json<Map<String, Value>>,
+) -> Result<Response, Problem> {
+    change(questions, caller, patient_id, wanted, |before, wanted| Ok(merged(before, wanted))).await
+}
+
+type Fields = Map<String, Value>;
+
+async fn change(
+    Questions { log, clock }: Questions,
+    caller: Caller,
+    patient_id: String,
+    mut wanted: Fields,
+    made: fn(&Fields, Fields) -> Result<Fields, Problem>,
+) -> Result<Response, Problem> {
+    caller.may_administer(SCOPE)?;
+    if wanted.get("patientId").is_some_and(|id| *id != *patient_id) {
+        let detail = "this is another patient's record: its patientId is not that of the path";
+        return Err(Problem::invalid("invalid_id", "/patientId", detail));
+    }
+    wanted.retain(|key, _| !ADDED.contains(&&**key));
+    let now = clock.now();
+    fields::check(&wanted, now)?;
+    let patient = (&*caller.tenant, &*patient_id);
+    let record = records::change(&log, patient, (&caller.subject, now), |before| {
+        let fields = made(before, wanted)?;
+        check_size(&fields)?;
+        Ok::<_, Problem>(fields)
+    });
+    Ok(axum::Json(shown(&patient_id, record.await?)).into_response())
+}
+
+fn replaced(before: &Fields, wanted: Fields) -> Result<Fields, Problem> {
+    let lost: Vec<&str> = STEERING
+        .into_iter()
+        .filter(|key| before.contains_key(*key) && !wanted.contains_key(*key))
+        .collect();
+    if lost.is_empty() {
+        return Ok(merged(&Map::new(), wanted));
+    }
+    let detail = format!(
+        "PUT is the whole record, and this one leaves out {}, which steers the patient's alarms: \
+         say it, or null to remove it, or change a part of the record by PATCH",
+        lost.join(", ")
+    );
+    Err(Problem::invalid("would_erase", "", detail).with("erases", json!(lost)))
+}
+
+fn merged(before: &Fields, wanted: Fields) -> Fields {
+    let mut fields = before.clone();
+    for (key, value) in wanted {
+        let value = match value {
+            Value::Object(members) if MERGED.contains(&&*key) => {
+                let kept = fields.get(&key).and_then(Value::as_object).cloned();
+                let mut kept = kept.unwrap_or_default();
+                kept.extend(members);
+                kept.retain(|_, member| !member.is_null());
+                if kept.is_empty() { Value::Null } else { Value::Object(kept) }
+            }
+            value => value,
+        };
+        fields.insert(key, value);
+    }
+    fields.retain(|_, value| !value.is_null());
+    fields
+}
+
+fn check_size(fields: &Fields) -> Result<(), Problem> {
+    let bytes = json!(fields).to_string().len();
+    if bytes <= RECORD_BYTES_MAX {
+        return Ok(());
+    }
+    let detail = format!("the record has {bytes} bytes, {RECORD_BYTES_MAX} at most");
+    Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "record_too_large", detail))
+}
+
+fn shown(patient_id: &str, record: Record) -> Value {
+    let changed = |(by, at): (String, DateTime<Utc>)| json!({ "by": by, "at": rfc3339(at) });
+    let mut body = Map::from_iter([("patientId".to_owned(), patient_id.into())]);
+    body.extend(record.fields);
+    body.insert("_changed".into(), record.changed.map(changed).into());
+    let patient = format!("/api/v1/patients/{patient_id}");
+    let links = json!({ "self": format!("{patient}/record"), "patient": patient });
+    body.insert("_links".into(), links);
+    Value::Object(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(value: Value) -> Fields {
+        value.as_object().cloned().unwrap()
+    }
+
+    #[test]
+    fn put_replaces_and_loses_nothing_that_steers_alarms_unsaid() {
+        let before = fields(json!({ "ward": "4B", "bed": "3", "limits": { "spo2_low": 88 } }));
+        for wanted in [json!({}), json!({ "ward": "4B" }), json!({ "limits": {}, "bed": "4" })] {
+            assert!(replaced(&before, fields(wanted.clone())).is_err(), "{wanted}");
+        }
+        let said = json!({ "ward": "5A", "limits": null });
+        assert_eq!(replaced(&before, fields(said)).unwrap(), fields(json!({ "ward": "5A" })));
+        let other = json!({ "ward": "4B", "limits": { "spo2_high": 100, "spo2_low": null } });
+        let expected = json!({ "ward": "4B", "limits": { "spo2_high": 100 } });
+        assert_eq!(replaced(&before, fields(other)).unwrap(), fields(expected));
+        assert_eq!(replaced(&Map::new(), Map::new()).unwrap(), Map::new());
+    }
+
+    #[test]
+    fn patch_changes_what_it_names() {
+        let before = json!({
+            "ward": "4B", "bed": "3",
+            "limits": { "spo2_low": { "value": 88, "until": "2026-01-01T00:00:00Z" }, "heart_rate_high": 140 },
+        });
+        let check = |patch: Value, expected: Value| {
+            assert_eq!(merged(&fields(before.clone()), fields(patch)), fields(expected));
+        };
+        check(json!({}), before.clone());
+        // A limit is one thing: no end of an older one stays with it.
+        check(
+            json!({ "bed": null, "limits": { "spo2_low": { "value": 90 } } }),
+            json!({ "ward": "4B", "limits": { "spo2_low": { "value": 90 }, "heart_rate_high": 140 } }),
+        );
+        let none = json!({ "limits": { "spo2_low": null, "heart_rate_high": null } });
+        check(none, json!({ "ward": "4B", "bed": "3" }));
+        check(json!({ "limits": null }), json!({ "ward": "4B", "bed": "3" }));
+    }
+}
