@@ -7,7 +7,7 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use chrono::{DateTime, Utc};
-use serde::de::{DeserializeOwned, Error as _};
+use serde::de::{DeserializeOwned, Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_path_to_error::Segment;
@@ -40,8 +40,19 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
     }
 }
 
-fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+/// Reads a whole body as JSON.
+pub fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     refuse_nul(body)?;
+    // What serde derives takes an array of the values as well, in the order of the fields.
+    if body.trim_ascii_start().starts_with(b"[")
+        && serde_json::from_slice::<IgnoredAny>(body).is_ok()
+    {
+        return Err(Problem::invalid(
+            "invalid_body",
+            "",
+            "the body is an object, and not an array",
+        ));
+    }
     serde_json::from_slice(body).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => placed::<T>(body, &error),
         _ => Problem::unreadable("unreadable_json", error.to_string()),
@@ -213,6 +224,7 @@ mod tests {
     fn what_is_wrong_with_a_body_has_its_place() {
         check("{", "unreadable_json");
         check("7", "invalid_body ");
+        check(r#"["u",{}]"#, "invalid_body ");
         check("{}", "invalid_body /url");
         check(r#"{"url":7}"#, "invalid_body /url");
         check(r#"{"url":"u","urls":1}"#, "unknown_field /urls");

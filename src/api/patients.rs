@@ -3,6 +3,7 @@
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -55,9 +56,7 @@ pub async fn state(
     let state = found.ok_or_else(|| Problem::not_found("patient"))?;
     let now = questions.clock.now();
     let body = wire::state(&patient_id, &state, now);
-    let unchanging =
-        json!([&body["ward"], &body["alerts"], &body["news2"], format!("{:?}", state.vitals)]);
-    Ok(wire::mark_freshness(wire::tagged(&headers, &unchanging, body), state.fresh))
+    Ok(wire::mark_freshness(wire::tagged(&headers, &body.clone(), body), state.fresh))
 }
 
 /// `GET /patients/{patient_id}/heart-rate` and its siblings.
@@ -90,13 +89,17 @@ pub async fn vital(
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ListParams {
     ward: Option<String>,
     cursor: Option<String>,
     limit: Option<i64>,
+    as_of: Option<Time>,
+    known_at: Option<Time>,
 }
 
-/// `GET /patients`
+/// `GET /patients`, now or at a moment. Pages of a moment are all of the one that the first
+/// page was settled to: their cursors hold it.
 pub async fn list(
     State(questions): State<Questions>,
     caller: Caller,
@@ -109,28 +112,49 @@ pub async fn list(
         return Err(Problem::forbidden("outside_token", detail));
     }
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
-    let filter = Filter {
+    let mut moment =
+        Moment { as_of: params.as_of.map(|t| t.0), known_at: params.known_at.map(|t| t.0) };
+    let mut filter = Filter {
         ward: params.ward.clone(),
         patient_id: caller.patient.clone(),
-        after: params.cursor.as_deref().map(wire::place::<String>).transpose()?,
+        after: None,
         limit,
     };
-    let listed = patients::list(&questions.log, &caller.tenant, &filter).await?;
-    let next = (listed.len() as i64 == limit)
-        .then(|| listed.last().map(|last| wire::cursor(&last.patient_id)))
-        .flatten();
+    let (listed, moment) = if moment == Moment::default() {
+        filter.after = params.cursor.as_deref().map(wire::place::<String>).transpose()?;
+        (patients::list(&questions.log, &caller.tenant, &filter).await?, moment)
+    } else {
+        let after: Option<(String, i64)> = params.cursor.as_deref().map(wire::place).transpose()?;
+        if let Some((after, known_at)) = after {
+            filter.after = Some(after);
+            moment.known_at = Some(wire::time(known_at)?);
+        }
+        patients::list_at(&questions.log, &caller.tenant, &filter, moment).await?
+    };
+    let last = (listed.len() as i64 == limit).then(|| listed.last()).flatten();
+    let next = last.map(|last| match moment.known_at {
+        None => wire::cursor(&last.patient_id),
+        Some(known_at) => wire::cursor(&(&last.patient_id, known_at.timestamp_micros())),
+    });
     let fresh = listed.iter().all(|patient| patient.state.fresh);
     let now = questions.clock.now();
-    let unchanging = format!("{listed:?}");
     let item = |Listed { patient_id, ward, state }: Listed| {
         let mut body = wire::state(&patient_id, &state, now);
         body["ward"] = json!(ward);
         body
     };
     let items: Vec<Value> = listed.into_iter().map(item).collect();
-    let query = params.ward.map(|ward| format!("ward={}", wire::encode(&ward)));
-    let body = wire::list(items, next, "/api/v1/patients", &query.unwrap_or_default());
-    Ok(wire::mark_freshness(wire::tagged(&headers, &unchanging, body), fresh))
+    let time =
+        |name: &str, at: Option<DateTime<Utc>>| at.map(|at| format!("{name}={}", rfc3339(at)));
+    let query = [
+        params.ward.map(|ward| format!("ward={}", wire::encode(&ward))),
+        time("asOf", moment.as_of),
+        time("knownAt", moment.known_at),
+        params.limit.map(|limit| format!("limit={limit}")),
+    ];
+    let query = query.into_iter().flatten().collect::<Vec<_>>().join("&");
+    let body = wire::list(items, next, "/api/v1/patients", &query);
+    Ok(wire::mark_freshness(wire::tagged(&headers, &body.clone(), body), fresh))
 }
 
 /// A page's length.

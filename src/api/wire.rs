@@ -176,8 +176,10 @@ pub fn state(patient_id: &str, state: &State, now: DateTime<Utc>) -> Value {
 
 /// An answer with an ETag, or 304 when the caller has it already.
 ///
-/// `of` is what the tag is made of: the answer without what changes by itself, as
-/// the age of a value does. Hence a weak tag.
+/// `of` is what the tag is made of: all that the answer says, also what time alone
+/// changes. Who keeps an old answer must not be told that a score still holds whose
+/// values have become stale since, or that a value is seconds old. Weak, because the same
+/// may be written in other bytes.
 pub fn tagged(request: &HeaderMap, of: &impl Serialize, body: Value) -> Response {
     let hash = Sha256::digest(serde_json::to_vec(of).unwrap_or_default());
     let tag = format!("W/\"{}\"", URL_SAFE_NO_PAD.encode(&hash[..12]));

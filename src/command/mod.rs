@@ -162,7 +162,9 @@ fn named_config(arguments: &[OsString]) -> Option<std::path::PathBuf> {
 /// The id of a tenant, a patient or a device, as an option takes it.
 fn id(text: &str) -> Result<String, String> {
     let is_one = is_fhir_id(text).then(|| text.to_owned());
-    is_one.ok_or_else(|| "an id is 1 to 64 letters, digits, dashes and dots, and not . or ..".to_owned())
+    is_one.ok_or_else(|| {
+        "an id is 1 to 64 letters, digits, dashes and dots, and not . or ..".to_owned()
+    })
 }
 
 fn run(cli: Cli) -> Result<ExitCode, Error> {

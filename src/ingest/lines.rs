@@ -171,6 +171,10 @@ mod tests {
             ("\u{feff}{}", "1 unreadable_json /1"),
             ("7", "1 not_an_object /1"),
             ("[]", "1 not_an_object /1"),
+            (
+                r#"["1","w","heart_rate",82,null,"2025-10-20T10:20:00Z",null,null]"#,
+                "1 not_an_object /1",
+            ),
             (&GOOD.replace("82", "1e999"), "1 not_a_number /1/value"),
             (&GOOD.replace("82", "900"), "1 value_out_of_range /1/value"),
             (&GOOD.replace("00Z", "00"), "1 invalid_time /1/measuredAt"),

@@ -9,7 +9,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -60,6 +61,30 @@ impl<'a> RawReading<'a> {
             quality: self.quality,
             context: self.context.map(RawValue::get),
         })
+    }
+}
+
+/// A reading that is an object. What serde derives takes an array of the values as well,
+/// in the order of the fields, which is nobody's to know.
+struct Object<'a>(RawReading<'a>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Object<'a>, D::Error> {
+        from.deserialize_map(ObjectOnly).map(Object)
+    }
+}
+
+struct ObjectOnly;
+
+impl<'de> Visitor<'de> for ObjectOnly {
+    type Value = RawReading<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a reading, which is an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<RawReading<'de>, A::Error> {
+        RawReading::deserialize(MapAccessDeserializer::new(members))
     }
 }
 
@@ -158,8 +183,8 @@ fn items(text: &str) -> Result<Vec<Item<'_>>, ParseError> {
     };
     let readings: Vec<Result<RawReading<'_>, Fault>> = if !in_array {
         vec![read_alone(text).map_err(ParseError::NotJson)?]
-    } else if let Ok(readings) = serde_json::from_str::<FirstOf<RawReading<'_>>>(text) {
-        readings.all()?.into_iter().map(Ok).collect()
+    } else if let Ok(readings) = serde_json::from_str::<FirstOf<Object<'_>>>(text) {
+        readings.all()?.into_iter().map(|Object(reading)| Ok(reading)).collect()
     } else {
         let raw: FirstOf<&RawValue> = serde_json::from_str(text).map_err(ParseError::NotJson)?;
         raw.all()?.into_iter().map(read_item).collect()
@@ -171,7 +196,7 @@ fn items(text: &str) -> Result<Vec<Item<'_>>, ParseError> {
 /// Reads the text of one item: in one pass, unless something is wrong with it.
 fn read_alone(text: &str) -> Result<Result<RawReading<'_>, Fault>, serde_json::Error> {
     match serde_json::from_str(text) {
-        Ok(reading) => Ok(Ok(reading)),
+        Ok(Object(reading)) => Ok(Ok(reading)),
         Err(_) => serde_json::from_str(text).map(read_item),
     }
 }
@@ -220,15 +245,19 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for FirstOf<T> {
 }
 
 fn read_item(raw: &RawValue) -> Result<RawReading<'_>, Fault> {
-    serde_json::from_str(raw.get()).map_err(|error| diagnose(raw.get(), &error))
+    let read = serde_json::from_str(raw.get()).map(|Object(reading)| reading);
+    read.map_err(|error| diagnose(raw.get(), &error))
 }
 
 const TEXTS: [&str; 4] = ["patientId", "deviceId", "vital", "measuredAt"];
+const KEYS: [&str; 8] =
+    ["patientId", "deviceId", "vital", "value", "unit", "measuredAt", "quality", "context"];
 
 /// Finds out what serde's message leaves open: which key, and what to do.
 fn diagnose(item: &str, error: &serde_json::Error) -> Fault {
     use std::collections::HashMap;
-    let Ok(fields) = serde_json::from_str::<HashMap<&str, &RawValue>>(item) else {
+    // Keys of their own: one may be written with escapes, and then lies nowhere as it is.
+    let Ok(fields) = serde_json::from_str::<HashMap<String, &RawValue>>(item) else {
         let detail = format!("a reading is a JSON object: {error}");
         return Fault::new("not_an_object", "", detail);
     };
@@ -247,11 +276,13 @@ fn diagnose(item: &str, error: &serde_json::Error) -> Fault {
         }
     }
     for key in TEXTS.into_iter().chain(["unit"]) {
-        if given(key).is_some_and(|text| !text.starts_with('"')) {
+        if given(key).is_some_and(|text| serde_json::from_str::<String>(text).is_err()) {
             return Fault::new("not_a_string", key, format!("{key} must be a JSON string"));
         }
     }
-    Fault::new("invalid_reading", "", error.to_string())
+    let detail = error.to_string();
+    let twice = KEYS.into_iter().find(|key| detail.contains(&format!("duplicate field `{key}`")));
+    Fault::new("invalid_reading", twice.unwrap_or_default(), detail)
 }
 
 fn read_time(text: &str) -> Result<DateTime<Utc>, Fault> {
@@ -317,6 +348,16 @@ mod tests {
         check(("\"more\"", "\"quality\":1.5,\"more\""), "quality_out_of_range", "/quality");
         check(("\"more\"", "\"context\":[],\"more\""), "context_not_an_object", "/context");
         check((GOOD, "7"), "not_an_object", "");
+        check(
+            (GOOD, r#"["101","watch-7","heart_rate",130,"/min","2025-10-20T10:20:00Z",null,null]"#),
+            "not_an_object",
+            "",
+        );
+        // Whatever the keys beside it are written like, or it is itself.
+        check(("130,", "\"high\",\"gr\\u00f6sse\":1,"), "not_a_number", "/value");
+        check(("\"value\":130", "\"v\\u0061lue\":\"high\""), "not_a_number", "/value");
+        check(("\"more\"", "\"unit\":\"/min\",\"more\""), "invalid_reading", "/unit");
+        check(("\"101\"", "\"\\ud800\""), "not_a_string", "/patientId");
     }
 
     #[test]

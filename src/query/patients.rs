@@ -1,15 +1,18 @@
 //! The directory of patients.
 //!
 //! Guarantees one order, by id, over all shards, and states that were read in one
-//! snapshot with the list. Does not know who may see whom beyond the tenant.
+//! snapshot with the list; of a moment, states of one settled moment over all pages. Does
+//! not know who may see whom beyond the tenant.
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
 use sqlx::{FromRow, Row};
 
 use super::alerts::Alert;
-use super::state::{Moment, Newest, State};
-use super::{Part, fresh};
+use super::reach::{Reach, Unanswered, What};
+use super::state::{Moment, Newest, State, past};
+use super::{END_OF_TIME, LOOK, Part, fresh};
 use crate::log::Log;
 use crate::projection::{SNAPSHOT, look};
 
@@ -104,6 +107,69 @@ pub async fn list(log: &Log, tenant: &str, filter: &Filter) -> Result<Vec<Listed
         }
     };
     Ok(rows.into_iter().map(listed).collect())
+}
+
+/// A page of the patients of whom anything was known, as they were at a moment, and the
+/// moment to which that is settled in all shards: a later page is asked with it.
+pub async fn list_at(
+    log: &Log,
+    tenant: &str,
+    filter: &Filter,
+    asked: Moment,
+) -> Result<(Vec<Listed>, Moment), Unanswered> {
+    let shards: Vec<i16> = log.shards().collect();
+    // What was known by a settled moment is in the log; what the rules are to say is not yet.
+    let parts: &[Part] = match asked.known_at {
+        Some(_) => &[Part::Existence],
+        None => &[Part::Existence, Part::Said],
+    };
+    let fresh = fresh(log, &shards, parts).await?;
+    let mut known_at = asked.known_at.unwrap_or(END_OF_TIME);
+    for shard in &shards {
+        known_at = known_at.min(log.settle(*shard, known_at).await?);
+    }
+    let moment = Moment { known_at: Some(known_at), ..asked };
+    let mut tx = look(log.pool(), LOOK, &["patient"]).await?;
+    let rows: Vec<(i16, String, Option<String>)> =
+        sqlx::query_as(include_str!("patients_as_of.sql"))
+            .bind(&shards)
+            .bind(tenant)
+            .bind(moment.as_of.unwrap_or(END_OF_TIME))
+            .bind(known_at)
+            .bind(&filter.ward)
+            .bind(&filter.patient_id)
+            .bind(&filter.after)
+            .bind(filter.limit)
+            .fetch_all(&mut *tx)
+            .await?;
+    drop(tx);
+    reach_all(log, tenant, &rows, moment).await?;
+    let mut listed = Vec::with_capacity(rows.len());
+    let mut tx = log.pool().begin_with(LOOK).await?;
+    for (shard, patient_id, _) in &rows {
+        let state = past(&mut tx, *shard, tenant, patient_id, moment, None).await?;
+        let record = state.record.as_deref().and_then(|r| serde_json::from_str::<Value>(r).ok());
+        let ward = record.and_then(|record| Some(record.get("ward")?.as_str()?.to_owned()));
+        let state = State { fresh, ..state };
+        listed.push(Listed { patient_id: patient_id.clone(), ward, state });
+    }
+    drop(tx);
+    reach_all(log, tenant, &rows, moment).await?;
+    Ok((listed, moment))
+}
+
+/// Says no when the state of one of them needs what is archived.
+async fn reach_all(
+    log: &Log,
+    tenant: &str,
+    rows: &[(i16, String, Option<String>)],
+    moment: Moment,
+) -> Result<(), Unanswered> {
+    for (_, patient_id, _) in rows {
+        let what = What::Newest(moment);
+        Reach { tenant, patient_id, vitals: &[], device: None, what }.check(log).await?;
+    }
+    Ok(())
 }
 
 /// The tenants that have anything in the log, by name. From the log itself: an import is

@@ -53,6 +53,11 @@ async fn a_link_acknowledges_its_alert_without_a_token_and_does_nothing_else() {
     assert_eq!(alert["acknowledged"]["by"], "Nurse Joy");
     let other = hospital.found(&format!("/alerts/{}", second["alertId"].as_str().unwrap())).await;
     assert_eq!(other["acknowledged"], Value::Null);
+    // What curl sends unless it is told otherwise calls itself a form.
+    let curled = client().post(link(first)).body(by.to_string());
+    let kind = "application/x-www-form-urlencoded";
+    let curled = curled.header("content-type", kind).send().await.unwrap();
+    assert_eq!(curled.headers()["content-type"], "application/json");
     // The first one counts, for links as for tokens.
     let again = post(&link(first), &json!({ "by": "Somebody" })).await;
     assert_eq!(

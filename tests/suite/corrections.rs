@@ -198,7 +198,7 @@ async fn what_is_wrong_with_a_retraction_is_told_with_its_place() {
         ("measuredAt", json!("yesterday"), "invalid_time"),
         ("reason", json!("  "), "invalid_reason"),
         ("reason", json!("x".repeat(1001)), "invalid_reason"),
-        ("reason", json!("\0"), "invalid_reason"),
+        ("reason", json!("\0"), "nul_character"),
         ("vital", Value::Null, "missing_field"),
         ("reason", Value::Null, "missing_field"),
     ] {

@@ -83,4 +83,5 @@ mod tokens;
 mod upcasting;
 mod verify;
 mod walk;
+mod wards;
 mod webhooks;

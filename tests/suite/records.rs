@@ -210,10 +210,7 @@ async fn no_patient_is_called_by_what_a_path_goes_up_by() {
     ] {
         let ended = crate::support::server::cli(&database, &arguments).await;
         let said = String::from_utf8_lossy(&ended.stderr);
-        assert!(
-            !ended.status.success() && said.contains("not . or .."),
-            "{arguments:?}: {said}"
-        );
+        assert!(!ended.status.success() && said.contains("not . or .."), "{arguments:?}: {said}");
     }
     let token = ["token", "--tenant", "..", "--subject", "s", "--scope", "vitals:read"];
     let ended = crate::support::server::cli(&database, &token).await;

@@ -94,7 +94,7 @@ pub fn alert(alert: &Alert, bed: Option<&Bed>, now: DateTime<Utc>) -> String {
 fn standing(alert: &Alert, acknowledged: &Value, now: DateTime<Utc>) -> String {
     let over = match &*alert.state {
         "cleared" => {
-            let at = alert.cleared_since.map(|at| format!(" since {}", moment(at, now)));
+            let at = alert.cleared_since.map(|at| format!(": cleared {}", moment(at, now)));
             Some(format!("It is over{}.", at.unwrap_or_default()))
         }
         "retracted" => Some("It was taken back: its reading was corrected.".to_owned()),
@@ -119,10 +119,10 @@ fn standing(alert: &Alert, acknowledged: &Value, now: DateTime<Utc>) -> String {
     }
     format!(
         "<form method=\"post\">\n\
-         <label for=\"by\">Your name <span>(may be left out)</span></label>\n\
+         <label for=\"by\">Your name <span>(optional)</span></label>\n\
          <input id=\"by\" name=\"by\" maxlength=\"{BY_CHARS_MAX}\" autocomplete=\"name\">\n\
          <button>Acknowledge</button>\n\
-         <p class=\"hint\">It tells the others that you go. The alert stands until it is over.</p>\n\
+         <p class=\"hint\">It tells the others that somebody has seen it. The alert stands until it is over.</p>\n\
          </form>\n"
     )
 }
@@ -130,8 +130,8 @@ fn standing(alert: &Alert, acknowledged: &Value, now: DateTime<Utc>) -> String {
 /// What went wrong.
 pub fn told(told: &Told) -> String {
     let title = match told.code {
-        "link_expired" => "This link is over",
-        "link_invalid" | "unauthorised" => "This link is not whole",
+        "link_expired" => "This link has expired",
+        "link_invalid" | "unauthorised" => "This link is not complete",
         "not_found" => "There is no such alert",
         _ => "That did not work",
     };
