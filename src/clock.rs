@@ -8,6 +8,13 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Duration, Utc};
 
+/// The farthest time that PostgreSQL and RFC 3339 both know.
+pub const END_OF_TIME: DateTime<Utc> =
+    match DateTime::from_timestamp_micros(253_402_300_799_999_999) {
+        Some(time) => time,
+        None => DateTime::<Utc>::MAX_UTC,
+    };
+
 /// Where "now" comes from.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>);

@@ -16,6 +16,7 @@ pub mod vital;
 pub mod log;
 
 pub mod consumer;
+pub mod jobs;
 pub mod projection;
 
 pub mod archive;

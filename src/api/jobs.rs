@@ -1,91 +1,35 @@
 //! `/jobs`: what takes longer than an answer may.
 //!
-//! Guarantees that a job is its tenant's alone, that few run at once, and that one that
-//! is cancelled stops. A job lives in the process that started it: another instance does
-//! not know it, and a restart forgets it. It changes nothing, so it can be asked again.
-
-use std::collections::HashMap;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+//! Guarantees that a job is its tenant's alone, and is shown to those who may start one of
+//! its kind, by whichever instance is asked.
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use uuid::Uuid;
 
 use super::auth::Caller;
 use super::extract::Id;
 use super::problem::Problem;
-use super::rules::{Rulebook, moment};
-use crate::rules::backtest::{BacktestError, Progress};
+use super::rules::Rulebook;
+use crate::clock::rfc3339;
+use crate::jobs::{Job, Kind};
 
-/// Jobs of a process that run at once.
-const JOBS_RUNNING_MAX: usize = 2;
-/// Jobs of a process that are remembered, running or not.
-const JOBS_KEPT_MAX: usize = 100;
-
-/// The jobs of this process.
-#[derive(Clone, Default)]
-pub struct Jobs(Arc<Mutex<HashMap<Uuid, Job>>>);
-
-struct Job {
-    tenant: String,
-    progress: Progress,
-    started_at: DateTime<Utc>,
-    /// Nothing while it runs.
-    outcome: Option<Result<Value, String>>,
+/// What it takes to start a job of a kind, and so to look at it and to end it.
+fn scope(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Backtest => "rules:manage",
+    }
 }
 
-impl Jobs {
-    /// Starts one, unless too many run.
-    pub fn start(
-        &self,
-        tenant: &str,
-        progress: Progress,
-        now: DateTime<Utc>,
-        work: impl Future<Output = Result<Value, BacktestError>> + Send + 'static,
-    ) -> Result<Uuid, Problem> {
-        let id = Uuid::now_v7();
-        let mut jobs = self.lock();
-        if jobs.values().filter(|job| job.outcome.is_none()).count() >= JOBS_RUNNING_MAX {
-            let detail =
-                format!("{JOBS_RUNNING_MAX} jobs are running already: wait for one to end");
-            return Err(Problem::unavailable("jobs_busy", detail));
-        }
-        if jobs.len() >= JOBS_KEPT_MAX {
-            let oldest = jobs.iter().filter(|(_, job)| job.outcome.is_some());
-            if let Some(id) = oldest.min_by_key(|(_, job)| job.started_at).map(|(id, _)| *id) {
-                jobs.remove(&id);
-            }
-        }
-        let (tenant, outcome) = (tenant.to_owned(), None);
-        jobs.insert(id, Job { tenant, progress, started_at: now, outcome });
-        drop(jobs);
-        let (all, work) = (self.clone(), tokio::spawn(work));
-        tokio::spawn(async move {
-            let outcome = match work.await {
-                Ok(Ok(result)) => Ok(result),
-                Ok(Err(BacktestError::Cancelled)) => Err("cancelled".to_owned()),
-                Ok(Err(BacktestError::Archived(span))) => {
-                    Err(BacktestError::Archived(span).to_string())
-                }
-                failed => {
-                    tracing::error!(?failed, "a job ended early");
-                    Err("it ended early: try again".to_owned())
-                }
-            };
-            if let Some(job) = all.lock().get_mut(&id) {
-                job.outcome = Some(outcome);
-            }
-        });
-        Ok(id)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, Job>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+async fn find(book: &Rulebook, caller: &Caller, id: uuid::Uuid) -> Result<Job, Problem> {
+    // Who may start none is told so, whatever the id.
+    let refused = Kind::ALL.into_iter().map(|kind| caller.may_administer(scope(kind)));
+    refused.reduce(Result::or).unwrap_or(Ok(()))?;
+    let job = book.jobs.get(&caller.tenant, id).await?;
+    let job = job.ok_or_else(|| Problem::not_found("job"))?;
+    caller.may_administer(scope(job.kind))?;
+    Ok(job)
 }
 
 /// `GET /jobs/{id}`: how far it is, then its result.
@@ -94,41 +38,38 @@ pub async fn get(
     caller: Caller,
     Id(id): Id,
 ) -> Result<Response, Problem> {
-    caller.may_administer("rules:manage")?;
-    let jobs = book.jobs.lock();
-    let job = jobs.get(&id).filter(|job| *job.tenant == *caller.tenant);
-    let job = job.ok_or_else(|| Problem::not_found("job"))?;
-    let (state, result, error) = match &job.outcome {
-        None => ("running", Value::Null, Value::Null),
-        Some(Ok(result)) => ("done", result.clone(), Value::Null),
-        Some(Err(why)) if why == "cancelled" => ("cancelled", Value::Null, Value::Null),
-        Some(Err(why)) => ("failed", Value::Null, why.clone().into()),
-    };
-    let body = json!({
-        "id": id,
-        "state": state,
-        "startedAt": moment(Some(job.started_at)),
-        "progress": {
-            "readings": job.progress.done.load(Ordering::Relaxed),
-            "of": job.progress.total.load(Ordering::Relaxed),
-        },
-        "result": result,
-        "error": error,
-        "_links": { "self": format!("/api/v1/jobs/{id}") },
-    });
-    Ok(axum::Json(body).into_response())
+    let job = find(&book, &caller, id).await?;
+    Ok(axum::Json(shown(&job)?).into_response())
 }
 
-/// `DELETE /jobs/{id}`: stops it.
+fn shown(job: &Job) -> Result<Value, Problem> {
+    let result = job.result.as_deref().map(serde_json::from_str::<Value>).transpose();
+    let result = result.map_err(|error| sqlx::Error::Decode(error.into()))?;
+    let progress = match job.kind {
+        Kind::Backtest => json!({ "readings": job.done, "of": job.total }),
+    };
+    Ok(json!({
+        "id": job.id,
+        "kind": job.kind.name(),
+        "state": job.state.name(),
+        "askedBy": job.asked_by,
+        "askedAt": rfc3339(job.asked_at),
+        "startedAt": job.started_at.map(rfc3339),
+        "endedAt": job.ended_at.map(rfc3339),
+        "progress": progress,
+        "result": result,
+        "error": job.error,
+        "_links": { "self": format!("/api/v1/jobs/{}", job.id) },
+    }))
+}
+
+/// `DELETE /jobs/{id}`: stops it. What is over stays as it is.
 pub async fn cancel(
     State(book): State<Rulebook>,
     caller: Caller,
     Id(id): Id,
 ) -> Result<StatusCode, Problem> {
-    caller.may_administer("rules:manage")?;
-    let jobs = book.jobs.lock();
-    let job = jobs.get(&id).filter(|job| *job.tenant == *caller.tenant);
-    let job = job.ok_or_else(|| Problem::not_found("job"))?;
-    job.progress.stop.cancel();
+    find(&book, &caller, id).await?;
+    book.jobs.cancel(&caller.tenant, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -9,7 +9,7 @@ use axum::extract::{OriginalUri, Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{get, post, put};
+use axum::routing::{get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -24,11 +24,12 @@ use super::shares::Shares;
 use super::standing::Standing;
 use super::{
     ack, alerts, corrections, deliveries, devices, diff, health, history, jobs, openapi, page,
-    parameters, patients, readings, record, replay, rules, silences, stream, webhook_events,
-    webhooks,
+    parameters, patients, readings, record, replay, rules, shadow, silences, stream, trials,
+    webhook_events, webhooks,
 };
 use crate::clock::Clock;
 use crate::ingest::Ingest;
+use crate::jobs::Jobs;
 use crate::log::{Log, wall};
 use crate::query::live::Live;
 use crate::webhook::ack::AckLinks;
@@ -52,6 +53,8 @@ pub struct Api {
     pub shares: Arc<Shares>,
     /// The time.
     pub clock: Clock,
+    /// What takes longer than an answer may.
+    pub jobs: Jobs,
     /// How webhooks are called.
     pub lines: Lines,
     /// Links that acknowledge without a token.
@@ -126,13 +129,15 @@ pub fn router(api: Api) -> Front {
     let rulebook = rules::Rulebook {
         log: api.log.clone(),
         clock: questions.clock,
-        jobs: jobs::Jobs::default(),
+        jobs: api.jobs,
+        trying: trials::Trying::default(),
     };
     let clinicians = Router::new()
         .route("/rules", get(rules::list))
-        .route("/rules/backtest", post(rules::trial))
-        .route("/rules/{id}", put(rules::put).delete(rules::retire))
+        .route("/rules/backtest", post(trials::start))
+        .route("/rules/{id}", get(rules::get).put(rules::put).delete(rules::retire))
         .route("/rules/{id}/versions", get(rules::history))
+        .route("/rules/{id}/report", get(shadow::report))
         .route("/silences", get(silences::list).post(silences::create))
         .route("/silences/{id}", get(silences::get).delete(silences::end))
         .route("/jobs/{id}", get(jobs::get).delete(jobs::cancel))

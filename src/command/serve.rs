@@ -34,9 +34,11 @@ use crate::clock::Clock;
 use crate::config::{Common, Role, Serving};
 use crate::consumer::{self, Consumer};
 use crate::ingest::Ingest;
+use crate::jobs::{Jobs, Kind, Runner};
 use crate::log::Log;
 use crate::projection;
 use crate::query::live::Live;
+use crate::rules::backtest::Trials;
 use crate::rules::{Book, Raise, ticks};
 use crate::tasks::Tasks;
 use crate::telemetry;
@@ -62,6 +64,8 @@ const COMMON_CONNECTIONS_MAX: u32 = 8;
 const PAGE_CONNECTIONS_MAX: u32 = 4;
 /// Connections for folds, which take turns: no page waits for one of these.
 const FOLD_CONNECTIONS_MAX: u32 = 3;
+/// Connections for what jobs ask: half of them for each of those that run at once.
+const JOB_CONNECTIONS_MAX: u32 = 8;
 /// Connections for rebuilds of projections whose SQL has changed, while there are any.
 const REBUILD_CONNECTIONS_MAX: u32 = 8;
 /// The pause after a rebuild that failed.
@@ -204,6 +208,7 @@ impl Server {
 
         tasks.spawn_until("the keys' upkeep", &stop, keys.clone().keep());
         let webhooks = Webhooks::open(common, serving, &log).await?;
+        let jobs = Jobs::new(log.pool().clone());
         if serving.roles.contains(&Role::Workers) {
             let folds = database.worker_pool(FOLD_CONNECTIONS_MAX);
             let of_rebuilds = log.with_pool(database.owner_pool(REBUILD_CONNECTIONS_MAX));
@@ -218,6 +223,10 @@ impl Server {
                 let turns = Some(turns.clone());
                 follow(&log, &folds, || folds.clone(), fold, turns, &stop, &tasks).await?;
             }
+            let trials = Trials::new(log.with_pool(database.patient_pool(JOB_CONNECTIONS_MAX)));
+            let works = vec![(Kind::Backtest, Arc::new(trials) as _)];
+            let runner = Runner::new(jobs.with_pool(database.worker_pool(1)), works);
+            tasks.spawn("the jobs", runner.run(stop.clone()));
             start_pages(&log, database, &webhooks, &serving.public_url, &stop, &tasks).await?;
         }
         let front = if serving.roles.contains(&Role::Api) {
@@ -242,6 +251,7 @@ impl Server {
                 limits,
                 shares,
                 clock,
+                jobs,
                 lines,
                 links,
                 metrics,

@@ -19,6 +19,7 @@ pub mod roles;
 mod settle;
 pub mod shelf;
 mod silence;
+mod turn;
 mod wake;
 pub mod wall;
 
@@ -36,6 +37,7 @@ pub use archived::{Archived, ArchivedMonth, archived_months};
 pub use read::{Window, decode_events, read_happenings, read_window, read_window_of_tenant};
 pub(crate) use silence::on_connection;
 pub use silence::{Held, Patience, answered, answered_soon, is_idle, takes_writes};
+pub use turn::{in_turn, lock_head};
 pub use wake::{POLL_MS, Wake, signal_or_poll};
 
 use crate::clock::Clock;

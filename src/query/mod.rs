@@ -18,15 +18,16 @@ pub mod reach;
 pub mod records;
 pub mod replay;
 mod rollup;
+pub mod shadow;
 pub mod state;
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use tokio::time::Instant;
 
+pub use crate::clock::END_OF_TIME;
 use crate::log::{Log, answered_soon};
-use crate::projection::{self, ALERT, CURRENT_VITALS, ROLLUP};
+use crate::projection::{self, ALERT, CURRENT_VITALS, ROLLUP, SHADOW};
 
 /// Begins a look at the log: one snapshot, and statements that are planned once and then
 /// find their months by themselves. Planning them anew for two years of months took four
@@ -39,13 +40,6 @@ const LOOK: &str = "begin isolation level repeatable read read only; \
 pub const FRESH_WAIT_MS_MAX: u64 = 1_000;
 const FRESH_POLL_MS: u64 = 4;
 
-/// The farthest time that PostgreSQL and RFC 3339 both know.
-pub const END_OF_TIME: DateTime<Utc> =
-    match DateTime::from_timestamp_micros(253_402_300_799_999_999) {
-        Some(time) => time,
-        None => DateTime::<Utc>::MAX_UTC,
-    };
-
 /// What an answer is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -53,6 +47,8 @@ pub enum Part {
     Vitals,
     /// Alerts, which take the rules first and then their projection.
     Alerts,
+    /// What rules on trial would have said, and the pages of the day.
+    Shadow,
     /// What the rules have said so far, as the log has it.
     Said,
     /// What was registered about patients.
@@ -72,12 +68,14 @@ pub async fn fresh(log: &Log, shards: &[i16], parts: &[Part]) -> Result<bool, sq
     let mut whole = Vec::new();
     whole.extend((has(Part::Vitals) || has(Part::Existence)).then_some(CURRENT_VITALS.consumer));
     whole.extend(has(Part::Devices).then_some(ROLLUP.consumer));
-    whole.extend((has(Part::Alerts) || has(Part::Said)).then_some(crate::consumer::RULES));
+    let of_rules = has(Part::Alerts) || has(Part::Shadow) || has(Part::Said);
+    whole.extend(of_rules.then_some(crate::consumer::RULES));
     if !caught_up(log, shards, &whole, &[], until).await? {
         return Ok(false);
     }
     let mut sparse = Vec::new();
     sparse.extend(has(Part::Alerts).then_some(ALERT.consumer));
+    sparse.extend(has(Part::Shadow).then_some(SHADOW.consumer));
     sparse.extend(has(Part::Records).then_some(CURRENT_VITALS.consumer));
     // The heads again: the rules may have appended.
     Ok(sparse.is_empty() || caught_up(log, shards, &[], &sparse, until).await?)

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const GROUND: [&str; 4] = ["clock", "event", "tasks", "vital"];
 
 /// The rooms of `src/lib.rs`, and which rooms each may enter beside the ground.
-const ROOMS: [(&str, &[&str]); 18] = [
+const ROOMS: [(&str, &[&str]); 19] = [
     ("clock", &[]),
     // One type: networks are options, and only webhooks know what they are.
     ("config", &["webhook"]),
@@ -20,13 +20,14 @@ const ROOMS: [(&str, &[&str]); 18] = [
     ("event", &["vital"]),
     ("log", &[]),
     ("consumer", &["log"]),
+    ("jobs", &["log"]),
     ("projection", &["consumer", "log"]),
     ("archive", &["consumer", "log"]),
     ("ingest", &["log"]),
     ("query", &["consumer", "log", "projection"]),
-    ("rules", &["consumer", "log", "projection"]),
+    ("rules", &["consumer", "jobs", "log", "projection"]),
     ("webhook", &["consumer", "log", "projection"]),
-    ("api", &["consumer", "ingest", "log", "projection", "query", "rules", "webhook"]),
+    ("api", &["consumer", "ingest", "jobs", "log", "projection", "query", "rules", "webhook"]),
     ("embedded", &[]),
     // It uses the platform from outside, as a hospital does; signatures it verifies.
     ("demo", &["webhook"]),
@@ -40,6 +41,7 @@ const ROOMS: [(&str, &[&str]); 18] = [
             "demo",
             "embedded",
             "ingest",
+            "jobs",
             "log",
             "projection",
             "query",
@@ -61,8 +63,8 @@ fn may_enter(room: &str, other: &str) -> bool {
 }
 
 /// Where SQL may be asked. `embedded` asks its own server whether it lives.
-const ROOMS_WITH_SQL: [&str; 7] =
-    ["log", "consumer", "projection", "query", "rules", "webhook", "embedded"];
+const ROOMS_WITH_SQL: [&str; 8] =
+    ["log", "consumer", "jobs", "projection", "query", "rules", "webhook", "embedded"];
 
 /// The most lines of a file. Most have far fewer.
 const LINES_MAX: usize = 450;

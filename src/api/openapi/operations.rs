@@ -66,6 +66,8 @@ const FOUND: Refusals = &[(404, "not_found")];
 const PAGED: Refusals = &[(400, "invalid_limit invalid_cursor")];
 const KEPT: Refusals = &[(410, "month_archived")];
 const APPENDS: Refusals = &[(503, "log_unavailable")];
+/// What is stored of rules and silences, and cannot be read.
+const STORED: Refusals = &[(500, "stored_unreadable")];
 const STREAM: Refusals =
     &[(400, "invalid_last_event_id"), (429, "too_many_streams"), (503, "too_many_streams")];
 /// A whole history as a table.
@@ -78,7 +80,7 @@ const RULE: Refusals = &[
     (400, "unreadable_rule"),
     (410, "month_archived"),
     (422, "invalid_rule too_many_pages backtest_too_long"),
-    (503, "backtest_failed"),
+    (503, "backtest_failed trials_busy"),
 ];
 const RECORD: Refusals = &[
     (413, "record_too_large"),
@@ -206,7 +208,8 @@ pub const PARAMETERS: &[(&str, &str, &str)] = &[
     ("speed", r#"{"type": "string", "examples": ["max", "60"]}"#, "Times real time, or `max`."),
     ("types", r#"{"type": "string", "enum": ["reading", "alert", "reading,alert", "alert,reading"]}"#, "What is sent; both when left out."),
     ("ward", r#"{"type": "string", "examples": ["4B"]}"#, "Only this ward's."),
-    ("alertState", r#"{"type": "string", "enum": ["active", "cleared", "missed", "retracted"]}"#, "Only those in this state."),
+    ("alertState", r#"{"type": "string", "enum": ["active", "ended", "cleared", "missed", "retracted"]}"#, "Only those in this state; `ended` are those that stood when their rule was no longer on trial."),
+    ("mode", r#"{"type": "string", "enum": ["active", "shadow"]}"#, "Those of rules that page, as if left out, or of rules on trial."),
     ("deliveryState", r#"{"type": "string", "enum": ["pending", "delivered", "dead"]}"#, "Only those in this state."),
     ("patientId", r#"{"type": "string", "pattern": "^[A-Za-z0-9\\-.]{1,64}$"}"#, "Only this patient's."),
     ("reason", r#"{"type": "string", "maxLength": 1000}"#, "Why, which is kept with the version."),
@@ -266,8 +269,8 @@ pub const OPERATIONS: &[Operation] = &[
     on("get", "/stream", R, "What happens, as it happens; resumes with `Last-Event-ID`").query(&["types"])
         .resumes().answers(&[(200, "Events")]).refuses(&[KEPT, STREAM, &[(400, "invalid_types")]]),
 
-    on("get", "/alerts", A, "Alerts, newest first").query(&["alertState", "patientId", "limit<=1000", "cursor"])
-        .tagged(&[(200, "AlertList")]).refuses(&[PAGED, STATE, NARROW, &[(400, "invalid_id")]]),
+    on("get", "/alerts", A, "Alerts, newest first; with `mode=shadow` what rules on trial would have raised").query(&["mode", "alertState", "patientId", "limit<=1000", "cursor"])
+        .tagged(&[(200, "AlertList")]).refuses(&[PAGED, STATE, NARROW, STORED, &[(400, "invalid_id")]]),
     on("get", "/alerts/{id}", A, "An alert, and what raised it")
         .tagged(&[(200, "AlertWithHistory")]).refuses(&[FOUND]),
     on("get", "/alerts/{id}/ack", K, "A page with one button, for a phone: what it is, and who has seen it").query(&["link"]).by_link()
@@ -278,23 +281,27 @@ pub const OPERATIONS: &[Operation] = &[
         .answers(&[(200, "Alert")]).refuses(&[FOUND, TEXT, APPENDS]),
 
     on("get", "/rules", M, "The newest version of each rule")
-        .tagged(&[(200, "RuleVersionList")]).refuses(&[NARROW]),
+        .tagged(&[(200, "RuleVersionList")]).refuses(&[NARROW, STORED]),
     on("post", "/rules/backtest", M, "What a rule would have raised over the history: a job").body("Backtest")
-        .answers(&[(202, "JobStarted")]).refuses(&[NARROW, KEPT, &[(422, "invalid_rule invalid_sweep invalid_against"), (503, "jobs_busy")]]),
+        .answers(&[(202, "JobStarted")]).refuses(&[NARROW, &[(422, "invalid_rule invalid_sweep invalid_against"), (429, "too_many_jobs"), (503, "jobs_busy")]]),
+    on("get", "/rules/{id}", M, "The newest version of a rule")
+        .tagged(&[(200, "RuleVersion")]).refuses(&[NARROW, FOUND, STORED]),
     on("put", "/rules/{id}", M, "Writes a rule: a new version").query(&["reason", "force"]).body_also_as("Rule", &[TOML])
-        .answers(&[(200, "RuleVersion")]).refuses(&[NARROW, RULE, REASON, APPENDS]),
+        .answers(&[(200, "RuleVersion")]).refuses(&[NARROW, RULE, REASON, STORED, APPENDS]),
     on("delete", "/rules/{id}", M, "Retires a rule").query(&["reason"])
-        .answers(&[(204, "Nothing")]).refuses(&[NARROW, FOUND, REASON, APPENDS, &[(422, "invalid_rule")]]),
+        .answers(&[(204, "Nothing")]).refuses(&[NARROW, FOUND, REASON, STORED, APPENDS, &[(422, "invalid_rule")]]),
     on("get", "/rules/{id}/versions", M, "Every version of a rule, with who and why")
-        .tagged(&[(200, "RuleVersionList")]).refuses(&[NARROW, FOUND]),
+        .tagged(&[(200, "RuleVersionList")]).refuses(&[NARROW, FOUND, STORED]),
+    on("get", "/rules/{id}/report", M, "The pages that the version on trial would have sent, by day (UTC) and patient, beside those that the rules at work have sent").query(&["from", "to", "limit<=1000", "cursor"])
+        .tagged(&[(200, "ShadowReport")]).refuses(&[NARROW, FOUND, PAGED, STORED, &[(400, "invalid_range")]]),
     on("get", "/silences", K, "The silences, newest first")
-        .tagged(&[(200, "SilenceList")]).refuses(&[NARROW]),
-    on("post", "/silences", K, "Holds pages of a rule, a patient or a ward back; never of high priority").body("NewSilence")
-        .answers(&[(201, "Silence")]).refuses(&[NARROW, APPENDS, &[(422, "invalid_silence")]]),
+        .tagged(&[(200, "SilenceList")]).refuses(&[NARROW, STORED]),
+    on("post", "/silences", K, "Holds pages of a rule, a patient or a ward back; never of high priority, and refused when it could hold none back").body("NewSilence")
+        .answers(&[(201, "Silence")]).refuses(&[NARROW, STORED, APPENDS, &[(422, "invalid_silence silence_has_no_effect")]]),
     on("get", "/silences/{id}", K, "A silence, with what it held back")
-        .tagged(&[(200, "SilenceReceipt")]).refuses(&[NARROW, FOUND]),
+        .tagged(&[(200, "SilenceReceipt")]).refuses(&[NARROW, FOUND, STORED]),
     on("delete", "/silences/{id}", K, "Ends a silence")
-        .answers(&[(200, "SilenceReceipt")]).refuses(&[NARROW, FOUND, APPENDS]),
+        .answers(&[(200, "SilenceReceipt")]).refuses(&[NARROW, FOUND, STORED, APPENDS]),
     on("get", "/jobs/{id}", M, "How far a job is, then its result")
         .answers(&[(200, "Job")]).refuses(&[NARROW, FOUND]),
     on("delete", "/jobs/{id}", M, "Stops a job")
@@ -303,11 +310,11 @@ pub const OPERATIONS: &[Operation] = &[
     on("get", "/webhooks", H, "The tenant's endpoints")
         .tagged(&[(200, "WebhookList")]).refuses(&[NARROW]),
     on("post", "/webhooks", H, "Makes an endpoint; its secret is told this once").body("NewWebhook")
-        .answers(&[(201, "WebhookWithSecret")]).refuses(&[NARROW, ENDPOINT, APPENDS]),
+        .answers(&[(201, "WebhookWithSecret")]).refuses(&[NARROW, ENDPOINT, STORED, APPENDS]),
     on("get", "/webhooks/{id}", H, "An endpoint")
         .tagged(&[(200, "Webhook")]).refuses(&[NARROW, FOUND]),
     on("patch", "/webhooks/{id}", H, "Changes an endpoint, or pauses it").body("ChangedWebhook")
-        .answers(&[(200, "Webhook")]).refuses(&[NARROW, FOUND, ENDPOINT, APPENDS, &[(422, "invalid_state")]]),
+        .answers(&[(200, "Webhook")]).refuses(&[NARROW, FOUND, ENDPOINT, STORED, APPENDS, &[(422, "invalid_state")]]),
     on("delete", "/webhooks/{id}", H, "Ends an endpoint")
         .answers(&[(204, "Nothing")]).refuses(&[NARROW, FOUND, APPENDS]),
     on("post", "/webhooks/{id}/rotate-secret", H, "A new secret, told this once; the one before signs too for 24 hours").body("Rotation").may_be_empty()

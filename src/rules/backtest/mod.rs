@@ -11,22 +11,24 @@
 //! read archived months: a question that reaches into one is refused.
 
 mod fold;
+mod observed;
 mod report;
 mod rows;
 mod slice;
 mod sweep;
+mod trial;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::facts::Facts;
 use super::model::{Mode, Per, Rule};
+pub use crate::jobs::Progress;
 use crate::log::{Log, archived_months};
 use crate::vital::Vital;
 
@@ -36,6 +38,7 @@ pub use report::{Report, WardNumbers, compared};
 use rows::{Held, Numbers, ROWS_HELD_MAX};
 use slice::Slice;
 pub use sweep::{Axis, SweepError, picture, variants};
+pub use trial::{Trial, TrialError, Trials};
 
 /// What is asked.
 #[derive(Clone)]
@@ -50,17 +53,6 @@ pub struct Question {
     pub rules: Vec<Arc<Rule>>,
     /// Whether the times of alerts are kept, to compare rules with each other.
     pub keeps_times: bool,
-}
-
-/// How far a backtest is, and its end.
-#[derive(Clone, Default)]
-pub struct Progress {
-    /// Readings so far.
-    pub done: Arc<AtomicU64>,
-    /// Readings in all, as PostgreSQL estimates; 0 before it is known.
-    pub total: Arc<AtomicU64>,
-    /// Ends it.
-    pub stop: CancellationToken,
 }
 
 /// What was found: every patient with their numbers for each rule.
@@ -92,6 +84,16 @@ pub enum BacktestError {
     /// More readings were measured at one moment than can be held.
     #[error("too many readings have the same time: ask for fewer vitals")]
     TooMany,
+    /// More than can be remembered: of each rule and patient something is.
+    #[error(
+        "{rules} rules tried on more than {patients} patients are too many: try fewer settings at once"
+    )]
+    TooManyTrials {
+        /// Of the question.
+        rules: usize,
+        /// That so many rules can be tried on.
+        patients: usize,
+    },
     /// The lines could not be written.
     #[error("writing the alerts: {0}")]
     Lines(#[from] std::io::Error),
@@ -219,11 +221,10 @@ fn at_work(rule: &Arc<Rule>) -> Arc<Rule> {
     Arc::new(Rule { mode: Mode::Active, ..(**rule).clone() })
 }
 
-impl Progress {
-    fn read(&self, rows: u64) -> Result<(), BacktestError> {
-        self.done.fetch_add(rows, Ordering::Relaxed);
-        if self.stop.is_cancelled() { Err(BacktestError::Cancelled) } else { Ok(()) }
-    }
+/// Counts what was read; an error when it is not to go on.
+fn have_read(progress: &Progress, rows: u64) -> Result<(), BacktestError> {
+    progress.done.fetch_add(rows, Ordering::Relaxed);
+    if progress.stop.is_cancelled() { Err(BacktestError::Cancelled) } else { Ok(()) }
 }
 
 impl Question {

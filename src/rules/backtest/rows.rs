@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use sqlx::{PgConnection, PgPool};
 
 use super::slice::{EPOCH_MICROS, Pages};
-use super::{BacktestError, Progress, Question};
+use super::{BacktestError, Progress, Question, have_read};
 use crate::vital::Vital;
 
 /// Rows that all readers together hold, at 40 bytes each.
@@ -215,7 +215,7 @@ impl Held {
                 self.count += 1;
             }
             bytes.drain(..at);
-            progress.read((self.count - before) as u64)?;
+            have_read(progress, (self.count - before) as u64)?;
             let is_room = self.count <= self.most;
             if is_end || !is_room {
                 return Ok(is_end && is_room);

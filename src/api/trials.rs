@@ -1,0 +1,185 @@
+//! Trials of a rule over the recorded history: as a job, and before it may page.
+//!
+//! Guarantees that a trial that an answer waits for is bounded in time and number, and that
+//! one tenant's do not keep another's from being tried.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chrono::DateTime;
+use serde_json::{Value, json};
+
+use super::auth::Caller;
+use super::extract::Body;
+use super::problem::Problem;
+use super::rules::{Rulebook, unreadable_json};
+use crate::clock::END_OF_TIME;
+use crate::jobs::{Kind, SubmitError, Wanted};
+use crate::rules::Rule;
+use crate::rules::backtest::{self, BacktestError, Progress, Question, Report, Trial, TrialError};
+
+/// A trial before a rule's activation may take so long.
+const TRIAL_MS_MAX: u64 = 20_000;
+/// So many at once in a process, each of another tenant.
+const TRIALS_AT_ONCE_MAX: usize = 4;
+
+/// `POST /rules/backtest`: 202, and a job.
+pub async fn start(
+    State(book): State<Rulebook>,
+    caller: Caller,
+    Body(bytes): Body,
+) -> Result<Response, Problem> {
+    caller.may_administer("rules:manage")?;
+    let body: Value = serde_json::from_slice(&bytes)
+        .map_err(|error| unreadable_json(&error, "; a trial is JSON, as {\"rule\": {…}}"))?;
+    // Refused now, and not when its turn has come.
+    Trial::read(&body)?;
+    let (tenant, by) = (&*caller.tenant, &*caller.subject);
+    let wanted = Wanted { tenant, kind: Kind::Backtest, argument: &body, by };
+    let id = book.jobs.submit(wanted).await?;
+    let place = format!("/api/v1/jobs/{id}");
+    let body = json!({ "id": id, "_links": { "self": place } });
+    let mut answer = (StatusCode::ACCEPTED, axum::Json(body)).into_response();
+    if let Ok(place) = HeaderValue::from_str(&place) {
+        answer.headers_mut().insert(header::LOCATION, place);
+    }
+    Ok(answer)
+}
+
+/// Whose rules are being tried right now by this process.
+#[derive(Clone, Default)]
+pub struct Trying(Arc<Mutex<HashSet<Arc<str>>>>);
+
+/// One trial; dropped, it is over.
+struct Turn {
+    trying: Trying,
+    tenant: Arc<str>,
+}
+
+impl Trying {
+    fn begin(&self, tenant: &Arc<str>) -> Result<Turn, Problem> {
+        let mut all = self.all();
+        if all.contains(tenant) || all.len() >= TRIALS_AT_ONCE_MAX {
+            metrics::counter!("vitals_trials_refused_total").increment(1);
+            let detail = "another rule is being tried: send this one again when that is answered";
+            return Err(Problem::unavailable("trials_busy", detail));
+        }
+        all.insert(tenant.clone());
+        Ok(Turn { trying: self.clone(), tenant: tenant.clone() })
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashSet<Arc<str>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.trying.all().remove(&self.tenant);
+    }
+}
+
+/// Refuses a rule that would have paged more often than it says itself.
+pub(super) async fn refuse_too_many_pages(
+    book: &Rulebook,
+    tenant: &Arc<str>,
+    rule: Rule,
+) -> Result<(), Problem> {
+    let Some(max) = rule.pages_max else { return Ok(()) };
+    let _turn = book.trying.begin(tenant)?;
+    let rule = Arc::new(rule);
+    let question = Question {
+        tenant: tenant.to_string(),
+        from: DateTime::UNIX_EPOCH,
+        to: END_OF_TIME,
+        rules: vec![rule.clone()],
+        keeps_times: false,
+    };
+    let progress = Progress::default();
+    let tried = backtest::run(&book.log, question, &progress, None);
+    let limit = Duration::from_millis(TRIAL_MS_MAX);
+    let Ok(found) = tokio::time::timeout(limit, tried).await else {
+        progress.stop.cancel();
+        let detail = "the history is too long to try the rule here: POST /rules/backtest, and then \
+                      force it with a reason";
+        return Err(Problem::invalid("backtest_too_long", "/max_pages_per_patient_day", detail));
+    };
+    let report = Report::of(&found?, 0, &rule);
+    if report.alerts_per_patient_day <= max {
+        return Ok(());
+    }
+    let detail = format!(
+        "over the recorded history it would have paged {} times in {:.1} patient-days, {:.3} a \
+         patient-day, and {max} is allowed: change it, or force it with a reason",
+        report.alerts, report.patient_days, report.alerts_per_patient_day
+    );
+    let problem = Problem::invalid("too_many_pages", "/max_pages_per_patient_day", detail);
+    Err(problem.with("backtest", json!(report)))
+}
+
+impl From<TrialError> for Problem {
+    fn from(TrialError { code, error }: TrialError) -> Problem {
+        Problem::invalid(code, error.pointer.trim_end_matches('/'), error.what)
+    }
+}
+
+impl From<SubmitError> for Problem {
+    fn from(error: SubmitError) -> Problem {
+        let detail = error.to_string();
+        match error {
+            SubmitError::Database(error) => error.into(),
+            SubmitError::Full => Problem::unavailable("jobs_busy", detail),
+            SubmitError::TenantFull => {
+                Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_jobs", detail)
+                    .header(header::RETRY_AFTER, HeaderValue::from_static("5"))
+            }
+        }
+    }
+}
+
+impl From<BacktestError> for Problem {
+    fn from(error: BacktestError) -> Problem {
+        match error {
+            BacktestError::Database(error) => error.into(),
+            BacktestError::Archived(_) => {
+                Problem::new(StatusCode::GONE, "month_archived", error.to_string())
+            }
+            BacktestError::TooMany | BacktestError::TooManyTrials { .. } => Problem::invalid(
+                "backtest_too_long",
+                "/max_pages_per_patient_day",
+                error.to_string(),
+            ),
+            BacktestError::Format(_)
+            | BacktestError::Lines(_)
+            | BacktestError::Worker
+            | BacktestError::Cancelled => {
+                tracing::error!(%error, "a backtest ended early");
+                Problem::unavailable("backtest_failed", "the backtest ended early: try again")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_has_one_trial_at_a_time_and_leaves_room_for_others() {
+        let (trying, one): (Trying, Arc<str>) = (Trying::default(), "one".into());
+        let turn = trying.begin(&one).expect("nobody else");
+        assert!(trying.begin(&one).is_err());
+        let others: Vec<Turn> = (1..TRIALS_AT_ONCE_MAX)
+            .map(|n| trying.begin(&format!("other {n}").into()).expect("there is room"))
+            .collect();
+        assert!(trying.begin(&"one more".into()).is_err());
+        drop(turn);
+        assert!(trying.begin(&one).is_ok());
+        drop(others);
+        assert!(trying.all().is_empty());
+    }
+}

@@ -1,0 +1,29 @@
+//! Turns: reading before appending, without holding up who appends.
+//!
+//! Guarantees that of those who take the same turn one after the other reads what the one
+//! before committed. Nobody's readings wait for it: a shard's head is locked by appends and
+//! by nothing else. Take turns before heads, never after.
+
+use sqlx::PgConnection;
+
+/// Apart from the other advisory locks of this database.
+const TURNS: i32 = 0x7475_726e;
+
+/// Waits until everybody else with this turn has ended their transaction.
+pub async fn in_turn(tx: &mut PgConnection, of: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("select pg_advisory_xact_lock($1, hashtext($2))")
+        .bind(TURNS)
+        .bind(of)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// Locks a shard's head until the transaction ends, and says where it is: for who is about
+/// to append, and has to know that nothing came in between.
+pub async fn lock_head(tx: &mut PgConnection, shard: i16) -> Result<i64, sqlx::Error> {
+    sqlx::query_scalar("select position from shard_head where shard = $1 for update")
+        .bind(shard)
+        .fetch_one(tx)
+        .await
+}
