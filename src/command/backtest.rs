@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::Error;
 use super::database::Database;
 use super::progress::Progress as Bar;
+use super::tenants::nothing_of;
 use crate::config::Common;
 use crate::log::Log;
 use crate::query::END_OF_TIME;
@@ -113,6 +114,14 @@ async fn judged(
     };
     if let Some(bar) = bar {
         bar.end();
+    }
+    if found.readings == 0 {
+        // A table of zeros looks like a rule that never pages.
+        let tenant = &options.tenant;
+        let said = nothing_of(log, tenant).await?.unwrap_or_else(|| {
+            format!("the tenant {tenant} has no reading that this rule looks at, in this time")
+        });
+        return Err(said.into());
     }
     Ok((found, started.elapsed().as_secs_f64()))
 }

@@ -11,6 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::observed::Observed;
 use super::rows::{Directory, Held, Row};
 use super::{BacktestError, Found, Lines, Question, cores};
 use crate::clock::rfc3339;
@@ -24,8 +25,9 @@ use crate::rules::state::State;
 use crate::rules::step::step;
 use crate::rules::timers::due;
 
-/// A longer silence does not count as time in which the patient was observed.
-const OBSERVED_GAP_MICROS: i64 = 2 * 3_600_000_000;
+/// Rules times patients: of each something is remembered, some 60 bytes and more where an
+/// alert stands.
+const PATIENT_TRIALS_MAX: usize = 4_000_000;
 const DAY_MICROS: f64 = 86_400_000_000.0;
 
 /// What one rule would have done to one patient.
@@ -35,7 +37,7 @@ pub struct Tally {
     pub alerts: u32,
     /// What would have been said again, or to others, had nobody answered.
     pub repeats: u32,
-    /// In alarm, microseconds.
+    /// In alarm, microseconds of the observed time.
     pub alarm_micros: i64,
     /// From when to when, if that was asked for.
     pub times: Vec<(i64, i64)>,
@@ -59,16 +61,24 @@ pub struct PatientTrials {
 struct Trial {
     /// Only of those of whom something is remembered.
     state: Option<Box<State>>,
-    open: Option<Transition>,
+    open: Option<Box<Open>>,
+    /// Observed time by the end of the alert before.
+    counted: i64,
     tally: Tally,
+}
+
+/// An alert that stands.
+struct Open {
+    raised: Transition,
+    /// Observed time by then.
+    observed: i64,
 }
 
 struct Patient {
     id: Arc<str>,
     shard: i16,
     facts: Facts,
-    observed_micros: i64,
-    last_at: Option<i64>,
+    observed: Observed,
     trials: Vec<Trial>,
     /// Of the slice that is at hand.
     rows: Vec<Row>,
@@ -113,13 +123,17 @@ impl<'q> Fold<'q> {
         patients: &Directory,
         devices: &Directory,
     ) -> Result<(), BacktestError> {
-        for name in patients.names().into_iter().skip(self.patients.len()) {
+        let (names, rules) = (patients.names(), self.question.rules.len());
+        let patients_max = PATIENT_TRIALS_MAX / rules.max(1);
+        if names.len() > patients_max {
+            return Err(BacktestError::TooManyTrials { rules, patients: patients_max });
+        }
+        for name in names.into_iter().skip(self.patients.len()) {
             self.patients.push(Patient {
                 shard: self.log.shard_of(&self.question.tenant, &name),
                 facts: self.facts.get(&*name).cloned().unwrap_or_default(),
                 id: name,
-                observed_micros: 0,
-                last_at: None,
+                observed: Observed::default(),
                 trials: self.question.rules.iter().map(|_| Trial::default()).collect(),
                 rows: Vec::new(),
             });
@@ -152,23 +166,24 @@ impl<'q> Fold<'q> {
         })?;
         Ok(())
     }
+
     /// Ends: alerts that stand, stand until the patient's last reading.
     pub fn end(self) -> Result<Found, BacktestError> {
         let mut found = Found { readings: self.readings, patients: Vec::new() };
         for mut patient in self.patients {
-            let Some(last) = patient.last_at else { continue };
-            let id = patient.id.to_string();
+            let Some(last) = patient.observed.newest() else { continue };
+            let (id, observed) = (patient.id.to_string(), patient.observed.total());
             for (index, trial) in patient.trials.iter_mut().enumerate() {
-                let Some(open) = trial.open.take() else { continue };
-                trial.tally.close(&open, last, self.question.keeps_times);
+                let end = (last, observed);
+                let Some(raised) = trial.close(end, self.question.keeps_times) else { continue };
                 if let Some(lines) = self.lines.as_ref().filter(|_| index == 0) {
-                    write_line(lines, &line(&id, &open, None))?;
+                    write_line(lines, &line(&id, &raised, None))?;
                 }
             }
             found.patients.push(PatientTrials {
                 id,
                 ward: patient.facts.ward,
-                days: patient.observed_micros as f64 / DAY_MICROS,
+                days: observed as f64 / DAY_MICROS,
                 tallies: patient.trials.into_iter().map(|trial| trial.tally).collect(),
             });
         }
@@ -206,13 +221,8 @@ impl Judge<'_> {
     }
 
     fn patient(&self, patient: &mut Patient, rows: &[Row]) -> Result<(), BacktestError> {
-        for row in rows {
-            let gap = patient.last_at.map_or(0, |last| row.at - last);
-            if gap <= OBSERVED_GAP_MICROS {
-                patient.observed_micros += gap;
-            }
-            patient.last_at = Some(row.at);
-        }
+        patient.observed.begin_slice();
+        rows.iter().for_each(|row| patient.observed.reading(row.at));
         let context = Context {
             tenant: &self.question.tenant,
             patient_id: &patient.id,
@@ -226,7 +236,7 @@ impl Judge<'_> {
             self.question.rules.iter().zip(&mut patient.trials).enumerate()
         {
             let lines = self.lines.filter(|_| index == 0);
-            self.try_rule(&context, rule, trial, rows, lines)?;
+            self.try_rule(&context, rule, (trial, &patient.observed), rows, lines)?;
         }
         Ok(())
     }
@@ -235,7 +245,7 @@ impl Judge<'_> {
         &self,
         context: &Context<'_>,
         rule: &Arc<Rule>,
-        trial: &mut Trial,
+        (trial, observed): (&mut Trial, &Observed),
         rows: &[Row],
         lines: Option<&Lines>,
     ) -> Result<(), BacktestError> {
@@ -276,7 +286,8 @@ impl Judge<'_> {
                 trial.state = None;
             }
             for transition in said.drain(..) {
-                if let Some(raised) = trial.take(transition, self.question.keeps_times)
+                let over = trial.take(transition, observed, self.question.keeps_times);
+                if let Some(raised) = over
                     && let Some(lines) = lines
                 {
                     write_line(lines, &line(context.patient_id, &raised.0, Some(&raised.1)))?;
@@ -289,17 +300,22 @@ impl Judge<'_> {
 
 impl Trial {
     /// Counts; answers the alert that is over, with what ended it.
-    fn take(&mut self, said: Transition, keeps_times: bool) -> Option<(Transition, Transition)> {
+    fn take(
+        &mut self,
+        said: Transition,
+        observed: &Observed,
+        keeps_times: bool,
+    ) -> Option<(Transition, Transition)> {
+        let at = said.at.timestamp_micros();
         match said.data.state {
             AlertState::Raised => {
                 self.tally.alerts += 1;
-                self.open = Some(said);
+                self.open = Some(Box::new(Open { raised: said, observed: observed.by(at) }));
                 None
             }
             AlertState::Cleared | AlertState::Retracted => {
-                let open = self.open.take()?;
-                self.tally.close(&open, said.at.timestamp_micros(), keeps_times);
-                Some((open, said))
+                let raised = self.close((at, observed.by(at)), keeps_times)?;
+                Some((raised, said))
             }
             AlertState::Escalated | AlertState::ReAlarmed => {
                 self.tally.repeats += 1;
@@ -308,15 +324,18 @@ impl Trial {
             AlertState::Missed | AlertState::Corrected => None,
         }
     }
-}
 
-impl Tally {
-    fn close(&mut self, open: &Transition, end: i64, keeps_times: bool) {
-        let begin = open.at.timestamp_micros();
-        self.alarm_micros += (end - begin).max(0);
+    /// The alert that stands is over: by the clock, and by the observed time. No moment
+    /// counts twice.
+    fn close(&mut self, (at, observed): (i64, i64), keeps_times: bool) -> Option<Transition> {
+        let Open { raised, observed: since } = *self.open.take()?;
+        self.tally.alarm_micros += (observed - since.max(self.counted)).max(0);
+        self.counted = self.counted.max(observed);
         if keeps_times {
-            self.times.push((begin, end.max(begin)));
+            let begin = raised.at.timestamp_micros();
+            self.tally.times.push((begin, at.max(begin)));
         }
+        Some(raised)
     }
 }
 

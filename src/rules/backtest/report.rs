@@ -1,7 +1,7 @@
 //! The numbers of a backtest, as people and programs read them.
 //!
-//! Guarantees that rates are over observed time: a silence of more than two hours does
-//! not count as a time in which nothing happened.
+//! Guarantees that rates and parts are over observed time: a silence of more than two hours
+//! counts neither as time in which nothing happened nor as time in alarm.
 
 use std::collections::BTreeMap;
 
@@ -88,10 +88,10 @@ impl Report {
     /// Of the rule that stands at `index` in the question.
     pub fn of(found: &Found, index: usize, rule: &Rule) -> Report {
         let alerts_of = |p: &PatientTrials| p.tallies.get(index).map_or(0, |t| u64::from(t.alerts));
-        let days: f64 = found.patients.iter().map(|p| p.days).sum();
+        let days = sum(found.patients.iter().map(|p| p.days));
         let tallies = || found.patients.iter().filter_map(|p| p.tallies.get(index));
         let alerts: u64 = found.patients.iter().map(alerts_of).sum();
-        let alarm: f64 = tallies().map(|t| t.alarm_micros as f64).sum();
+        let alarm = sum(tallies().map(|t| t.alarm_micros as f64));
         let mut noisy: Vec<&PatientTrials> = found.patients.iter().collect();
         noisy.sort_by(|a, b| alerts_of(b).cmp(&alerts_of(a)).then_with(|| a.id.cmp(&b.id)));
         let tenth: u64 = noisy.iter().take(noisy.len().div_ceil(10)).map(|p| alerts_of(p)).sum();
@@ -124,6 +124,11 @@ impl Report {
                 .collect(),
         }
     }
+}
+
+/// The standard library's sum of nothing is -0.
+fn sum(numbers: impl Iterator<Item = f64>) -> f64 {
+    numbers.fold(0.0, |sum, n| sum + n)
 }
 
 fn per(n: f64, of: f64) -> f64 {

@@ -15,6 +15,12 @@ use crate::rules::written::RuleError;
 const VARIANTS_MAX: usize = 200;
 /// Values of one axis.
 const VALUES_MAX: usize = 100;
+/// Axes of a sweep.
+const AXES_MAX: usize = 8;
+/// Of a text that is no axis, so much is said again.
+const SHOWN_CHARS_MAX: usize = 100;
+/// The longest key of an axis: each of its parts is a table within a table.
+const KEY_CHARS_MAX: usize = 64;
 
 /// One thing that is varied.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,8 +40,11 @@ pub enum SweepError {
     )]
     Axis(String),
     /// More than is done at once.
-    #[error("{0} settings are too many: {VARIANTS_MAX} at most")]
-    Many(usize),
+    #[error("more than {VARIANTS_MAX} settings are too many: fewer values, or fewer axes")]
+    Many,
+    /// More than anybody can look at.
+    #[error("{0} axes are too many: {AXES_MAX} at most")]
+    Axes(usize),
     /// A setting that is no rule.
     #[error("with {setting}: {source}")]
     Rule {
@@ -50,7 +59,7 @@ impl std::str::FromStr for Axis {
     type Err = SweepError;
 
     fn from_str(text: &str) -> Result<Axis, SweepError> {
-        let unreadable = || SweepError::Axis(text.to_owned());
+        let unreadable = || SweepError::Axis(text.chars().take(SHOWN_CHARS_MAX).collect());
         let (key, values) = text.split_once('=').ok_or_else(unreadable)?;
         let range = values.split_once("..").and_then(|(from, rest)| {
             let (to, step) = rest.split_once('/')?;
@@ -66,7 +75,8 @@ impl std::str::FromStr for Axis {
             Some(_) => return Err(unreadable()),
             None => values.split(',').filter(|v| !v.is_empty()).map(one).collect(),
         };
-        if key.is_empty() || values.is_empty() || values.len() > VALUES_MAX {
+        let is_key = (1..=KEY_CHARS_MAX).contains(&key.len());
+        if !is_key || values.is_empty() || values.len() > VALUES_MAX {
             return Err(unreadable());
         }
         Ok(Axis { key: key.to_owned(), values })
@@ -82,9 +92,12 @@ pub type Variant = (Vec<Value>, Arc<Rule>);
 
 /// Every combination, the last axis fastest.
 pub fn variants(body: &Value, axes: &[Axis], version: u32) -> Result<Vec<Variant>, SweepError> {
-    let count = axes.iter().map(|axis| axis.values.len()).product();
-    if count > VARIANTS_MAX {
-        return Err(SweepError::Many(count));
+    if axes.len() > AXES_MAX {
+        return Err(SweepError::Axes(axes.len()));
+    }
+    let count = axes.iter().try_fold(1, |n: usize, axis| n.checked_mul(axis.values.len()));
+    if count.is_none_or(|count| count > VARIANTS_MAX) {
+        return Err(SweepError::Many);
     }
     let mut settings: Vec<Vec<Value>> = vec![Vec::new()];
     for axis in axes {
@@ -257,6 +270,22 @@ mod tests {
         for bad in ["", "x", "x=", "x=1..0/1", "x=0..1/0", "x=0..1000/1"] {
             assert!(bad.parse::<Axis>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_sweep_of_more_than_can_be_counted_is_refused_at_once() {
+        let two: Axis = "when.value=110,120".parse().unwrap();
+        // 2^64 is 0 to whoever does not look.
+        let many = |n| variants(&body(), &vec![two.clone(); n], 1).map(|all| all.len());
+        assert_eq!(many(64), Err(SweepError::Axes(64)));
+        assert_eq!(many(8), Err(SweepError::Many));
+        assert_eq!(many(7), Ok(128));
+        let one: Axis = "when.value=110".parse().unwrap();
+        assert_eq!(variants(&body(), &vec![one; 9], 1), Err(SweepError::Axes(9)));
+        // A table in a table for each dot: nobody may make them as deep as a stack.
+        let deep = format!("{}a=1", "a.".repeat(20_000));
+        let refused = deep.parse::<Axis>().unwrap_err().to_string();
+        assert!(refused.len() < 300, "{refused}");
     }
 
     #[test]
