@@ -3,33 +3,24 @@
 //! A change counts from its event on: readings that were recorded before are judged by
 //! the version before.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use axum::extract::FromRequest;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::auth::Caller;
-use super::extract::{Body, Json, Params, Time};
-use super::jobs::Jobs;
+use super::extract::{Body, Params};
 use super::problem::Problem;
+use super::trials::{Trying, refuse_too_many_pages};
 use super::wire;
 use crate::clock::{Clock, rfc3339};
+use crate::jobs::Jobs;
 use crate::log::Log;
-use crate::query::END_OF_TIME;
-use crate::rules::backtest::{
-    self, Axis, BacktestError, Found, Progress, Question, Report, compared, picture, variants,
-};
-use crate::rules::versions::{self, ChangeError, Version};
+use crate::rules::versions::{self, ChangeError, Unreadable, Version};
 use crate::rules::{Mode, Rule, RuleError};
 
-/// A trial before a rule's activation may take so long.
-const TRIAL_MS_MAX: u64 = 20_000;
 /// Why a rule was changed.
 const REASON_CHARS_MAX: usize = 1_000;
 
@@ -39,6 +30,7 @@ pub struct Rulebook {
     pub(super) log: Log,
     pub(super) clock: Clock,
     pub(super) jobs: Jobs,
+    pub(super) trying: Trying,
 }
 
 /// `GET /rules`: the newest version of each.
@@ -51,6 +43,20 @@ pub async fn list(
     let all = versions::newest(&book.log, &caller.tenant).await?;
     let items = all.iter().map(shown).collect();
     let body = wire::list(items, None, "/api/v1/rules", "");
+    Ok(wire::tagged(&headers, &body.clone(), body))
+}
+
+/// `GET /rules/{id}`: its newest version.
+pub async fn get(
+    State(book): State<Rulebook>,
+    caller: Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    caller.may_administer("rules:manage")?;
+    let all = versions::newest(&book.log, &caller.tenant).await?;
+    let version = all.iter().find(|version| version.id() == id);
+    let body = shown(version.ok_or_else(|| Problem::not_found("rule"))?);
     Ok(wire::tagged(&headers, &body.clone(), body))
 }
 
@@ -158,162 +164,44 @@ fn check_reason(params: &ChangeParams) -> Result<(), Problem> {
     Ok(())
 }
 
+/// A rule as it came. What is no JSON by its type, nor begins as JSON does, is TOML: `curl`
+/// says of a file that it is a form.
 async fn rule_of(request: Request) -> Result<Value, Problem> {
     let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    let is_toml = kind.is_some_and(|kind| kind.starts_with("application/toml"));
+    let named = |name: &str| kind.is_some_and(|kind| kind.starts_with(name));
+    let (as_toml, as_json) = (named("application/toml"), named("application/json"));
     let Body(bytes) = Body::from_request(request, &()).await?;
     let text = std::str::from_utf8(&bytes)
         .map_err(|_| Problem::unreadable("unreadable_rule", "the rule is not UTF-8"))?;
     if text.contains("\\u0000") || text.contains('\0') {
         return Err(Problem::unreadable("unreadable_rule", "the rule holds a NUL character"));
     }
-    if is_toml {
+    let begins_as_json = text.trim_start().starts_with('{');
+    if as_toml || (!as_json && !begins_as_json) {
         // Read here as well, so that a refusal names its line.
         Rule::parse(text, 1)?;
         return toml::from_str(text)
             .map_err(|error| Problem::unreadable("unreadable_rule", error.message()));
     }
-    serde_json::from_str(text)
-        .map_err(|error| Problem::unreadable("unreadable_json", error.to_string()))
+    serde_json::from_str(text).map_err(|error| {
+        unreadable_json(
+            &error,
+            if begins_as_json { "" } else { "; TOML is sent as application/toml" },
+        )
+    })
 }
 
-async fn refuse_too_many_pages(book: &Rulebook, tenant: &str, rule: Rule) -> Result<(), Problem> {
-    let Some(max) = rule.pages_max else { return Ok(()) };
-    let rule = Arc::new(rule);
-    let question = Question {
-        tenant: tenant.to_owned(),
-        from: DateTime::UNIX_EPOCH,
-        to: END_OF_TIME,
-        rules: vec![rule.clone()],
-        keeps_times: false,
-    };
-    let progress = Progress::default();
-    let tried = backtest::run(&book.log, question, &progress, None);
-    let limit = Duration::from_millis(TRIAL_MS_MAX);
-    let Ok(found) = tokio::time::timeout(limit, tried).await else {
-        progress.stop.cancel();
-        let detail = "the history is too long to try the rule here: POST /rules/backtest, and then \
-                      force it with a reason";
-        return Err(Problem::invalid("backtest_too_long", "/max_pages_per_patient_day", detail));
-    };
-    let report = Report::of(&found?, 0, &rule);
-    if report.alerts_per_patient_day <= max {
-        return Ok(());
-    }
-    let detail = format!(
-        "over the recorded history it would have paged {} times in {:.1} patient-days, {:.3} a \
-         patient-day, and {max} is allowed: change it, or force it with a reason",
-        report.alerts, report.patient_days, report.alerts_per_patient_day
-    );
-    let problem = Problem::invalid("too_many_pages", "/max_pages_per_patient_day", detail);
-    Err(problem.with("backtest", json!(report)))
-}
-
-/// What a backtest is asked. A rule is given as JSON, or named.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Trial {
-    rule: Value,
-    from: Option<Time>,
-    to: Option<Time>,
-    against: Option<String>,
-    #[serde(default)]
-    sweep: Vec<String>,
-}
-
-/// `POST /rules/backtest`: 202, and a job.
-pub async fn trial(
-    State(book): State<Rulebook>,
-    caller: Caller,
-    Json(trial): Json<Trial>,
-) -> Result<Response, Problem> {
-    caller.may_administer("rules:manage")?;
-    let rule = Rule::read(&trial.rule, 1).map_err(|error| within("/rule", error))?;
-    let axes: Vec<Axis> = trial
-        .sweep
-        .iter()
-        .map(|axis| axis.parse())
-        .collect::<Result<_, _>>()
-        .map_err(|error| Problem::invalid("invalid_sweep", "/sweep", format!("{error}")))?;
-    let settings = variants(&trial.rule, &axes, 1)
-        .map_err(|error| Problem::invalid("invalid_sweep", "/sweep", error.to_string()))?;
-    let mut rules: Vec<Arc<Rule>> = settings.iter().map(|(_, rule)| rule.clone()).collect();
-    let against = match trial.against.as_deref() {
-        None => false,
-        Some("active") if axes.is_empty() => {
-            let active = versions::active(&book.log, &caller.tenant).await?;
-            rules.extend(active.into_iter().filter(|r| r.event == rule.event).map(Arc::new));
-            rules.len() > 1
-        }
-        Some(_) => {
-            let detail = "against is \"active\", and goes with no sweep";
-            return Err(Problem::invalid("invalid_against", "/against", detail));
-        }
-    };
-    let question = Question {
-        tenant: caller.tenant.to_string(),
-        from: trial.from.map_or(DateTime::UNIX_EPOCH, |t| t.0),
-        to: trial.to.map_or(END_OF_TIME, |t| t.0),
-        rules,
-        keeps_times: against,
-    };
-    let (log, progress) = (book.log.clone(), Progress::default());
-    let running = progress.clone();
-    let work = async move {
-        let found = backtest::run(&log, question, &running, None).await?;
-        Ok::<Value, BacktestError>(result(&found, &axes, settings, against))
-    };
-    let id = book.jobs.start(&caller.tenant, progress, book.clock.now(), work)?;
-    let place = format!("/api/v1/jobs/{id}");
-    let mut answer =
-        (StatusCode::ACCEPTED, axum::Json(json!({ "id": id, "_links": { "self": place } })))
-            .into_response();
-    if let Ok(place) = HeaderValue::from_str(&place) {
-        answer.headers_mut().insert(header::LOCATION, place);
-    }
-    Ok(answer)
-}
-
-fn result(
-    found: &Found,
-    axes: &[Axis],
-    settings: Vec<(Vec<Value>, Arc<Rule>)>,
-    against: bool,
-) -> Value {
-    let reports: Vec<Report> =
-        settings.iter().enumerate().map(|(n, (_, rule))| Report::of(found, n, rule)).collect();
-    if axes.is_empty() {
-        return json!({ "report": reports.first(), "against": against.then(|| compared(found)) });
-    }
-    let rates = reports.iter().map(|report| report.alerts_per_patient_day);
-    let points: Vec<(Vec<Value>, f64)> =
-        settings.into_iter().zip(rates).map(|((setting, _), rate)| (setting, rate)).collect();
-    let rows: Vec<Value> = points
-        .iter()
-        .zip(&reports)
-        .map(|((setting, _), report)| {
-            json!({
-                "setting": setting,
-                "alerts": report.alerts,
-                "alertsPerPatientDay": report.alerts_per_patient_day,
-                "patientsWithAlerts": report.patients_with_alerts,
-                "alarmPart": report.alarm_part,
-            })
-        })
-        .collect();
-    let keys: Vec<&str> = axes.iter().map(|axis| &*axis.key).collect();
-    let title = format!("{}: alerts a patient-day", reports.first().map_or("", |r| &*r.rule));
-    json!({ "axes": keys, "settings": rows, "picture": picture(&title, axes, &points) })
-}
-
-fn within(at: &str, error: RuleError) -> Problem {
-    let pointer = format!("{at}{}", error.pointer.trim_end_matches('/'));
-    Problem::invalid("invalid_rule", &pointer, error.what)
+/// What is no JSON, with the place at which it ceases to be.
+pub(super) fn unreadable_json(error: &serde_json::Error, hint: &str) -> Problem {
+    Problem::unreadable("unreadable_json", format!("{error}{hint}"))
+        .with("line", error.line().into())
+        .with("column", error.column().into())
 }
 
 impl From<RuleError> for Problem {
     fn from(error: RuleError) -> Problem {
-        let problem = Problem::invalid("invalid_rule", &error.pointer, error.to_string());
+        let pointer = error.pointer.trim_end_matches('/');
+        let problem = Problem::invalid("invalid_rule", pointer, error.to_string());
         match error.line {
             Some(line) => problem.with("line", line.into()),
             None => problem,
@@ -327,26 +215,14 @@ impl From<ChangeError> for Problem {
             ChangeError::Rule(error) => error.into(),
             ChangeError::Database(error) => error.into(),
             ChangeError::Append(error) => error.into(),
+            ChangeError::Unreadable(error) => error.into(),
         }
     }
 }
 
-impl From<BacktestError> for Problem {
-    fn from(error: BacktestError) -> Problem {
-        match error {
-            BacktestError::Database(error) => error.into(),
-            BacktestError::Archived(_) => {
-                Problem::new(StatusCode::GONE, "month_archived", error.to_string())
-            }
-            error => {
-                tracing::error!(%error, "a backtest ended early");
-                Problem::unavailable("backtest_failed", "the backtest ended early: try again")
-            }
-        }
+impl From<Unreadable> for Problem {
+    fn from(error: Unreadable) -> Problem {
+        tracing::error!(%error, "a tenant's own stream cannot be read");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "stored_unreadable", error.to_string())
     }
-}
-
-/// A time that a job began, or ended.
-pub(super) fn moment(at: Option<DateTime<Utc>>) -> Value {
-    at.map(rfc3339).into()
 }

@@ -16,7 +16,7 @@ use super::wire;
 use crate::clock::rfc3339;
 use crate::event::{ID_RULE, is_fhir_id};
 use crate::rules::registry::Silence;
-use crate::rules::silences;
+use crate::rules::silences::{self, NoEffect, SilenceError};
 
 /// The longest silence.
 const SILENCE_HOURS_MAX: i64 = 24;
@@ -54,7 +54,7 @@ pub async fn create(
         from: now,
         until: wanted.until.0,
     };
-    silences::set(&book.log, &caller.tenant, &silence, &caller.subject, now).await?;
+    silences::begin(&book.log, &caller.tenant, &silence, &caller.subject, now).await?;
     Ok((StatusCode::CREATED, axum::Json(shown(&silence))).into_response())
 }
 
@@ -152,4 +152,18 @@ fn shown(silence: &Silence) -> Value {
         "until": rfc3339(silence.until),
         "_links": { "self": format!("/api/v1/silences/{}", silence.id) },
     })
+}
+
+impl From<SilenceError> for Problem {
+    fn from(error: SilenceError) -> Problem {
+        match error {
+            SilenceError::Database(error) => error.into(),
+            SilenceError::Append(error) => error.into(),
+            SilenceError::Unreadable(error) => error.into(),
+            SilenceError::Rules(error) => error.into(),
+            SilenceError::NoEffect(NoEffect { pointer, why }) => {
+                Problem::invalid("silence_has_no_effect", pointer, why)
+            }
+        }
+    }
 }

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 
 use crate::event::{Event, READING_RETRACTED, RetractionData};
 use crate::log::partition::Span;
-use crate::log::{AppendError, Log, append};
+use crate::log::{AppendError, Log, append, in_turn};
 use crate::vital::Vital;
 
 /// Which reading is retracted, by whom, and why.
@@ -87,10 +87,7 @@ pub async fn retract(
     let shard = log.shard_of(tenant, &retraction.patient_id);
     let mut tx = log.pool().begin().await?;
     // Who retracts the same reading at the same moment waits here, and finds it done.
-    sqlx::query("select from shard_head where shard = $1 for update")
-        .bind(shard)
-        .execute(&mut *tx)
-        .await?;
+    in_turn(&mut tx, &format!("retract/{tenant}/{}", retraction.patient_id)).await?;
     let found: Option<Found> = sqlx::query_as(include_str!("retract.sql"))
         .bind(shard)
         .bind(tenant)

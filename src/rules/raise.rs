@@ -19,7 +19,7 @@ use super::past;
 use super::registry::{Book, Interest, Silence};
 use crate::consumer::{Consumer, ConsumerError, Follows, RULES};
 use crate::event::{AlertState, Event, RULE_CHANGED, Recorded};
-use crate::log::{EVENTS_PER_APPEND_MAX, Log, Window, append, decode_events};
+use crate::log::{EVENTS_PER_APPEND_MAX, Log, Window, append, decode_events, lock_head};
 
 /// The most positions of one step, but for an append that is longer: a page that waits
 /// behind a flood waits for this many readings at most before its own step begins.
@@ -175,22 +175,26 @@ impl Raise {
         Ok(())
     }
 
-    /// What time alone moves on a shard whose events have all been read, up to `upto`.
-    /// The caller holds the shard's checkpoint and head.
+    /// What time alone moves on a shard whose events have all been read, up to `upto`: a
+    /// moment at which the head stood at `position`. `None` when it does not any more, for
+    /// then something came before. The caller holds the shard's checkpoint.
     pub(super) async fn tick(
         &self,
         tx: &mut PgConnection,
         shard: i16,
         position: i64,
         upto: DateTime<Utc>,
-    ) -> Result<Vec<Event>, ConsumerError> {
+    ) -> Result<Option<Vec<Event>>, ConsumerError> {
         let book = self.book(tx, shard, position).await?;
         let mut evaluator = self.due(tx, shard, upto).await?;
         let mut said = Vec::new();
         evaluator.ticks(&book, upto, &mut said);
+        if lock_head(tx, shard).await? != position {
+            return Ok(None);
+        }
         self.save(tx, shard, &evaluator, &book).await?;
         append_if_any(tx, shard, &said).await?;
-        Ok(said)
+        Ok(Some(said))
     }
 
     /// Told after a commit.

@@ -3,8 +3,9 @@
 //! Guarantees the same as a step of the rules: state and alert events change in one
 //! transaction, exactly once, with any number of instances. A tick due at a moment is
 //! taken only when every event before it was read and none can come before it any
-//! more, which the shard's locked head says. While events come, [`super::raise`] takes
-//! the ticks at their place among them.
+//! more, which the shard's head says: it is locked only when the outcome is known, and has
+//! to stand where it stood. While events come, [`super::raise`] takes the ticks at their
+//! place among them.
 //!
 //! Does not guarantee when: it looks every [`LOOK_MS`].
 
@@ -54,7 +55,7 @@ pub async fn tick(rules: &Raise, pool: &PgPool, shard: i16) -> Result<bool, Cons
         return Ok(false);
     }
     let mut tx = pool.begin().await?;
-    // In the order in which a step locks them: the checkpoint, then the head.
+    // In the order in which a step locks them: the checkpoint, and last the head.
     let read: Option<i64> = sqlx::query_scalar(
         "select position from checkpoint where consumer = $1 and shard = $2 for update skip locked",
     )
@@ -63,8 +64,7 @@ pub async fn tick(rules: &Raise, pool: &PgPool, shard: i16) -> Result<bool, Cons
     .fetch_optional(&mut *tx)
     .await?;
     let (head, now): (i64, DateTime<Utc>) = sqlx::query_as(
-        "select position, greatest(recorded_at, clock_timestamp()) from shard_head \
-         where shard = $1 for update",
+        "select position, greatest(recorded_at, clock_timestamp()) from shard_head where shard = $1",
     )
     .bind(shard)
     .fetch_one(&mut *tx)
@@ -74,7 +74,10 @@ pub async fn tick(rules: &Raise, pool: &PgPool, shard: i16) -> Result<bool, Cons
         tx.rollback().await?;
         return Ok(false);
     }
-    let said = rules.tick(&mut tx, shard, head, now).await?;
+    let Some(said) = rules.tick(&mut tx, shard, head, now).await? else {
+        tx.rollback().await?;
+        return Ok(false);
+    };
     tx.commit().await?;
     rules.said(shard, &said);
     Ok(true)

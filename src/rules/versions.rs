@@ -2,7 +2,9 @@
 //!
 //! Guarantees that a change is an event in the tenant's stream of every shard, all in
 //! one transaction, so that each shard's rules learn it at a position of its own and no
-//! shard without the others. Two who change at once get versions one after the other.
+//! shard without the others. Two who change at once get versions one after the other, and
+//! no reading waits for them but while the event itself is appended. What is stored and
+//! cannot be read is an error and never left out: the rules at work stop at the same row.
 //! Asks the log, which is never behind.
 
 use chrono::{DateTime, Utc};
@@ -12,9 +14,9 @@ use sqlx::{PgConnection, Row};
 
 use super::model::{Mode, Rule};
 use super::registry::{RULES_PER_TENANT_MAX, RuleSet, shipped_bodies};
-use super::written::{RuleError, fault};
+use super::written::{RuleError, fault, short_enough};
 use crate::event::{Event, NO_PATIENT, RULE_CHANGED};
-use crate::log::{AppendError, Log, append};
+use crate::log::{AppendError, Log, append, in_turn};
 
 /// One version of a rule.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -41,9 +43,12 @@ impl Version {
         self.rule.get("id").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// The rule in types.
-    pub fn read(&self) -> Result<Rule, RuleError> {
-        Rule::read(&self.rule, self.version)
+    /// The rule in types, of what was stored.
+    pub fn stored(&self) -> Result<Rule, Unreadable> {
+        Rule::read(&self.rule, self.version).map_err(|error| Unreadable {
+            what: format!("version {} of the rule {}", self.version, self.id()),
+            why: format!("{error}: write it anew with PUT /rules/{}", self.id()),
+        })
     }
 }
 
@@ -59,6 +64,19 @@ pub enum ChangeError {
     /// The log said no.
     #[error("{0}")]
     Append(#[from] AppendError),
+    /// What is stored cannot be read.
+    #[error("{0}")]
+    Unreadable(#[from] Unreadable),
+}
+
+/// Something of a tenant's own stream that this version of the program cannot read.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}, as it is stored, cannot be read by this version: {why}")]
+pub struct Unreadable {
+    /// Which.
+    pub what: String,
+    /// Why, and what would mend it.
+    pub why: String,
 }
 
 /// Every version of every rule of a tenant, oldest first; what was shipped comes first.
@@ -76,7 +94,7 @@ pub async fn newest(log: &Log, tenant: &str) -> Result<Vec<Version>, ChangeError
 pub async fn events(log: &Log, tenant: &str) -> Result<Vec<String>, ChangeError> {
     let mut events = Vec::new();
     for version in newest(log, tenant).await? {
-        let rule = version.read()?;
+        let rule = version.stored()?;
         events.extend(rule.escalate.iter().map(|next| next.event.clone()));
         events.push(rule.event);
     }
@@ -99,8 +117,8 @@ async fn read(
     tenant: &str,
 ) -> Result<Vec<Version>, ChangeError> {
     let rows = sqlx::query(
-        "select data::text from event where shard = $1 and tenant = $2 and patient_id = $3 \
-         and vital is null and type = $4 order by position",
+        "select data::text, position from event where shard = $1 and tenant = $2 \
+         and patient_id = $3 and vital is null and type = $4 order by position",
     )
     .bind(home)
     .bind(tenant)
@@ -113,9 +131,12 @@ async fn read(
         .map(|rule| Version { rule, version: 1, by: None, reason: None, at: None })
         .collect();
     for row in rows {
-        let text: String = row.try_get(0)?;
-        // We wrote it.
-        all.extend(serde_json::from_str::<Version>(&text));
+        let (text, position): (Option<&str>, i64) = (row.try_get(0)?, row.try_get(1)?);
+        let version = serde_json::from_str(text.unwrap_or_default());
+        all.push(version.map_err(|error| Unreadable {
+            what: format!("the change of a rule at position {position} of shard {home}"),
+            why: error.to_string(),
+        })?);
     }
     Ok(all)
 }
@@ -128,11 +149,13 @@ pub async fn change(
     (by, reason): (&str, Option<&str>),
     now: DateTime<Utc>,
 ) -> Result<Version, ChangeError> {
-    let mut tx = log.pool().begin().await?;
-    // Who changes next waits here; the heads are locked in one order by everybody.
-    sqlx::query("select from shard_head where shard = 0 for update").execute(&mut *tx).await?;
-    let newest = newest_of(read(&mut tx, log.shard_of(tenant, NO_PATIENT), tenant).await?);
     let id = Rule::read(&body, 0)?.id;
+    short_enough(&body, "")?;
+    log.ensure_partitions(std::iter::once(now)).await?;
+    let mut tx = log.pool().begin().await?;
+    // Who changes next waits here.
+    in_turn(&mut tx, &format!("rules/{tenant}")).await?;
+    let newest = newest_of(read(&mut tx, log.shard_of(tenant, NO_PATIENT), tenant).await?);
     let last = newest.iter().find(|version| version.id() == id);
     if let Some(last) = last.filter(|last| last.rule == body) {
         return Ok(last.clone());
@@ -149,12 +172,15 @@ pub async fn change(
         reason: reason.map(str::to_owned),
         at: Some(now),
     };
-    let rule = version.read()?;
-    let others: Vec<Rule> = newest.iter().filter_map(|version| version.read().ok()).collect();
-    RuleSet::new(others.into_iter().map(Into::into))?.with(rule)?;
-    let event = tenants_event(tenant, RULE_CHANGED, by, now, serde_json::to_string(&version).ok());
-    let events = [event];
-    log.ensure_partitions(std::iter::once(now)).await?;
+    let rule = Rule::read(&version.rule, version.version)?;
+    // The one that is written anew need not be readable.
+    let others = newest.iter().filter(|other| other.id() != rule.id);
+    let others = others.map(Version::stored).collect::<Result<Vec<Rule>, Unreadable>>()?;
+    RuleSet::new(others.into_iter().chain([rule]).map(Into::into))?;
+    let data =
+        serde_json::to_string(&version).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let events = [tenants_event(tenant, RULE_CHANGED, by, now, Some(data))];
+    // The heads are locked in one order by everybody.
     for shard in log.shards() {
         append(&mut tx, shard, &events).await?;
     }
@@ -187,9 +213,14 @@ pub fn tenants_event(
     }
 }
 
-/// The rules of a tenant that page now.
-pub async fn active(log: &Log, tenant: &str) -> Result<Vec<Rule>, ChangeError> {
+/// The rules of a tenant, whatever their mode.
+pub async fn rules(log: &Log, tenant: &str) -> Result<Vec<Rule>, ChangeError> {
     let all = newest(log, tenant).await?;
-    let rules = all.iter().map(Version::read).collect::<Result<Vec<Rule>, RuleError>>()?;
-    Ok(rules.into_iter().filter(|rule| rule.mode == Mode::Active).collect())
+    Ok(all.iter().map(Version::stored).collect::<Result<_, Unreadable>>()?)
+}
+
+/// Those that page now.
+pub async fn active(log: &Log, tenant: &str) -> Result<Vec<Rule>, ChangeError> {
+    let all = rules(log, tenant).await?;
+    Ok(all.into_iter().filter(|rule| rule.mode == Mode::Active).collect())
 }

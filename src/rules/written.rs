@@ -21,6 +21,10 @@ pub(super) const DURATION_MAX: TimeDelta = TimeDelta::days(7);
 const LIST_MAX: usize = 32;
 /// Readings that a rule may want before it raises.
 const SAMPLES_MAX: u64 = 1_000;
+/// A rule's description.
+const DESCRIPTION_CHARS_MAX: usize = 2_000;
+/// Every other text of a rule: names, times, signs.
+const TEXT_CHARS_MAX: usize = 200;
 /// The longest name of an event.
 const EVENT_CHARS_MAX: usize = 64;
 
@@ -293,6 +297,29 @@ impl Rule {
             return Err(fault("/min_samples", "a missing reading has no samples: leave this out"));
         }
         Ok(())
+    }
+}
+
+/// Refuses texts that are longer than anybody would write them. Apart from reading, so that
+/// what is stored stays readable whatever the limits become.
+pub(super) fn short_enough(value: &Value, at: &str) -> Read<()> {
+    match value {
+        Value::String(text) => {
+            let max = if at == "/description" { DESCRIPTION_CHARS_MAX } else { TEXT_CHARS_MAX };
+            match text.chars().count() > max {
+                true => Err(fault(at, format!("{max} characters are the most"))),
+                false => Ok(()),
+            }
+        }
+        Value::Array(list) => {
+            let mut items = list.iter().enumerate();
+            items.try_for_each(|(n, value)| short_enough(value, &format!("{at}/{n}")))
+        }
+        Value::Object(map) => {
+            let mut members = map.iter();
+            members.try_for_each(|(key, value)| short_enough(value, &format!("{at}/{key}")))
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => Ok(()),
     }
 }
 

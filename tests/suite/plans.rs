@@ -173,9 +173,13 @@ async fn what_is_no_reading_is_found_by_an_index_of_its_own() {
     let types = "smallint[], bigint[], text[], text[]";
     let found = plan(&mut connection, types, "'{0}', '{5}', '{a}', '{b}'", caught_up).await;
     uses(&found, "_shard_position_idx", "event");
-    let apply = include_str!("../../projections/alert/apply.sql");
-    let found = plan(&mut connection, WINDOW, WINDOW_AT, apply).await;
-    uses(&found, "_shard_position_idx", "event");
+    for apply in [
+        include_str!("../../projections/alert/apply.sql"),
+        include_str!("../../projections/shadow/apply.sql"),
+    ] {
+        let found = plan(&mut connection, WINDOW, WINDOW_AT, apply).await;
+        uses(&found, "_shard_position_idx", "event");
+    }
     let place = include_str!("../../src/query/rollup_place.sql");
     let types = format!("{PATIENT}, text");
     let found = plan(&mut connection, &types, &format!("{PATIENT_AT}, 'c'"), place).await;
@@ -195,6 +199,10 @@ async fn every_question_about_a_patient_goes_by_the_natural_key() {
     let types = format!("{PATIENT}, timestamptz, timestamptz, text");
     let values = format!("{PATIENT_AT}, '2026-04-01T00:00Z', now(), null");
     uses(&plan(&mut connection, &types, &values, as_of).await, key, "event");
+
+    let known = include_str!("../../src/rules/known.sql");
+    let (types, values) = (format!("{PATIENT}, text"), format!("{PATIENT_AT}, 'x'"));
+    uses(&plan(&mut connection, &types, &values, known).await, key, "event");
 
     let alerts = include_str!("../../src/query/alerts_as_of.sql");
     let types = format!("{PATIENT}, timestamptz, timestamptz");
