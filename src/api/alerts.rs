@@ -11,7 +11,7 @@ use super::auth::Caller;
 use super::extract::{Id, Params};
 use super::patients::{Questions, limit};
 use super::problem::Problem;
-use super::wire;
+use super::{shadow, wire};
 use crate::clock::rfc3339;
 use crate::event::{ID_RULE, is_fhir_id, number};
 use crate::query::alerts::{self, Alert, Filter};
@@ -20,9 +20,30 @@ use crate::query::alerts::{self, Alert, Filter};
 const LIMIT_DEFAULT: i64 = 100;
 const LIMIT_MAX: i64 = 1_000;
 
+/// Whose alerts: of rules that page, or of those on trial.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum OfMode {
+    #[default]
+    Active,
+    Shadow,
+}
+
+impl OfMode {
+    /// How such an alert can stand.
+    fn states(self) -> &'static [&'static str] {
+        match self {
+            OfMode::Active => &["active", "cleared", "missed", "retracted"],
+            OfMode::Shadow => &["active", "ended", "cleared", "missed", "retracted"],
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListParams {
+    #[serde(default)]
+    mode: OfMode,
     state: Option<String>,
     patient_id: Option<String>,
     limit: Option<i64>,
@@ -37,10 +58,9 @@ pub async fn list(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     caller.may("alerts:read")?;
-    if let Some(state) = params.state.as_deref()
-        && !["active", "cleared", "missed", "retracted"].contains(&state)
-    {
-        let detail = "state is one of active, cleared, missed, retracted";
+    let states = params.mode.states();
+    if params.state.as_deref().is_some_and(|state| !states.contains(&state)) {
+        let detail = format!("state is one of {}", states.join(", "));
         return Err(Problem::unreadable("invalid_state", detail));
     }
     if let Some(patient_id) = &params.patient_id {
@@ -59,15 +79,20 @@ pub async fn list(
         after,
         limit,
     };
-    let (alerts, fresh) = alerts::list(&questions.log, &caller.tenant, &filter).await?;
+    let (log, tenant) = (&questions.log, &*caller.tenant);
+    let (alerts, fresh) = match params.mode {
+        OfMode::Active => alerts::list(log, tenant, &filter).await?,
+        OfMode::Shadow => shadow::alerts(&questions, tenant, &filter).await?,
+    };
+    let (shown, mode): (fn(&Alert) -> Value, _) = match params.mode {
+        OfMode::Active => (wire::alert, None),
+        OfMode::Shadow => (shadow::shown, Some("shadow".to_owned())),
+    };
     let next = (alerts.len() as i64 == limit).then(|| alerts.last()).flatten();
     let next = next.map(|last| wire::cursor(&(last.since.timestamp_micros(), last.id)));
-    let items: Vec<Value> = alerts
-        .iter()
-        .filter(|alert| caller.sees_device(&alert.device_id))
-        .map(wire::alert)
-        .collect();
-    let query = [("state", &params.state), ("patientId", &params.patient_id)]
+    let items: Vec<Value> =
+        alerts.iter().filter(|alert| caller.sees_device(&alert.device_id)).map(shown).collect();
+    let query = [("mode", &mode), ("state", &params.state), ("patientId", &params.patient_id)]
         .iter()
         .filter_map(|(key, value)| Some(format!("{key}={}", wire::encode(value.as_ref()?))))
         .collect::<Vec<_>>()

@@ -1,0 +1,59 @@
+-- follows: happenings
+-- pace: 250 ms
+--
+-- Folds shard $1, positions ($2, $3], which lie in the times [$4, $5].
+-- Pages are added up; of an alert on trial a later window adds what an earlier one lacked.
+with said as (
+    select tenant, patient_id, type = 'alert_shadowed' as shadow, (data ->> 'alertId')::uuid as id,
+           data ->> 'state' as said, event_data(type, data) as data, occurred_at, recorded_at, position
+    from event
+    where shard = $1 and position > $2 and position <= $3
+      and occurred_at >= $4 and occurred_at <= $5
+      -- By type, as Event::is_alert: other events' data may hold what a caller wrote.
+      and type <> 'reading' and (type = 'alert_shadowed' or type ~ '^[A-Z]') and patient_id <> '_tenant'
+), pages as (
+    insert into page_day as p
+    select $1, tenant, patient_id, data ->> 'rule', (data ->> 'ruleVersion')::int,
+           (occurred_at at time zone 'UTC')::date, shadow, count(*)
+    from said
+    where said in ('raised', 'escalated', 're_alarmed') and data ->> 'silencedBy' is null
+    group by 2, 3, 4, 5, 6, 7
+    on conflict (shard, tenant, patient_id, rule, rule_version, day, shadow)
+        do update set pages = p.pages + excluded.pages
+), reduced as (
+    select tenant, patient_id, id,
+           (array_agg(data order by position) filter (where said in ('raised', 'missed')))[1] as raised,
+           -- A correction put it on another reading: that one is shown.
+           (array_agg(data order by position desc) filter (where said = 'corrected'))[1] as corrected,
+           min(recorded_at) filter (where said in ('raised', 'missed')) as raised_at,
+           (array_agg(data order by position) filter (where said = 'cleared'))[1] as cleared,
+           (array_agg(occurred_at order by position) filter (where said = 'cleared'))[1] as cleared_since,
+           bool_or(said = 'retracted') as retracted,
+           max(position) as position
+    from said
+    where shadow
+    group by tenant, patient_id, id
+)
+insert into shadow_alert as a
+select $1, tenant, patient_id, id,
+       case when retracted then 'retracted'
+            when cleared is not null then 'cleared'
+            when raised ->> 'state' = 'missed' then 'missed'
+            else 'active' end,
+       raised ->> 'event', raised ->> 'priority', raised ->> 'rule', (raised ->> 'ruleVersion')::int,
+       (stands ->> 'vital')::vital, (stands ->> 'value')::float8, stands ->> 'unit',
+       stands ->> 'deviceId', (stands ->> 'since')::timestamptz, raised_at,
+       cleared_since, (cleared ->> 'value')::float8, position
+from reduced
+cross join lateral (select coalesce(corrected, raised) as stands) s
+on conflict (shard, tenant, patient_id, id) do update
+   set state         = case when 'retracted' in (a.state, excluded.state) then 'retracted'
+                            when excluded.cleared_since is not null then 'cleared' else a.state end,
+       vital         = coalesce(excluded.vital, a.vital),
+       value         = coalesce(excluded.value, a.value),
+       unit          = coalesce(excluded.unit, a.unit),
+       device_id     = coalesce(excluded.device_id, a.device_id),
+       since         = coalesce(excluded.since, a.since),
+       cleared_since = coalesce(a.cleared_since, excluded.cleared_since),
+       cleared_value = coalesce(a.cleared_value, excluded.cleared_value),
+       position      = excluded.position

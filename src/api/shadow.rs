@@ -1,0 +1,118 @@
+//! Rules on trial, looked at: the alerts that they would have raised, and the pages that
+//! they would have sent beside those that were.
+
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use chrono::{NaiveDate, TimeDelta};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::auth::Caller;
+use super::extract::{Params, Time};
+use super::patients::{Questions, limit};
+use super::problem::Problem;
+use super::rules::Rulebook;
+use super::wire;
+use crate::query::alerts::{Alert, Filter};
+use crate::query::shadow::{self, Wanted};
+use crate::rules::Mode;
+use crate::rules::versions;
+
+/// Days of a report that says no time.
+const DAYS_DEFAULT: i64 = 30;
+/// Days and patients of a page, unless the caller says otherwise, and at most.
+const LIMIT_DEFAULT: i64 = 100;
+const LIMIT_MAX: i64 = 1_000;
+
+/// A page of `GET /alerts?mode=shadow`, and whether it is fresh.
+pub(super) async fn alerts(
+    questions: &Questions,
+    tenant: &str,
+    filter: &Filter,
+) -> Result<(Vec<Alert>, bool), Problem> {
+    let rules = versions::rules(&questions.log, tenant).await?;
+    let trying = rules.into_iter().filter(|rule| rule.mode == Mode::Shadow);
+    let trying: Vec<String> = trying.map(|rule| rule.id).collect();
+    Ok(shadow::alerts(&questions.log, tenant, filter, &trying).await?)
+}
+
+/// An alert that nobody was paged for, and nobody can answer.
+pub(super) fn shown(alert: &Alert) -> Value {
+    let mut body = wire::alert(alert);
+    body["mode"] = "shadow".into();
+    body["_links"] = json!({
+        "patient": format!("/api/v1/patients/{}", alert.patient_id),
+        "rule": format!("/api/v1/rules/{}", alert.rule),
+    });
+    body
+}
+
+#[derive(Deserialize)]
+pub struct ReportParams {
+    from: Option<Time>,
+    to: Option<Time>,
+    limit: Option<i64>,
+    cursor: Option<String>,
+}
+
+/// `GET /rules/{id}/report`: the pages that the version on trial would have sent, by day
+/// and patient, beside those that the rules at work have sent: the same rule, before, and
+/// all that raise the same event.
+pub async fn report(
+    State(book): State<Rulebook>,
+    caller: Caller,
+    Path(id): Path<String>,
+    Params(params): Params<ReportParams>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    caller.may_administer("rules:manage")?;
+    let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
+    let after: Option<(NaiveDate, String)> =
+        params.cursor.as_deref().map(wire::place).transpose()?;
+    let to = params.to.map_or_else(|| book.clock.now(), |time| time.0);
+    let from = params.from.map_or(to - TimeDelta::days(DAYS_DEFAULT), |time| time.0);
+    if from >= to {
+        return Err(Problem::unreadable("invalid_range", "from lies before to"));
+    }
+    let all = versions::versions(&book.log, &caller.tenant).await?;
+    let mine = || all.iter().filter(|version| version.id() == id);
+    let newest = mine().next_back().ok_or_else(|| Problem::not_found("rule"))?;
+    let event = newest.stored()?.event;
+    let is_shadow = |mode: Option<&Value>| mode.is_some_and(|mode| mode == Mode::Shadow.name());
+    let tried = mine().rfind(|version| is_shadow(version.rule.get("mode")));
+    let active = versions::active(&book.log, &caller.tenant).await?;
+    let same = active.into_iter().filter(|rule| rule.event == event && rule.id != id);
+    let others: Vec<String> = std::iter::once(id.clone()).chain(same.map(|rule| rule.id)).collect();
+    let (from_day, to_day) = shadow::days_of(from, to);
+    let version = tried.map(|version| version.version);
+    let wanted = Wanted {
+        rule: &id,
+        version: version.and_then(|version| i32::try_from(version).ok()),
+        others: &others,
+        from: from_day,
+        to: to_day,
+    };
+    let ((pages, sent), fresh) = shadow::total(&book.log, &caller.tenant, &wanted).await?;
+    let days = shadow::days(&book.log, &caller.tenant, &wanted, after, limit).await?;
+    let next = (days.len() as i64 == limit).then(|| days.last()).flatten();
+    let next = next.map(|last| wire::cursor(&(last.day, &last.patient_id)));
+    let day = |day: &shadow::Day| {
+        json!({
+            "day": day.day,
+            "patientId": day.patient_id,
+            "shadow": day.shadow,
+            "active": day.active,
+        })
+    };
+    let link = format!("/api/v1/rules/{}/report", wire::encode(&id));
+    let query = format!("from={from_day}T00:00:00Z&to={to_day}T00:00:00Z");
+    let mut body = wire::list(days.iter().map(day).collect(), next, &link, &query);
+    body["rule"] = id.into();
+    body["event"] = event.into();
+    body["fromDay"] = json!(from_day);
+    body["toDay"] = json!(to_day);
+    body["shadow"] = json!({ "version": version, "pages": pages });
+    body["active"] = json!({ "rules": others, "pages": sent });
+    Ok(wire::mark_freshness(wire::tagged(&headers, &body.clone(), body), fresh))
+}
