@@ -128,6 +128,10 @@ pub struct Serving {
     /// [default: whoever has the key]
     #[arg(long, env = "VITALS_JWT_ISSUER", value_name = "ISS", value_delimiter = ',')]
     pub jwt_issuer: Vec<String>,
+    /// Where the heads of the log are published, so that a tail that was cut off can be proved:
+    /// a file, an http(s) URL that they are posted to, or `log`. See `vitals verify --anchor`
+    #[arg(long, env = "VITALS_ANCHOR", value_name = "FILE|URL|log", value_parser = anchor_place)]
+    pub anchor: Option<AnchorPlace>,
     /// How the outside reaches this server; put before the links in webhooks
     #[arg(long, env = "VITALS_PUBLIC_URL", value_name = "URL", default_value = "")]
     pub public_url: String,
@@ -176,6 +180,27 @@ pub struct Buckets {
     /// Reach the bucket without TLS
     #[arg(long, env = "VITALS_S3_ALLOW_HTTP")]
     pub s3_allow_http: bool,
+}
+
+/// Where heads of the log are published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AnchorPlace {
+    /// Lines of the program's own log.
+    Log,
+    /// Lines of a file.
+    File(PathBuf),
+    /// Posted.
+    Url(reqwest::Url),
+}
+
+fn anchor_place(text: &str) -> Result<AnchorPlace, String> {
+    if text == "log" {
+        return Ok(AnchorPlace::Log);
+    }
+    if !text.starts_with("http://") && !text.starts_with("https://") {
+        return Ok(AnchorPlace::File(text.into()));
+    }
+    text.parse().map(AnchorPlace::Url).map_err(|error| format!("no URL: {error}"))
 }
 
 /// A part of the work.

@@ -32,6 +32,8 @@ pub const PATIENT_REGISTERED: &str = "patient_registered";
 pub const ALERT_ACKNOWLEDGED: &str = "alert_acknowledged";
 /// A reading was entered in error: it stays in the log, and is no longer used.
 pub const READING_RETRACTED: &str = "reading_retracted";
+/// The log goes on from an earlier place, or elsewhere: a new incarnation has begun.
+pub const LOG_RESTORED: &str = "log_restored";
 /// A webhook endpoint was disabled, with the reason.
 pub const ENDPOINT_DISABLED: &str = "ENDPOINT_DISABLED";
 /// A webhook endpoint does not take what it is sent; others are told in its place.
@@ -42,6 +44,9 @@ pub const ENDPOINT_REACHABLE: &str = "ENDPOINT_REACHABLE";
 /// The stream of a tenant's events that belong to no patient. Not a FHIR id, so
 /// that no patient can have it.
 pub const NO_PATIENT: &str = "_tenant";
+
+/// Who owns what is said of the log itself. Not a FHIR id, so that no tenant can be it.
+pub const NO_TENANT: &str = "_log";
 
 /// The longest a FHIR id may be.
 pub const ID_BYTES_MAX: usize = 64;

@@ -4,7 +4,8 @@
 // may not know it yet, so nothing falls between the two; a stream that breaks or is silent for 25 s is opened
 // again from the last event seen; the token travels only in the Authorization header.
 // Does not guarantee: that an event was never missed when the server refuses to resume (it says so through
-// `told.gap`, and the list heals the values); nor anything about the DOM, which it never touches.
+// `told.gap`, and the list heals the values; after a restore of the log everybody is asked for anew); nor anything
+// about the DOM, which it never touches.
 
 const SILENCE_MS_MAX = 25_000; // the server sends at least a comment every 10 s
 const BACKOFF_MS_MIN = 500;
@@ -196,7 +197,8 @@ export class Feed {
         await this.#listen();
       } catch (error) {
         if (error.status === 401 || error.status === 403) return this.#deny(error);
-        if (error.status >= 400 && error.status < 500 && error.status !== 429 && this.lastEventId) this.#forget();
+        if (error.status === 409) this.#restored('');
+        else if (error.status >= 400 && error.status < 500 && error.status !== 429 && this.lastEventId) this.#forget();
         afterMs = Math.min(error.afterMs || 0, RETRY_AFTER_MS_MAX);
       }
       if (this.ended.signal.aborted) return;
@@ -242,6 +244,15 @@ export class Feed {
     this.told.gap();
   }
 
+  /** The log was restored: what is held may be of a history that has ended. Everybody is asked for anew. */
+  #restored(lastEventId) {
+    for (const patient of this.patients.values()) this.told.removed(patient);
+    this.patients.clear();
+    this.list = { at: 0, error: '' };
+    this.lastEventId = lastEventId;
+    this.told.gap();
+  }
+
   #message({ type, data, id }) {
     if (data === '') {
       this.lastEventId = id;
@@ -253,6 +264,7 @@ export class Feed {
       if (type === 'reading') this.#heardReading(body);
       else if (type === 'alert') this.#heardAlert(body);
       else if (type === 'retraction') this.#heardRetraction(body);
+      else if (type === 'log_restored') this.#restored(id);
     } catch (error) {
       console.error('an event of the stream could not be used', error);
       if (Date.now() - this.list.at > BACKOFF_MS_MAX) this.#reload(); // it names nobody for sure: look at everybody

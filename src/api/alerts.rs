@@ -71,7 +71,8 @@ pub async fn list(
         caller.may_see(patient_id)?;
     }
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
-    let after: Option<(i64, Uuid)> = params.cursor.as_deref().map(wire::place).transpose()?;
+    let cursor = |cursor| wire::place(&questions.log, cursor, "/api/v1/alerts");
+    let after: Option<(i64, Uuid)> = params.cursor.as_deref().map(cursor).transpose()?;
     let after = after.map(|(micros, id)| wire::time(micros).map(|at| (at, id))).transpose()?;
     let filter = Filter {
         state: params.state.clone(),
@@ -89,7 +90,8 @@ pub async fn list(
         OfMode::Shadow => (shadow::shown, Some("shadow".to_owned())),
     };
     let next = (alerts.len() as i64 == limit).then(|| alerts.last()).flatten();
-    let next = next.map(|last| wire::cursor(&(last.since.timestamp_micros(), last.id)));
+    let next =
+        next.map(|last| wire::cursor(&questions.log, &(last.since.timestamp_micros(), last.id)));
     let items: Vec<Value> =
         alerts.iter().filter(|alert| caller.sees_device(&alert.device_id)).map(shown).collect();
     let query = [("mode", &mode), ("state", &params.state), ("patientId", &params.patient_id)]

@@ -48,7 +48,9 @@ pub async fn list(
         return Err(Problem::unreadable("invalid_state", detail));
     }
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
-    let before: Option<(i64, Uuid)> = params.cursor.as_deref().map(wire::place).transpose()?;
+    let (log, link) = (&registry.log, format!("/api/v1/webhooks/{id}/deliveries"));
+    let cursor = |cursor| wire::place(log, cursor, &link);
+    let before: Option<(i64, Uuid)> = params.cursor.as_deref().map(cursor).transpose()?;
     let before = before.map(|(micros, id)| wire::time(micros).map(|at| (at, id))).transpose()?;
     let pool = registry.log.pool();
     if endpoint::get(pool, &caller.tenant, id).await?.is_none() {
@@ -56,9 +58,9 @@ pub async fn list(
     }
     let rows = deliveries::list(pool, &caller.tenant, id, state, before, limit).await?;
     let next = (rows.len() as i64 == limit).then(|| rows.last()).flatten();
-    let next = next.map(|last| wire::cursor(&(last.created_at.timestamp_micros(), last.id)));
+    let place = |last: &Delivery| (last.created_at.timestamp_micros(), last.id);
+    let next = next.map(|last| wire::cursor(log, &place(last)));
     let query = state.map(|state| format!("state={state}")).unwrap_or_default();
-    let link = format!("/api/v1/webhooks/{id}/deliveries");
     let body = wire::list(rows.iter().map(shown_delivery).collect(), next, &link, &query);
     Ok(wire::tagged(&headers, &body.clone(), body))
 }

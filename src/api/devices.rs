@@ -39,15 +39,20 @@ pub async fn list(
         caller.may_see(patient_id)?;
     }
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
+    let cursor = |cursor| wire::place(&questions.log, cursor, "/api/v1/devices");
     let filter = Filter {
         device_id: caller.device.clone(),
         patient_id: caller.patient.clone().or(params.patient_id.clone()),
-        after: params.cursor.as_deref().map(wire::place::<(String, String)>).transpose()?,
+        after: params.cursor.as_deref().map(cursor).transpose()?,
         limit,
     };
     let (found, fresh) = devices::list(&questions.log, &caller.tenant, &filter).await?;
     let next = (found.len() as i64 == limit)
-        .then(|| found.last().map(|last| wire::cursor(&(&last.device_id, &last.patient_id))))
+        .then(|| {
+            found
+                .last()
+                .map(|last| wire::cursor(&questions.log, &(&last.device_id, &last.patient_id)))
+        })
         .flatten();
     let items: Vec<Value> = found.iter().map(item).collect();
     let query = params.patient_id.map(|id| format!("patientId={}", wire::encode(&id)));

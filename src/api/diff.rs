@@ -51,6 +51,8 @@ pub async fn diff(
     let back = as_of.checked_sub_signed(TimeDelta::hours(BACK_HOURS));
     let from = params.from.map(|t| t.0).or(back).unwrap_or(DateTime::UNIX_EPOCH);
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
+    let link = format!("/api/v1/patients/{patient_id}/diff?asOf={}", rfc3339(as_of));
+    let cursor = |cursor| place(&questions.log, cursor, &link);
     let question = Question {
         tenant: caller.tenant.to_string(),
         patient_id,
@@ -59,7 +61,7 @@ pub async fn diff(
         // What the screen could have shown then.
         known_at: params.known_at.map_or(as_of, |t| t.0),
         from,
-        after: params.cursor.as_deref().map(place).transpose()?,
+        after: params.cursor.as_deref().map(cursor).transpose()?,
         limit,
     };
     let found = difference(&questions.log, &question).await?;
@@ -67,7 +69,10 @@ pub async fn diff(
     let next = (found.readings.len() as i64 == limit).then(|| found.readings.last()).flatten();
     let next = next.map(|last| {
         let place = place_of(&last.reading);
-        wire::cursor(&(place.measured_at.timestamp_micros(), place.vital, place.device_id))
+        wire::cursor(
+            &questions.log,
+            &(place.measured_at.timestamp_micros(), place.vital, place.device_id),
+        )
     });
     let now = questions.clock.now();
     let patient_id = &question.patient_id;

@@ -9,13 +9,14 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use chrono::TimeDelta;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::{Map, Value, json};
 use sqlx::PgPool;
 
 use super::problem::Problem;
 use super::standing::Standing;
-use crate::clock::Clock;
+use crate::clock::{Clock, rfc3339};
 use crate::consumer;
 use crate::log::Log;
 use crate::projection;
@@ -25,6 +26,8 @@ use crate::webhook::breaker;
 const READY_MS_MAX: u64 = 2_000;
 /// How far the log's time may be from this process's before somebody should look.
 const CLOCKS_APART_SECONDS_MAX: i64 = 10;
+/// For how long somebody should know that the log was restored.
+const RESTORED_DAYS: i64 = 3;
 
 /// What these routes stand on.
 #[derive(Clone)]
@@ -73,6 +76,7 @@ async fn warnings(probe: &Probe) -> Result<Vec<String>, sqlx::Error> {
              GET /api/v1/webhooks says which, and why"
         ));
     }
+    warnings.extend(restored(probe).await?);
     let ahead = probe.log.ahead_of(&probe.clock).await?.num_seconds();
     if ahead > CLOCKS_APART_SECONDS_MAX {
         warnings.push(format!(
@@ -88,6 +92,24 @@ async fn warnings(probe: &Probe) -> Result<Vec<String>, sqlx::Error> {
     Ok(warnings)
 }
 
+/// That the log goes on from another place than it was, and what is gone.
+async fn restored(probe: &Probe) -> Result<Option<String>, sqlx::Error> {
+    let Some(now) = probe.log.restored().await? else { return Ok(None) };
+    if probe.clock.now() - now.began_at > TimeDelta::days(RESTORED_DAYS) {
+        return Ok(None);
+    }
+    let gone = match now.lost() {
+        0 => "nothing that is known to have been acknowledged is gone".to_owned(),
+        lost => format!("{lost} positions that were acknowledged are gone: send them again"),
+    };
+    let (began_at, number) = (rfc3339(now.began_at), now.number);
+    Ok(Some(format!(
+        "the log was restored at {began_at} ({}), incarnation {number}: {gone}; cursors from before \
+         are answered with log_restored",
+        now.reason
+    )))
+}
+
 /// `GET /metrics`, for Prometheus.
 pub async fn metrics(State(probe): State<Probe>) -> Response {
     match consumer::lag(probe.log.pool()).await {
@@ -100,6 +122,13 @@ pub async fn metrics(State(probe): State<Probe>) -> Response {
     match probe.log.ahead_of(&probe.clock).await {
         Ok(ahead) => metrics::gauge!("vitals_log_ahead_seconds").set(ahead.as_seconds_f64()),
         Err(error) => tracing::debug!(%error, "how far clocks are apart is not known"),
+    }
+    metrics::gauge!("vitals_log_incarnation").set(probe.log.history().number() as f64);
+    match probe.log.restored().await {
+        Ok(now) => {
+            metrics::gauge!("vitals_log_lost_positions").set(now.map_or(0, |now| now.lost()) as f64)
+        }
+        Err(error) => tracing::debug!(%error, "whether the log was restored is not known"),
     }
     if let Err(error) = patients(probe.log.pool()).await {
         tracing::debug!(%error, "who is parked is not known");

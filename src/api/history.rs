@@ -81,11 +81,11 @@ pub async fn readings(
         (Some(every), None) => in_buckets(log, &question, every, &params, limit).await?,
         (None, Some(points)) => (thinned(log, &question, points).await?, None),
         (None, None) => {
-            let after = params.cursor.as_deref().map(place).transpose()?;
+            let after = place_of(log, &question, &params)?;
             let rows = page(log, &question, after.as_ref(), limit).await?;
             let next = (rows.len() as i64 == limit).then(|| rows.last()).flatten().map(|last| {
                 let at = last.measured_at.timestamp_micros();
-                wire::cursor(&(at, last.vital, &last.device_id))
+                wire::cursor(log, &(at, last.vital, &last.device_id))
             });
             (rows.iter().map(|row| wire::reading(&question.patient_id, row)).collect(), next)
         }
@@ -93,7 +93,7 @@ pub async fn readings(
     if items.is_empty() {
         must_be_known(log, &question).await?;
     }
-    let link = format!("/api/v1/patients/{}/readings", question.patient_id);
+    let link = link_of(&question);
     let body = wire::list(items, next, &link, &echo(&params));
     let mut response = wire::tagged(&headers, &body.clone(), body);
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
@@ -119,7 +119,7 @@ async fn whole(
         let detail = "a table has every reading of its time: every, points and limit are for JSON";
         return Err(Problem::unreadable("whole_table", detail));
     }
-    let after = params.cursor.as_deref().map(place).transpose()?;
+    let after = place_of(log, &question, params)?;
     let first = page(log, &question, after.as_ref(), table::FIRST_PAGE).await?;
     if first.is_empty() {
         must_be_known(log, &question).await?;
@@ -160,14 +160,16 @@ async fn in_buckets(
         return Err(Problem::unreadable("invalid_every", detail));
     }
     let vital = one_vital(question)?;
-    let from = match params.cursor.as_deref().map(wire::place::<i64>).transpose()? {
+    let link = link_of(question);
+    let cursor = |cursor| wire::place::<i64>(log, cursor, &link);
+    let from = match params.cursor.as_deref().map(cursor).transpose()? {
         Some(micros) => wire::time(micros)?,
         None => question.range.from,
     };
     let rows = buckets(log, question, vital, from, seconds, limit + 1).await?;
     let full = rows.len() as i64 > limit;
     let next = full.then(|| rows.last()).flatten();
-    let next = next.map(|bucket| wire::cursor(&bucket.start.timestamp_micros()));
+    let next = next.map(|bucket| wire::cursor(log, &bucket.start.timestamp_micros()));
     let items = rows.iter().take(limit as usize).map(|bucket| {
         json!({
             "start": rfc3339(bucket.start),
@@ -191,9 +193,22 @@ fn vitals_of(text: &str) -> Result<Vec<Vital>, Problem> {
         .collect()
 }
 
-/// The place of a cursor.
-pub fn place(cursor: &str) -> Result<Place, Problem> {
-    let (micros, vital, device_id): (i64, Vital, String) = wire::place(cursor)?;
+fn link_of(question: &Question) -> String {
+    format!("/api/v1/patients/{}/readings", question.patient_id)
+}
+
+fn place_of(
+    log: &Log,
+    question: &Question,
+    params: &HistoryParams,
+) -> Result<Option<Place>, Problem> {
+    let link = link_of(question);
+    params.cursor.as_deref().map(|cursor| place(log, cursor, &link)).transpose()
+}
+
+/// The place of a cursor of the list at `link`.
+pub fn place(log: &Log, cursor: &str, link: &str) -> Result<Place, Problem> {
+    let (micros, vital, device_id): (i64, Vital, String) = wire::place(log, cursor, link)?;
     let measured_at = wire::time(micros)?;
     Ok(Place { measured_at, vital, device_id })
 }

@@ -112,6 +112,7 @@ pub async fn list(
         return Err(Problem::forbidden("outside_token", detail));
     }
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
+    let (log, link) = (&questions.log, "/api/v1/patients");
     let mut moment =
         Moment { as_of: params.as_of.map(|t| t.0), known_at: params.known_at.map(|t| t.0) };
     let mut filter = Filter {
@@ -121,10 +122,11 @@ pub async fn list(
         limit,
     };
     let (listed, moment) = if moment == Moment::default() {
-        filter.after = params.cursor.as_deref().map(wire::place::<String>).transpose()?;
+        filter.after = params.cursor.as_deref().map(|it| wire::place(log, it, link)).transpose()?;
         (patients::list(&questions.log, &caller.tenant, &filter).await?, moment)
     } else {
-        let after: Option<(String, i64)> = params.cursor.as_deref().map(wire::place).transpose()?;
+        let cursor = params.cursor.as_deref().map(|it| wire::place(log, it, link));
+        let after: Option<(String, i64)> = cursor.transpose()?;
         if let Some((after, known_at)) = after {
             filter.after = Some(after);
             moment.known_at = Some(wire::time(known_at)?);
@@ -133,8 +135,8 @@ pub async fn list(
     };
     let last = (listed.len() as i64 == limit).then(|| listed.last()).flatten();
     let next = last.map(|last| match moment.known_at {
-        None => wire::cursor(&last.patient_id),
-        Some(known_at) => wire::cursor(&(&last.patient_id, known_at.timestamp_micros())),
+        None => wire::cursor(log, &last.patient_id),
+        Some(known_at) => wire::cursor(log, &(&last.patient_id, known_at.timestamp_micros())),
     });
     let fresh = listed.iter().all(|patient| patient.state.fresh);
     let now = questions.clock.now();

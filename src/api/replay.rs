@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_stream::stream;
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderValue};
 use axum::response::Response;
 use axum::response::sse::Event;
 use chrono::{DateTime, Utc};
@@ -24,6 +24,7 @@ use super::extract::{Params, PatientId, Time};
 use super::problem::Problem;
 use super::shares::{Holder, Share};
 use super::stream::{render, silence, sse};
+use super::wire;
 use crate::clock::Clock;
 use crate::log::Log;
 use crate::query::replay::{Range, check, replay as replayed};
@@ -63,11 +64,15 @@ pub async fn replay(
     caller.may("vitals:read")?;
     caller.may_see(&patient_id)?;
     let speed = speed(params.speed.as_deref())?;
+    let link = format!("/api/v1/patients/{patient_id}/replay");
+    // Of the whole replay: one that goes on over a restore is refused when it is resumed.
+    let incarnation = past.log.history().number();
+    let place = |id: &HeaderValue| place_of(id.to_str().ok(), incarnation, &link);
     let range = Range {
         from: params.from.map_or(DateTime::UNIX_EPOCH, |t| t.0),
         to: params.to.map_or(END_OF_TIME, |t| t.0),
         known_at: params.known_at.map(|t| t.0),
-        after: headers.get("last-event-id").map(|id| place_of(id.to_str().ok())).transpose()?,
+        after: headers.get("last-event-id").map(place).transpose()?,
     };
     if !states::is_known(&past.log, &caller.tenant, &patient_id).await? {
         return Err(Problem::not_found("patient"));
@@ -88,6 +93,12 @@ pub async fn replay(
                     return;
                 }
             };
+            // Asked after the reading: what was read may be of another history.
+            if past.log.history().number() != incarnation {
+                let said = json!({ "before": incarnation });
+                yield Event::default().event("log_restored").data(said.to_string());
+                return;
+            }
             let Some(shown) = render(&recorded) else { continue };
             if !caller.sees_device(&shown.device_id) {
                 continue;
@@ -106,7 +117,7 @@ pub async fn replay(
                 return;
             }
             let at = recorded.event.occurred_at.timestamp_micros();
-            let id = format!("{at}-{}", recorded.position);
+            let id = format!("{incarnation}.{at}-{}", recorded.position);
             yield Event::default().event(shown.name).id(id).data(shown.text);
         }
         yield Event::default().event("end").data("{}");
@@ -157,8 +168,18 @@ impl Pace {
 }
 
 /// The place after an event: what its id says.
-fn place_of(id: Option<&str>) -> Result<(DateTime<Utc>, i64), Problem> {
-    let parts = id.and_then(|id| id.split_once('-'));
+fn place_of(
+    id: Option<&str>,
+    incarnation: i64,
+    link: &str,
+) -> Result<(DateTime<Utc>, i64), Problem> {
+    let of = id.and_then(|id| id.split_once('.'));
+    let of = of.and_then(|(of, place)| Some((of.parse::<i64>().ok()?, place)));
+    if of.is_some_and(|(of, _)| of != incarnation) {
+        let detail = "the log was restored since: leave Last-Event-ID out to replay it as it is";
+        return Err(wire::log_restored(detail, link));
+    }
+    let parts = of.and_then(|(_, place)| place.split_once('-'));
     let place = parts.and_then(|(micros, position)| {
         let at = DateTime::from_timestamp_micros(micros.parse().ok()?)?;
         let known = (DateTime::UNIX_EPOCH..=END_OF_TIME).contains(&at);

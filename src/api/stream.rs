@@ -17,6 +17,7 @@ use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt};
 use serde::Deserialize;
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::auth::Caller;
@@ -26,7 +27,7 @@ use super::shares::{Holder, Share};
 use super::wire;
 use crate::clock::Clock;
 use crate::event::Recorded;
-use crate::query::live::{Heard, Live, Place, Rendered, SubscribeError};
+use crate::query::live::{Heard, Live, Place, Rendered, SubscribeError, Told};
 
 /// The longest silence of a stream.
 const KEEP_ALIVE_MS: u64 = 5_000;
@@ -79,7 +80,11 @@ pub async fn live(
                         None => Event::default().comment("alive"),
                     };
                 }
-                Ok(Some(Ok((place, heard)))) => {
+                Ok(Some(Ok(Told::Restored(place)))) => {
+                    yield restored(place.as_ref(), start.incarnation);
+                    break;
+                }
+                Ok(Some(Ok(Told::Event(place, heard)))) => {
                     match shown(&caller, types, &heard) {
                         Some(shown) => {
                             last = None;
@@ -101,6 +106,18 @@ pub async fn live(
     Ok(sse(asked_by, clock, events))
 }
 
+/// The end of a history, with the place to go on from: who comes back by itself misses
+/// nothing, or, where no place is known, begins anew.
+fn restored(place: Option<&Place>, before: i64) -> Event {
+    let id = place.map(Place::to_string);
+    let said = json!({
+        "before": before,
+        "incarnation": place.map(|place| place.incarnation),
+        "lastEventId": id,
+    });
+    Event::default().event("log_restored").id(id.unwrap_or_default()).data(said.to_string())
+}
+
 fn refuse(error: SubscribeError) -> Problem {
     match error {
         SubscribeError::Database(error) => error.into(),
@@ -114,6 +131,21 @@ fn refuse(error: SubscribeError) -> Problem {
             );
             Problem::new(StatusCode::GONE, "month_archived", detail)
                 .with("month", span.to_string().into())
+        }
+        SubscribeError::Restored(place) => {
+            let place = place.map(|place| place.to_string());
+            let detail = match &place {
+                Some(place) => format!(
+                    "the log was restored since, and this place is of a history that has ended: go on \
+                     with Last-Event-ID: {place}, and nothing that is in the log is missed"
+                ),
+                None => {
+                    "the log was restored since, and this place is of a history that it does not \
+                         know: leave Last-Event-ID out, and read the lists again"
+                        .to_owned()
+                }
+            };
+            wire::log_restored(detail, "/api/v1/stream").with("lastEventId", place.into())
         }
         SubscribeError::Full => Problem::unavailable("too_many_streams", error.to_string()),
     }

@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 use super::problem::Problem;
 use crate::clock::rfc3339;
 use crate::event::{ALERT_ACKNOWLEDGED, READING, READING_RETRACTED, Recorded, number};
+use crate::log::Log;
 use crate::query::alerts::Alert;
 use crate::query::state::{Newest, State};
 use crate::rules::news2;
@@ -206,15 +207,29 @@ pub fn mark_freshness(mut response: Response, fresh: bool) -> Response {
     response
 }
 
-/// A place in a list, opaque to the outside.
-pub fn cursor(place: &impl Serialize) -> String {
-    URL_SAFE_NO_PAD.encode(serde_json::to_vec(place).unwrap_or_default())
+/// A place in a list, opaque to the outside, with the log's incarnation.
+pub fn cursor(log: &Log, place: &impl Serialize) -> String {
+    let place = (log.history().number(), place);
+    URL_SAFE_NO_PAD.encode(serde_json::to_vec(&place).unwrap_or_default())
 }
 
-/// Reads what [`cursor`] made.
-pub fn place<T: DeserializeOwned>(cursor: &str) -> Result<T, Problem> {
+/// Reads what [`cursor`] made; `link` is the list's own. What was a place in another history
+/// of the log would pass over what is new in this one.
+pub fn place<T: DeserializeOwned>(log: &Log, cursor: &str, link: &str) -> Result<T, Problem> {
     let text = URL_SAFE_NO_PAD.decode(cursor).ok().filter(|text| !holds_nul(text));
-    text.and_then(|text| serde_json::from_slice(&text).ok()).ok_or_else(foreign_cursor)
+    let read = text.and_then(|text| serde_json::from_slice::<(i64, T)>(&text).ok());
+    let (incarnation, place) = read.ok_or_else(foreign_cursor)?;
+    if incarnation != log.history().number() {
+        let detail = "the log was restored since this cursor was given: begin the list again";
+        return Err(log_restored(detail, link));
+    }
+    Ok(place)
+}
+
+/// 409: a place in a history of the log that has ended, and where to go on.
+pub fn log_restored(detail: impl Into<String>, first: &str) -> Problem {
+    let links = json!({ "first": first });
+    Problem::new(StatusCode::CONFLICT, "log_restored", detail).with("_links", links)
 }
 
 /// A time of a cursor.

@@ -4,12 +4,12 @@
 //! rebuilds and archives run as it, on connections that are closed soon after; and that
 //! questions of somebody see the rows of their tenant only.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, PgConnection};
 use tokio::time::timeout;
 
 use super::{Error, reach};
@@ -17,7 +17,7 @@ use crate::config::Common;
 use crate::embedded::{Away, Embedded, Watch};
 use crate::log::roles::{self, Identity, SERVICE, TENANT};
 use crate::log::wall::put_up;
-use crate::log::{Log, is_idle};
+use crate::log::{History, Log, is_idle};
 use crate::projection;
 
 /// Who waits longer for a connection of a pool is told that there is none.
@@ -55,6 +55,8 @@ pub struct Database {
     service: Option<Identity>,
     /// All that were made, to be closed before the server stops.
     pools: Mutex<Vec<PgPool>>,
+    /// Of the log, once it is open: every connection is made in the history that is known.
+    history: Arc<OnceLock<History>>,
     embedded: Option<(Arc<Embedded>, Watch)>,
 }
 
@@ -80,8 +82,8 @@ impl Database {
         };
         let has_owner = embedded.is_some() || common.owner_database_url.is_some();
         let (options, owner) = (of_ours(service), of_ours(owner));
-        let mut database =
-            Database { options, owner, service: None, pools: Mutex::default(), embedded };
+        let (pools, history) = (Mutex::default(), Arc::default());
+        let mut database = Database { options, owner, service: None, pools, history, embedded };
         match database.meet(has_owner, common.database_wait.unwrap_or_default()).await {
             Ok(service) => {
                 database.service = Some(service);
@@ -134,7 +136,7 @@ impl Database {
 
     /// Connections for those who ask and append.
     pub fn pool(&self, connections: u32) -> PgPool {
-        self.kept(connect(self.prompt_options(), connections))
+        self.connect(self.prompt_options(), connections)
     }
 
     /// Connections for questions of somebody: behind the wall, where there is one.
@@ -144,8 +146,15 @@ impl Database {
             return self.pool(connections);
         }
         let options = self.prompt_options().options([("role", TENANT)]);
-        let pool = tested(connections)
-            .after_connect(|connection, _| Box::pin(put_up(connection)))
+        let history = self.history.clone();
+        let pool = tested(connections, history.clone())
+            .after_connect(move |connection, _| {
+                let history = history.clone();
+                Box::pin(async move {
+                    look(&history, connection).await?;
+                    put_up(connection).await
+                })
+            })
             .before_acquire(|connection, used| {
                 Box::pin(async move {
                     if used.idle_for >= Duration::from_millis(UNTESTED_MS_MAX) {
@@ -159,14 +168,15 @@ impl Database {
 
     /// Connections as the owner of the log, for who migrates, rebuilds and archives.
     pub fn owner_pool(&self, connections: u32) -> PgPool {
-        let pool = tested(connections).idle_timeout(Duration::from_millis(OWNER_IDLE_MS_MAX));
+        let pool = tested(connections, self.history.clone());
+        let pool = pool.idle_timeout(Duration::from_millis(OWNER_IDLE_MS_MAX));
         self.kept(pool.connect_lazy_with(self.owner.clone()))
     }
 
     /// Connections for those who do nothing but append; they keep theirs while there is
     /// something to append.
     pub fn writer_pool(&self, connections: u32) -> PgPool {
-        self.kept(connect(self.prompt_options().options(STEADY), connections))
+        self.connect(self.prompt_options().options(STEADY), connections)
     }
 
     fn prompt_options(&self) -> PgConnectOptions {
@@ -181,13 +191,13 @@ impl Database {
     /// Connections for what is derived from the log. A crash may undo its last
     /// commits: checkpoint and effect go together, so they are done again.
     pub fn worker_pool(&self, connections: u32) -> PgPool {
-        self.kept(connect(self.worker_options(), connections))
+        self.connect(self.worker_options(), connections)
     }
 
     /// The same for those who page: few small statements, each one waited for. Folds
     /// are planned each time, by how much there is to fold.
     pub fn page_pool(&self, connections: u32) -> PgPool {
-        self.kept(connect(self.worker_options().options(STEADY), connections))
+        self.connect(self.worker_options().options(STEADY), connections)
     }
 
     fn worker_options(&self) -> PgConnectOptions {
@@ -196,7 +206,11 @@ impl Database {
 
     /// Connections for commands that walk the whole log.
     pub fn patient_pool(&self, connections: u32) -> PgPool {
-        self.kept(connect(self.options.clone(), connections))
+        self.connect(self.options.clone(), connections)
+    }
+
+    fn connect(&self, options: PgConnectOptions, connections: u32) -> PgPool {
+        self.kept(tested(connections, self.history.clone()).connect_lazy_with(options))
     }
 
     fn kept(&self, pool: PgPool) -> PgPool {
@@ -210,6 +224,7 @@ impl Database {
         // A migration may take longer than a question.
         let owner = self.owner_pool(2);
         let log = Log::open(owner.clone(), common.shards).await?;
+        self.history.get_or_init(|| log.history().clone());
         projection::create(&log).await.map_err(|error| self.lacking(error))?;
         let owner = roles::identity(&mut *owner.acquire().await?).await?;
         if owner.may_rewrite {
@@ -272,16 +287,28 @@ fn of_ours(options: PgConnectOptions) -> PgConnectOptions {
         .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(5))
 }
 
-fn connect(options: PgConnectOptions, connections: u32) -> PgPool {
-    tested(connections).connect_lazy_with(options)
+/// Before it is used: once the log is open, a connection may lead to no other history.
+async fn look(
+    history: &OnceLock<History>,
+    connection: &mut PgConnection,
+) -> Result<(), sqlx::Error> {
+    match history.get() {
+        Some(history) => history.look(connection).await,
+        None => Ok(()),
+    }
 }
 
 /// A pool that also tests what is given back: whoever asked may have stopped waiting, and
-/// the pool would wait for that connection instead, for ever.
-fn tested(connections: u32) -> PgPoolOptions {
+/// the pool would wait for that connection instead, for ever. A new connection first looks
+/// which history of the log it leads to.
+fn tested(connections: u32, history: Arc<OnceLock<History>>) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_millis(ACQUIRE_MS_MAX))
+        .after_connect(move |connection, _| {
+            let history = history.clone();
+            Box::pin(async move { look(&history, connection).await })
+        })
         // Not at every use, as is the default: it would double the round trips.
         .test_before_acquire(false)
         .before_acquire(|connection, used| {

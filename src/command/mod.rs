@@ -3,11 +3,13 @@
 //! Guarantees one clear line on stderr and a non-zero exit for whatever goes wrong,
 //! and that stdout holds results only.
 
+mod anchor;
 mod archive;
 mod backtest;
 mod database;
 mod demo;
 mod descriptors;
+mod history;
 mod import;
 mod migrate;
 mod parked;

@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::database::Database;
-use super::{Error, descriptors, secret};
+use super::{Error, descriptors, history, secret};
 use crate::api::auth::Keys;
 use crate::api::cors::Origins;
 use crate::api::limits::{Limits, Rates};
@@ -67,7 +67,7 @@ const FOLD_CONNECTIONS_MAX: u32 = 3;
 /// Connections for what jobs ask: half of them for each of those that run at once.
 const JOB_CONNECTIONS_MAX: u32 = 8;
 /// Connections for rebuilds of projections whose SQL has changed, while there are any.
-const REBUILD_CONNECTIONS_MAX: u32 = 8;
+pub(super) const REBUILD_CONNECTIONS_MAX: u32 = 8;
 /// The pause after a rebuild that failed.
 const REBUILD_PAUSE_SECONDS: u64 = 10;
 /// How often the coming months are made sure of.
@@ -202,6 +202,7 @@ impl Server {
         tasks.spawn_until("the metrics' upkeep", &stop, upkeep(metrics.clone()));
         let of_worker = log.with_pool(database.worker_pool(1));
         tasks.spawn_until("the months", &stop, months(of_worker, Clock::system()));
+        history::keep(&log, database, serving, &stop, &tasks).await?;
         let relay = log.clone();
         let relay_pool = database.worker_pool(2);
         tasks.spawn_until("the relay", &stop, async move { relay.wake().relay(relay_pool).await });
@@ -308,7 +309,7 @@ impl Webhooks {
         }
         let links = AckLinks::new(&secrets::ack_key(pool, &seal).await?);
         let guard = Guard::new(&serving.allow_webhook_net);
-        Ok(Webhooks { lines: Lines::new(pool.clone(), guard, seal)?, links })
+        Ok(Webhooks { lines: Lines::new(log, guard, seal)?, links })
     }
 }
 
@@ -370,7 +371,7 @@ async fn follow<C: Consumer>(
 
 /// Projections whose SQL has changed since their tables were made. Meanwhile the old
 /// tables are read, and folded by the old text.
-async fn renew(log: Log) {
+pub(super) async fn renew(log: Log) {
     while let Err(error) = projection::renew(&log).await {
         tracing::error!(%error, "a projection still stands by its old SQL; trying again");
         tokio::time::sleep(Duration::from_secs(REBUILD_PAUSE_SECONDS)).await;

@@ -1,14 +1,15 @@
-//! `vitals verify`: the hash chain, through table and archives, and every projection
-//! against the log.
+//! `vitals verify`: the hash chain, through table and archives, every projection against
+//! the log, and the log against heads of it that were published elsewhere.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::Error;
 use super::database::Database;
 use super::progress::Progress;
 use super::tenants::say_if_empty;
+use super::{Error, anchor};
 use crate::archive::{Access, Shelves};
 use crate::config::{Buckets, Common};
 use crate::log::chain::{self, VerifyError};
@@ -21,6 +22,9 @@ pub struct Options {
     /// Where the archived months are, if they were moved: a directory, or s3://BUCKET/PREFIX
     #[arg(long, value_name = "PLACE")]
     archives: Option<String>,
+    /// Heads of the log that were published (`vitals serve --anchor`): each must be there
+    #[arg(long, value_name = "FILE")]
+    anchor: Option<PathBuf>,
     #[command(flatten)]
     buckets: Buckets,
 }
@@ -96,6 +100,9 @@ async fn verify(log: &Log, options: &Options) -> Result<bool, Error> {
                 println!("chain of shard {shard}: BROKEN: {broken}");
             }
         }
+    }
+    if let Some(path) = &options.anchor {
+        sound &= anchor::check(log, path).await?;
     }
     // What no worker has folded yet would be compared with nothing.
     projection::catch_up(log).await?;

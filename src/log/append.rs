@@ -20,6 +20,10 @@ pub enum AppendError {
     /// An event lies in a month that is archived. Nothing of the batch is stored.
     #[error("appending to the log: a month of these events is archived")]
     Archived,
+    /// A month's partition is not there, although it was: the log was restored. Nothing of
+    /// the batch is stored.
+    #[error("appending to the log: the partition of a month of these events is not there")]
+    NoPartition,
     /// The caller must split its batch.
     #[error("{0} events in one append, {EVENTS_PER_APPEND_MAX} at most")]
     TooMany(usize),
@@ -30,9 +34,16 @@ pub enum AppendError {
 
 impl From<sqlx::Error> for AppendError {
     fn from(error: sqlx::Error) -> AppendError {
-        match archived::refused(&error) {
-            true => AppendError::Archived,
-            false => AppendError::Database(error),
+        // A violated check that has no name is that of the partitions: none takes the row.
+        let no_partition = |error: &dyn sqlx::error::DatabaseError| {
+            error.is_check_violation() && error.constraint().is_none()
+        };
+        if archived::refused(&error) {
+            AppendError::Archived
+        } else if error.as_database_error().is_some_and(no_partition) {
+            AppendError::NoPartition
+        } else {
+            AppendError::Database(error)
         }
     }
 }

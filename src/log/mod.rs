@@ -9,10 +9,12 @@
 //! Does not guarantee dense positions (a duplicate leaves a gap), nor an order
 //! between shards, nor that a wake-up reaches anybody: wake-ups are hints.
 
+pub mod anchor;
 mod append;
 mod archived;
 pub mod chain;
 pub mod exchange;
+mod incarnation;
 pub mod partition;
 mod read;
 pub mod roles;
@@ -34,6 +36,7 @@ use uuid::Uuid;
 pub use append::{AppendError, Appended, append};
 use append::{Expect, append_expecting};
 pub use archived::{Archived, ArchivedMonth, archived_months};
+pub use incarnation::{History, Incarnation};
 pub use read::{Window, decode_events, read_happenings, read_window, read_window_of_tenant};
 pub(crate) use silence::on_connection;
 pub use silence::{Held, Patience, answered, answered_soon, is_idle, takes_writes};
@@ -63,6 +66,7 @@ pub struct Log {
     pool: PgPool,
     installation: Uuid,
     shards: i16,
+    history: History,
     partitions: Arc<partition::Known>,
     archived: Arc<archived::Cache>,
     wake: Wake,
@@ -157,11 +161,13 @@ impl Log {
             return Err(OpenError::Shards { stored, asked });
         }
         let partitions = Arc::new(partition::Known::load(&pool).await?);
+        let history = History::open(&pool, stored, partitions.months_from()).await?;
         let archived = Arc::new(archived::Cache::default());
         archived.reload(&pool).await?;
         let doubts = (0..stored).map(|_| AtomicU32::new(0)).collect();
         let wake = Wake::new(stored);
-        Ok(Log { pool, installation, shards: stored, partitions, archived, wake, doubts })
+        let shards = stored;
+        Ok(Log { pool, installation, shards, history, partitions, archived, wake, doubts })
     }
 
     /// The same log over other connections, so that those who write do not wait for
@@ -206,6 +212,22 @@ impl Log {
         self.installation
     }
 
+    /// Which history this is, and what is known of those before it.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// Looks whether it still is that history: a pooler may change servers behind a
+    /// connection, which all others look at when they make it.
+    pub async fn look(&self) -> Result<(), sqlx::Error> {
+        answered_soon(async { self.history.look(&mut *self.pool.acquire().await?).await }).await
+    }
+
+    /// The present incarnation, if the log was ever restored.
+    pub async fn restored(&self) -> Result<Option<Incarnation>, sqlx::Error> {
+        incarnation::newest_restored(&self.pool).await
+    }
+
     /// How far the log's time is ahead of a clock: PostgreSQL's, or what it said before it
     /// jumped back. If it is PostgreSQL's that is wrong, readings look late by as much.
     pub async fn ahead_of(&self, clock: &Clock) -> Result<chrono::TimeDelta, sqlx::Error> {
@@ -233,7 +255,7 @@ impl Log {
         &self,
         now: chrono::DateTime<chrono::Utc>,
     ) -> Result<(), sqlx::Error> {
-        self.partitions.ensure_ahead(&self.pool, now).await
+        self.partitions.ensure_ahead(&self.pool, self.history.number(), now).await
     }
 
     /// Makes sure that the months of `times` have their partitions.
@@ -241,7 +263,7 @@ impl Log {
         &self,
         times: impl Iterator<Item = chrono::DateTime<chrono::Utc>>,
     ) -> Result<(), sqlx::Error> {
-        self.partitions.ensure(&self.pool, times).await
+        self.partitions.ensure(&self.pool, self.history.number(), times).await
     }
 
     /// Appends to one shard in a transaction of its own and wakes its readers.
@@ -260,7 +282,24 @@ impl Log {
         shard: i16,
         events: &[crate::event::Event],
     ) -> Result<Appended, AppendError> {
-        self.ensure_partitions(events.iter().map(|e| e.occurred_at)).await?;
+        let times = || events.iter().map(|event| event.occurred_at);
+        self.ensure_partitions(times()).await?;
+        match self.append_once(held, shard, events).await {
+            Err(AppendError::NoPartition) => {
+                self.partitions.forget(times());
+                self.ensure_partitions(times()).await?;
+                self.append_once(held, shard, events).await
+            }
+            appended => appended,
+        }
+    }
+
+    async fn append_once(
+        &self,
+        held: &mut Held,
+        shard: i16,
+        events: &[crate::event::Event],
+    ) -> Result<Appended, AppendError> {
         let doubts = usize::try_from(shard).ok().and_then(|shard| self.doubts.get(shard));
         let doubt = doubts.map_or(0, |doubts| doubts.load(Ordering::Relaxed));
         let expect = if doubt == 0 { Expect::New } else { Expect::Duplicates };
@@ -280,7 +319,8 @@ impl Log {
             let doubt = if met { APPENDS_IN_DOUBT } else { doubt.saturating_sub(1) };
             doubts.store(doubt, Ordering::Relaxed);
         }
-        if appended.stored() > 0 {
+        if let Some(last) = appended.positions.iter().rev().find_map(|position| *position) {
+            self.history.acknowledged(shard, last, appended.recorded_at);
             self.wake.appended(shard, events);
         }
         Ok(appended)

@@ -103,7 +103,8 @@ impl fmt::Display for Span {
 
 /// The partitions that this process knows to exist.
 pub struct Known {
-    spans: RwLock<HashSet<Span>>,
+    /// And of which incarnation: what was made in a lost one is not there.
+    spans: RwLock<(i64, HashSet<Span>)>,
     months_from: i32,
 }
 
@@ -112,36 +113,56 @@ impl Known {
         let months_from: i16 =
             sqlx::query_scalar("select months_from from installation").fetch_one(pool).await?;
         let spans = attached(pool).await?.into_iter().collect();
-        Ok(Known { spans: RwLock::new(spans), months_from: i32::from(months_from) })
+        Ok(Known { spans: RwLock::new((0, spans)), months_from: i32::from(months_from) })
     }
 
+    /// Times from this year on have a partition a month.
+    pub(super) fn months_from(&self) -> i32 {
+        self.months_from
+    }
+
+    /// Makes what is not known to be there, in this incarnation.
     pub(super) async fn ensure(
         &self,
         pool: &PgPool,
+        incarnation: i64,
         times: impl Iterator<Item = DateTime<Utc>>,
     ) -> Result<(), sqlx::Error> {
         let missing: HashSet<Span> = {
             let known = self.spans.read().unwrap_or_else(PoisonError::into_inner);
             let spans = times.filter_map(|t| Span::of(t, self.months_from));
-            spans.filter(|span| !known.contains(span)).collect()
+            spans.filter(|span| known.0 != incarnation || !known.1.contains(span)).collect()
         };
         for span in missing {
             let created = async |connection: &mut PgConnection| create(connection, span).await;
             on_connection(pool, &mut Held::patient(), created).await?;
-            self.spans.write().unwrap_or_else(PoisonError::into_inner).insert(span);
+            let mut known = self.spans.write().unwrap_or_else(PoisonError::into_inner);
+            if known.0 != incarnation {
+                *known = (incarnation, HashSet::new());
+            }
+            known.1.insert(span);
         }
         Ok(())
+    }
+
+    /// They are not there, whatever was known.
+    pub(super) fn forget(&self, times: impl Iterator<Item = DateTime<Utc>>) {
+        let mut known = self.spans.write().unwrap_or_else(PoisonError::into_inner);
+        for span in times.filter_map(|t| Span::of(t, self.months_from)) {
+            known.1.remove(&span);
+        }
     }
 
     /// Makes the present month and those that come next.
     pub(super) async fn ensure_ahead(
         &self,
         pool: &PgPool,
+        incarnation: i64,
         now: DateTime<Utc>,
     ) -> Result<(), sqlx::Error> {
         let first = Span::of(now, self.months_from);
         let ahead = std::iter::successors(first, |span| Some(span.next())).take(1 + MONTHS_AHEAD);
-        self.ensure(pool, ahead.map(Span::since)).await
+        self.ensure(pool, incarnation, ahead.map(Span::since)).await
     }
 }
 
@@ -160,7 +181,7 @@ pub async fn attached<'c>(from: impl PgExecutor<'c>) -> Result<Vec<Span>, sqlx::
 
 /// Makes a partition and attaches it, in one statement: who is frozen in the middle holds
 /// nobody up. The log's owner does, for whoever may append (`migrations/0036`).
-async fn create(connection: &mut PgConnection, span: Span) -> Result<(), sqlx::Error> {
+pub(super) async fn create(connection: &mut PgConnection, span: Span) -> Result<(), sqlx::Error> {
     sqlx::query("select ensure_partition($1, $2)")
         .bind(span.year)
         .bind(span.month.map(|month| month as i32))

@@ -1,8 +1,9 @@
 //! The log as it grows.
 //!
 //! Guarantees that a subscriber sees every event after its place, in each shard's
-//! order, none twice: what the shared tail no longer holds is read from the log.
-//! Does not order shards against each other, and does not read anything while
+//! order, none twice: what the shared tail no longer holds is read from the log. Where the
+//! log's history is left (a new incarnation), it ends, and says from where on to follow the
+//! new one without a loss. Does not order shards against each other, and does not read anything while
 //! nobody listens.
 
 use std::sync::{Arc, OnceLock};
@@ -34,9 +35,14 @@ pub const SUBSCRIBERS_MAX: usize = 2_000;
 /// How far back a subscriber may resume; beyond that it is cheaper to begin anew.
 const RESUME_POSITIONS_MAX: i64 = 1_000_000;
 
-/// Where a subscriber stands: one position a shard.
+/// Where a subscriber stands: one position a shard, of one history.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place(pub Vec<i64>);
+pub struct Place {
+    /// Of the log.
+    pub incarnation: i64,
+    /// Of the shards, from 0 on.
+    pub positions: Vec<i64>,
+}
 
 /// Why a place cannot be resumed from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,9 +52,12 @@ pub struct BadPlace;
 impl Place {
     /// Reads what [`Place::to_string`] wrote.
     pub fn parse(text: &str, shards: usize) -> Result<Place, BadPlace> {
-        let positions: Result<Vec<i64>, _> = text.split('-').map(str::parse).collect();
-        match positions {
-            Ok(positions) if positions.len() == shards => Ok(Place(positions)),
+        let (incarnation, positions) = text.split_once('.').ok_or(BadPlace)?;
+        let positions: Result<Vec<i64>, _> = positions.split('-').map(str::parse).collect();
+        match (incarnation.parse(), positions) {
+            (Ok(incarnation), Ok(positions)) if positions.len() == shards => {
+                Ok(Place { incarnation, positions })
+            }
             _ => Err(BadPlace),
         }
     }
@@ -56,8 +65,9 @@ impl Place {
 
 impl std::fmt::Display for Place {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        for (i, position) in self.0.iter().enumerate() {
-            let dash = if i == 0 { "" } else { "-" };
+        write!(f, "{}", self.incarnation)?;
+        for (i, position) in self.positions.iter().enumerate() {
+            let dash = if i == 0 { '.' } else { '-' };
             write!(f, "{dash}{position}")?;
         }
         Ok(())
@@ -73,12 +83,25 @@ pub enum SubscribeError {
     /// It begins nowhere in this log.
     #[error("{0}")]
     Place(#[from] BadPlace),
+    /// The place is of another history of this log. Nothing of this one is missed from here on,
+    /// if that is known.
+    #[error("the log was restored since")]
+    Restored(Option<Place>),
     /// What came after the place has left the log's table.
     #[error("{0} was archived since")]
     Archived(Span),
     /// More would slow everybody down.
     #[error("{SUBSCRIBERS_MAX} streams are open on this server: try again, or close some")]
     Full,
+}
+
+/// What a subscriber is told.
+pub enum Told {
+    /// An event, and the place after it.
+    Event(Place, Arc<Heard>),
+    /// The history has ended, and this is where to follow the new one from, if that is known.
+    /// The last that is told.
+    Restored(Option<Place>),
 }
 
 /// An event on its way to those who listen.
@@ -117,6 +140,7 @@ impl Heard {
 
 /// A window of the tail.
 struct Tail {
+    incarnation: i64,
     window: Window,
     events: Vec<Arc<Heard>>,
 }
@@ -165,53 +189,54 @@ impl Live {
         &self,
         tenant: &str,
         from: Option<Place>,
-    ) -> Result<
-        (Place, impl Stream<Item = Result<(Place, Arc<Heard>), sqlx::Error>> + use<>),
-        SubscribeError,
-    > {
+    ) -> Result<(Place, impl Stream<Item = Result<Told, sqlx::Error>> + use<>), SubscribeError>
+    {
         let room = self.room.clone().try_acquire_owned().map_err(|_| SubscribeError::Full)?;
         // In this order: what is committed after the subscription comes by the tail,
         // what was before is read.
         let mut tail = self.tail.subscribe();
         self.someone.send_modify(|n| *n += 1);
+        if from.as_ref().is_some_and(|from| from.incarnation != self.incarnation()) {
+            // Another process may know more than this one.
+            self.log.look().await?;
+        }
+        // Before anything of it is read.
+        let incarnation = self.incarnation();
         let heads = self.heads().await?;
         if let Some(from) = &from {
-            let behind =
-                |(head, from): (&i64, &i64)| !(0..=RESUME_POSITIONS_MAX).contains(&(head - from));
-            if heads.len() != from.0.len() || heads.iter().zip(&from.0).any(behind) {
-                return Err(BadPlace.into());
-            }
-            // Kept rows alone would look like the whole.
-            for month in archived_months(self.log.pool()).await? {
-                if month.positions_to.iter().zip(&from.0).any(|(to, from)| from < to) {
-                    return Err(SubscribeError::Archived(month.span));
-                }
-            }
+            self.may_resume(from, incarnation, &heads).await?;
         }
-        let start = from.unwrap_or_else(|| Place(heads.clone()));
+        let start = from.unwrap_or_else(|| Place { incarnation, positions: heads.clone() });
         let (live, mut place) = (self.clone(), start.clone());
         let tenant: Arc<str> = tenant.into();
         let stream = try_stream! {
             let _room = room;
             // What is to be read from the log next: shards, and up to where.
             let mut gaps: Vec<(usize, i64)> = heads.into_iter().enumerate().collect();
-            loop {
+            'history: loop {
                 for (shard, to) in gaps {
-                    let pages = live.read(&tenant, shard, place.0[shard], to);
+                    let pages = live.read(&tenant, shard, place.positions[shard], to);
                     for await page in pages {
-                        for event in page? {
-                            place.0[shard] = event.position;
-                            yield (place.clone(), Heard::new(event));
+                        let page = page?;
+                        // Asked after the reading: what was read may be of the new one.
+                        if live.incarnation() != incarnation {
+                            break 'history;
+                        }
+                        for event in page {
+                            place.positions[shard] = event.position;
+                            yield Told::Event(place.clone(), Heard::new(event));
                         }
                     }
-                    place.0[shard] = place.0[shard].max(to);
+                    place.positions[shard] = place.positions[shard].max(to);
                 }
                 let received = tokio::select! {
-                    () = live.stop.cancelled() => break,
+                    () = live.stop.cancelled() => return,
+                    () = live.log.history().left(incarnation) => break,
                     received = tail.recv() => received,
                 };
                 match received {
-                    Ok(tail) if tail.window.after > place.0[tail.shard()] => {
+                    Ok(tail) if tail.incarnation != incarnation => break,
+                    Ok(tail) if tail.window.after > place.positions[tail.shard()] => {
                         gaps = vec![(tail.shard(), tail.window.to)];
                     }
                     Ok(tail) => {
@@ -219,21 +244,61 @@ impl Live {
                         let shard = tail.shard();
                         for heard in &tail.events {
                             let recorded = &heard.recorded;
-                            if recorded.position > place.0[shard] && recorded.event.tenant == tenant {
-                                place.0[shard] = recorded.position;
-                                yield (place.clone(), heard.clone());
+                            let is_new = recorded.position > place.positions[shard];
+                            if is_new && recorded.event.tenant == tenant {
+                                place.positions[shard] = recorded.position;
+                                yield Told::Event(place.clone(), heard.clone());
                             }
                         }
-                        place.0[shard] = place.0[shard].max(tail.window.to);
+                        place.positions[shard] = place.positions[shard].max(tail.window.to);
                     }
                     Err(RecvError::Lagged(_)) => {
                         gaps = live.heads().await?.into_iter().enumerate().collect();
                     }
-                    Err(RecvError::Closed) => break,
+                    Err(RecvError::Closed) => return,
                 }
             }
+            yield Told::Restored(live.go_on(&place));
         };
         Ok((start, stream))
+    }
+
+    fn incarnation(&self) -> i64 {
+        self.log.history().number()
+    }
+
+    /// Whether all that came after a place is still there to be told.
+    async fn may_resume(
+        &self,
+        from: &Place,
+        incarnation: i64,
+        heads: &[i64],
+    ) -> Result<(), SubscribeError> {
+        if from.incarnation != incarnation {
+            return Err(SubscribeError::Restored(self.go_on(from)));
+        }
+        let behind =
+            |(head, from): (&i64, &i64)| !(0..=RESUME_POSITIONS_MAX).contains(&(head - from));
+        if heads.len() != from.positions.len() || heads.iter().zip(&from.positions).any(behind) {
+            return Err(BadPlace.into());
+        }
+        // Kept rows alone would look like the whole.
+        for month in archived_months(self.log.pool()).await? {
+            if month.positions_to.iter().zip(&from.positions).any(|(to, from)| from < to) {
+                return Err(SubscribeError::Archived(month.span));
+            }
+        }
+        Ok(())
+    }
+
+    /// The place in the present history from which on nothing is missed by who stood at this
+    /// place in another: as far as the two are the same, where they stood.
+    fn go_on(&self, from: &Place) -> Option<Place> {
+        let common = self.log.history().common_with(from.incarnation)?;
+        let both = from.positions.iter().zip(&common);
+        let positions = both.map(|(at, common)| *at.min(common)).collect();
+        Some(Place { incarnation: self.incarnation(), positions })
+            .filter(|_| common.len() == from.positions.len())
     }
 
     /// Reads a tenant's events at a shard's positions (after, to], page by page.
@@ -271,7 +336,8 @@ impl Live {
     async fn follow(self, shard: i16) {
         let mut moved = self.log.wake().follow(shard);
         let mut someone = self.someone.subscribe();
-        let mut at: Option<i64> = None;
+        // Where it stands, and in which history.
+        let mut at: Option<(i64, i64)> = None;
         let mut patience = Patience::default();
         while !self.stop.is_cancelled() {
             if self.tail.receiver_count() == 0 {
@@ -284,7 +350,7 @@ impl Live {
             }
             moved.mark_unchanged();
             match patience.answered(self.advance(shard, at)).await {
-                Ok(to) if Some(to) == at => {
+                Ok(to) if to.is_some() && to == at => {
                     tokio::select! {
                         () = self.stop.cancelled() => {}
                         () = signal_or_poll(&mut moved) => {}
@@ -292,7 +358,7 @@ impl Live {
                 }
                 Ok(to) => {
                     patience.regain();
-                    at = Some(to);
+                    at = to;
                     tokio::time::sleep(Duration::from_millis(PACE_MS)).await;
                 }
                 Err(error) => {
@@ -305,25 +371,39 @@ impl Live {
 
     /// Sends the next window. The first one is empty: it tells subscribers where the
     /// tail begins, and they read up to there themselves.
-    async fn advance(&self, shard: i16, at: Option<i64>) -> Result<i64, sqlx::Error> {
+    async fn advance(
+        &self,
+        shard: i16,
+        at: Option<(i64, i64)>,
+    ) -> Result<Option<(i64, i64)>, sqlx::Error> {
         let mut connection = self.log.pool().acquire().await?;
+        let incarnation = self.incarnation();
+        let at = at.filter(|(of, _)| *of == incarnation).map(|(_, position)| position);
         let head: i64 = sqlx::query_scalar("select position from shard_head where shard = $1")
             .bind(shard)
             .fetch_one(&mut *connection)
             .await?;
         let after = at.unwrap_or(head);
+        if head < after {
+            // A history does not go back: this is another.
+            self.log.history().look(&mut connection).await?;
+            return Ok(None);
+        }
         let to = head.min(after + WINDOW_POSITIONS_MAX);
         if at == Some(to) {
-            return Ok(to);
+            return Ok(Some((incarnation, to)));
         }
         let window = Window::between(&mut connection, shard, after, to).await?;
         let events =
             if after < to { read_window(&mut connection, &window).await? } else { Vec::new() };
+        if self.incarnation() != incarnation {
+            return Ok(None);
+        }
         let events = events.into_iter().map(Heard::new).collect();
         // Nobody may be listening any more; that is no error.
-        if self.tail.send(Arc::new(Tail { window, events })).is_err() {
+        if self.tail.send(Arc::new(Tail { incarnation, window, events })).is_err() {
             tracing::trace!(shard, "nobody listens to the tail");
         }
-        Ok(to)
+        Ok(Some((incarnation, to)))
     }
 }

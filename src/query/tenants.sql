@@ -9,4 +9,5 @@ with recursive found (shard, tenant) as (
     from found f
     where f.tenant is not null
 )
-select distinct tenant from found where tenant is not null order by tenant
+-- What is said of the log itself is nobody's.
+select distinct tenant from found where tenant is not null and tenant <> '_log' order by tenant

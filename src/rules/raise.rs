@@ -36,9 +36,17 @@ const FACTS: &str = "_facts";
 pub struct Raise {
     pub(super) log: Log,
     fresh: Book,
-    /// What each shard's rules were at a position, so that they are not read again.
-    books: Mutex<HashMap<i16, (i64, Arc<Book>)>>,
+    /// What each shard's rules were at a position of an incarnation, so that they are not read
+    /// again.
+    books: Mutex<HashMap<i16, (At, Arc<Book>)>>,
     urgency: Urgency,
+}
+
+/// A place in a shard. The same position of another incarnation is another place.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct At {
+    incarnation: i64,
+    position: i64,
 }
 
 /// What makes a reading urgent. A hint, and only that.
@@ -90,6 +98,7 @@ pub struct Raised {
     /// The alert events that were appended.
     pub events: Vec<Event>,
     book: Arc<Book>,
+    incarnation: i64,
 }
 
 impl Raise {
@@ -114,7 +123,7 @@ impl Raise {
         {
             let books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some((at, book)) = books.get(&shard)
-                && *at == position
+                && *at == (At { incarnation: self.log.history().number(), position })
             {
                 return Ok(book.clone());
             }
@@ -303,7 +312,7 @@ impl Consumer for Raise {
     }
 
     async fn act(&self, tx: &mut PgConnection, window: &Window) -> Result<Raised, ConsumerError> {
-        let shard = window.shard;
+        let (shard, incarnation) = (window.shard, self.log.history().number());
         let mut book = self.book(tx, shard, window.after).await?;
         let upto = if book.has_timers() { time_of(tx, shard, window.to).await? } else { None };
         let mut interest = book.interest();
@@ -314,7 +323,7 @@ impl Consumer for Raise {
             (events, evaluator) = relevant(tx, window, &interest, upto).await?;
         }
         if events.is_empty() && upto.is_none() {
-            return Ok(Raised { events: Vec::new(), book });
+            return Ok(Raised { events: Vec::new(), book, incarnation });
         }
         load_held(tx, shard, &events, &mut evaluator).await?;
         in_order(&mut events);
@@ -332,12 +341,13 @@ impl Consumer for Raise {
         keep_book(tx, shard, &events).await?;
         self.save(tx, shard, &evaluator, &book).await?;
         append_if_any(tx, shard, &said).await?;
-        Ok(Raised { events: said, book })
+        Ok(Raised { events: said, book, incarnation })
     }
 
     fn committed(&self, window: &Window, raised: Raised) {
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
-        books.insert(window.shard, (window.to, raised.book.clone()));
+        let at = At { incarnation: raised.incarnation, position: window.to };
+        books.insert(window.shard, (at, raised.book.clone()));
         drop(books);
         let mut hint = self.urgency.book.write().unwrap_or_else(PoisonError::into_inner);
         if hint.as_ref().is_none_or(|book| !Arc::ptr_eq(book, &raised.book)) {

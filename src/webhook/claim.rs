@@ -132,6 +132,7 @@ pub async fn release(pool: &PgPool, unsent: &[Waiting]) -> Result<(), sqlx::Erro
         .bind(unsent.iter().map(|c| c.position).collect::<Vec<_>>())
         .bind(unsent.iter().map(|c| c.endpoint_id).collect::<Vec<_>>())
         .bind(unsent.iter().map(|c| c.attempts).collect::<Vec<_>>())
+        .bind(unsent.iter().map(|c| c.id).collect::<Vec<_>>())
         .execute(pool)
         .await?;
     Ok(())

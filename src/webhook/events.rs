@@ -2,7 +2,10 @@
 //!
 //! Guarantees that the numbers of an endpoint have no gap and grow in the order in which
 //! their deliveries were made visible: who has seen all up to n and asks for what comes
-//! after n misses nothing. Does not say that something arrived: `state` does.
+//! after n misses nothing. Numbers of a new incarnation of the log are greater than all of
+//! those before, so none is given twice; between two incarnations there is a gap, and a number
+//! from before a restore is not taken for a place after it. Does not say that something
+//! arrived: `state` does.
 
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgPool};
@@ -11,7 +14,7 @@ use uuid::Uuid;
 /// One thing to be told.
 #[derive(Clone, Debug, FromRow)]
 pub struct Numbered {
-    /// From 1, without gaps; the `webhook-sequence` of its attempts.
+    /// From 1, without gaps within an incarnation; the `webhook-sequence` of its attempts.
     pub sequence: i64,
     /// As sent.
     pub webhook_id: String,
@@ -41,6 +44,21 @@ pub async fn after(
     .bind(limit)
     .fetch_all(pool)
     .await
+}
+
+/// The last number up to `after` that this history still has, made before `before`: a number
+/// that was given in a lost one may be that of nothing, or of something else.
+pub async fn kept(
+    pool: &PgPool,
+    endpoint: Uuid,
+    after: i64,
+    before: i64,
+) -> Result<i64, sqlx::Error> {
+    let kept = sqlx::query_scalar(
+        "select coalesce(max(sequence), 0) from delivery \
+         where endpoint_id = $1 and sequence <= $2 and sequence <= $3",
+    );
+    kept.bind(endpoint).bind(after).bind(before).fetch_one(pool).await
 }
 
 /// The last number of an endpoint; 0 when it was never to be told anything.

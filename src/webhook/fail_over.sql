@@ -24,10 +24,15 @@ with undelivered as (
     select w.*, row_number() over (partition by fallback_id order by sequence) as nth,
            count(*) over (partition by fallback_id) as of_endpoint
     from wanted w
+), begun as (
+    -- Numbers of an incarnation are greater than all of those before it: none comes again,
+    -- whatever a restore has made the database forget.
+    select sequences_from as after from incarnation order by number desc limit 1
 ), numbered as (
     insert into endpoint_sequence as s (endpoint_id, last)
-    select fallback_id, count(*) from placed group by fallback_id order by fallback_id
-    on conflict (endpoint_id) do update set last = s.last + excluded.last
+    select fallback_id, count(*) + (select after from begun) from placed group by fallback_id order by fallback_id
+    on conflict (endpoint_id) do update
+        set last = greatest(s.last + excluded.last - (select after from begun), excluded.last)
     returning endpoint_id, last
 )
 insert into delivery (shard, position, endpoint_id, id, tenant, webhook_id, event, body, state, attempts,

@@ -42,12 +42,17 @@ with happened as (
     left join unnest($14::uuid[], $15::bigint[]) as own (endpoint_id, room)
         on own.endpoint_id = w.endpoint_id
     window by_endpoint as (partition by w.endpoint_id order by w.position)
+), begun as (
+    -- Numbers of an incarnation are greater than all of those before it: none comes again,
+    -- whatever a restore has made the database forget.
+    select sequences_from as after from incarnation order by number desc limit 1
 ), numbered as (
     -- Held until the commit: numbers have no gap and are in the order of commits. In the
     -- order of endpoints, so that two fan-outs never wait for each other.
     insert into endpoint_sequence as s (endpoint_id, last)
-    select endpoint_id, count(*) from placed group by endpoint_id order by endpoint_id
-    on conflict (endpoint_id) do update set last = s.last + excluded.last
+    select endpoint_id, count(*) + (select after from begun) from placed group by endpoint_id order by endpoint_id
+    on conflict (endpoint_id) do update
+        set last = greatest(s.last + excluded.last - (select after from begun), excluded.last)
     returning endpoint_id, last
 ), made as (
     insert into delivery (shard, position, endpoint_id, id, tenant, webhook_id, event, body, state,

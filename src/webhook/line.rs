@@ -3,7 +3,8 @@
 //! Guarantees that a request carries the headers of Standard Webhooks, with a signature
 //! of every key that signs at that moment; that no header of the endpoint's own takes
 //! their place; and that the guard let its URL through. What was made of an endpoint is
-//! kept as long as its row has the same version, so that sending opens no secret.
+//! kept as long as its row has the same version in the same incarnation of the log, so that
+//! sending opens no secret.
 //!
 //! Does not send, and does not judge answers.
 
@@ -21,7 +22,7 @@ use super::guard::{Guard, Refused};
 use super::key::{Key, KeyError, Keys};
 use super::seal::{OpenError, Seal};
 use super::sign::{ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER};
-use crate::log::answered;
+use crate::log::{History, Log, answered};
 
 /// An answer later than this is none.
 pub const TIMEOUT_MS: u64 = 5_000;
@@ -128,23 +129,32 @@ pub struct Lines(Arc<Exchange>);
 #[derive(Debug)]
 struct Exchange {
     pool: PgPool,
+    history: History,
     guard: Guard,
     seal: Seal,
     /// For all endpoints without a certificate of their own.
     client: reqwest::Client,
-    known: Mutex<HashMap<Uuid, Arc<Line>>>,
+    /// Of one incarnation: after a restore the same version may be of something else.
+    known: Mutex<(i64, HashMap<Uuid, Arc<Line>>)>,
 }
 
 impl Lines {
     /// Lines to what `guard` permits, with the secrets that `seal` opens.
-    pub fn new(pool: PgPool, guard: Guard, seal: Seal) -> Result<Lines, reqwest::Error> {
+    pub fn new(log: &Log, guard: Guard, seal: Seal) -> Result<Lines, reqwest::Error> {
         let client = client(&guard).build()?;
-        Ok(Lines(Arc::new(Exchange { pool, guard, seal, client, known: Mutex::default() })))
+        let (pool, history) = (log.pool().clone(), log.history().clone());
+        let known = Mutex::default();
+        Ok(Lines(Arc::new(Exchange { pool, history, guard, seal, client, known })))
     }
 
     /// What secrets are sealed with.
     pub fn seal(&self) -> &Seal {
         &self.0.seal
+    }
+
+    /// The histories of the log that the endpoints are told of.
+    pub fn history(&self) -> &History {
+        &self.0.history
     }
 
     /// What may be reached.
@@ -154,13 +164,15 @@ impl Lines {
 
     /// The line to an endpoint whose row had this version, or a newer one.
     pub async fn line(&self, endpoint: Uuid, version: i32) -> Result<Arc<Line>, LineError> {
-        let known = self.known(|lines| lines.get(&endpoint).cloned());
+        let incarnation = self.0.history.number();
+        let known = self.known(incarnation, |lines| lines.get(&endpoint).cloned());
         if let Some(line) = known.filter(|line| line.version >= version) {
             return Ok(line);
         }
         let row = answered(endpoint::find(&self.0.pool, endpoint)).await?.ok_or(LineError::Gone)?;
         let line = Arc::new(self.of(&row)?);
-        self.known(|lines| {
+        // Read in the incarnation that it is kept for, or in a later one.
+        self.known(incarnation, |lines| {
             if lines.len() >= LINES_MAX {
                 lines.clear();
             }
@@ -169,9 +181,21 @@ impl Lines {
         Ok(line)
     }
 
-    fn known<T>(&self, look: impl FnOnce(&mut HashMap<Uuid, Arc<Line>>) -> T) -> T {
+    fn known<T>(
+        &self,
+        incarnation: i64,
+        look: impl FnOnce(&mut HashMap<Uuid, Arc<Line>>) -> T,
+    ) -> T {
         // A map of whole values: a panic elsewhere did not spoil it.
-        look(&mut self.0.known.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.0 < incarnation {
+            *known = (incarnation, HashMap::new());
+        }
+        match known.0 == incarnation {
+            true => look(&mut known.1),
+            // Whoever began before the restore keeps what it has learnt to itself.
+            false => look(&mut HashMap::new()),
+        }
     }
 
     fn of(&self, row: &Endpoint) -> Result<Line, LineError> {

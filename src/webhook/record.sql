@@ -25,3 +25,6 @@ update delivery d
    -- Not "= 'pending'": the planner would take the index of what waits at an endpoint, and
    -- read all of that for every outcome.
    and d.state not in ('delivered', 'dead') and d.attempts = o.number
+   -- After a restore another delivery may have the place of one that was under way. No
+   -- condition for an index: the key is the way.
+   and (d.id = o.delivery_id) is true

@@ -31,6 +31,9 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024;
 /// The header with the delivery's number at its endpoint.
 pub const SEQUENCE_HEADER: &str = "webhook-sequence";
 
+/// The header with the incarnation of the log that the number was given in.
+pub const INCARNATION_HEADER: &str = "webhook-incarnation";
+
 /// Whoever sends.
 #[derive(Clone)]
 pub(super) struct Sender {
@@ -82,7 +85,9 @@ impl Sender {
         let line = self.lines.line(claimed.endpoint_id, claimed.version).await?;
         let mut request = line.request(&claimed.webhook_id, &claimed.body, now);
         if let Some(sequence) = claimed.sequence {
+            let incarnation = self.lines.history().of_sequence(sequence);
             request = request.header(SEQUENCE_HEADER, sequence);
+            request = request.header(INCARNATION_HEADER, incarnation);
         }
         let answer = request.send().await?;
         Ok((line, answer))

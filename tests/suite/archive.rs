@@ -68,7 +68,8 @@ async fn what_reaches_into_an_archived_month_is_told_so() {
     let ward = Ward::new().await;
     let hospital = &ward.hospital;
     let place = sqlx::query_scalar::<_, String>(
-        "select string_agg('0', '-' order by shard) from shard_head",
+        "select (select max(number) from incarnation) || '.' || string_agg('0', '-' order by shard) \
+         from shard_head",
     );
     let place = place.fetch_one(&ward.pool).await.unwrap();
     ward.archive("2026-02").await;

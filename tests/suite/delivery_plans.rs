@@ -64,8 +64,8 @@ async fn what_is_made_recorded_and_given_back_goes_by_keys() {
     uses(&found, "delivery_pkey", "delivery");
 
     let release = include_str!("../../src/webhook/release.sql");
-    let types = "smallint[], bigint[], uuid[], int[]";
-    let found = plan(&mut connection, types, &["'{}'"; 4].join(", "), release).await;
+    let types = "smallint[], bigint[], uuid[], int[], uuid[]";
+    let found = plan(&mut connection, types, &["'{}'"; 5].join(", "), release).await;
     uses(&found, "delivery_pkey", "delivery");
 
     let insert = include_str!("../../src/webhook/insert_deliveries.sql");

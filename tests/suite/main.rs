@@ -44,6 +44,7 @@ mod health;
 mod hospital;
 mod hostile;
 mod imports;
+mod incarnation;
 mod jobs;
 mod judged_again;
 mod keysets;

@@ -184,7 +184,9 @@ async fn types_choose_what_comes_and_other_tenants_see_nothing() {
     let all = ours.found("/alerts").await;
     assert_eq!(all["items"], json!([]));
     // In each shard.
-    let beginning = vec!["0"; database.log().await.shards().count()].join("-");
+    let log = database.log().await;
+    let zeros = vec!["0"; log.shards().count()].join("-");
+    let beginning = format!("{}.{zeros}", log.history().number());
     let mut streams = Vec::new();
     for (hospital, types) in
         [(&ours, "alert"), (&ours, "reading"), (&ours, "alert,reading"), (&theirs, "alert,reading")]

@@ -165,9 +165,10 @@ async fn the_stream_carries_only_ones_own_also_from_the_beginning() {
         theirs.measure(&format!("their-{i}"), 130.0).await;
     }
     ours.measure("our-first", 80.0).await;
-    // A place is one position for each shard; these are all at the beginning.
-    let shards = database.log().await.shards().count();
-    let beginning = vec!["0"; shards].join("-");
+    // A place is one position for each shard of a history; these are all at the beginning.
+    let log = database.log().await;
+    let zeros = vec!["0"; log.shards().count()].join("-");
+    let beginning = format!("{}.{zeros}", log.history().number());
     let text = stream_until(&ours, Some(&beginning), "our-first").await;
     assert!(!text.contains("their-"), "{text}");
 

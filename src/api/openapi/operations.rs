@@ -63,13 +63,17 @@ pub const BODY: Refusals = &[
 const NARROW: Refusals = &[(403, "outside_token")];
 const PATIENT: Refusals = &[(403, "outside_token"), (422, "invalid_id")];
 const FOUND: Refusals = &[(404, "not_found")];
-const PAGED: Refusals = &[(400, "invalid_limit invalid_cursor")];
+const PAGED: Refusals = &[(400, "invalid_limit invalid_cursor"), (409, "log_restored")];
 const KEPT: Refusals = &[(410, "month_archived")];
 const APPENDS: Refusals = &[(503, "log_unavailable")];
 /// What is stored of rules and silences, and cannot be read.
 const STORED: Refusals = &[(500, "stored_unreadable")];
-const STREAM: Refusals =
-    &[(400, "invalid_last_event_id"), (429, "too_many_streams"), (503, "too_many_streams")];
+const STREAM: Refusals = &[
+    (400, "invalid_last_event_id"),
+    (409, "log_restored"),
+    (429, "too_many_streams"),
+    (503, "too_many_streams"),
+];
 /// A whole history as a table.
 const TABLE: Refusals = &[(429, "too_many_tables"), (503, "too_many_tables")];
 const STATE: Refusals = &[(400, "invalid_state")];

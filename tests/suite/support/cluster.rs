@@ -4,12 +4,14 @@
 //! It is the embedded server, with durability on. Whoever kills it starts it again,
 //! as a supervisor would. It ends with the test, also with one that fails.
 
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection, PgConnection};
+use tokio::process::Command;
 use vitals::embedded::Embedded;
 
 use super::eventually;
@@ -38,6 +40,45 @@ impl Cluster {
         cluster.settings = settings.to_vec();
         cluster.up().await;
         cluster
+    }
+
+    /// One that streams from this one, with all that it has, until it is promoted.
+    pub async fn standby(&self) -> Cluster {
+        let mut standby = Cluster::start(&[]).await;
+        standby.down(Signal::INT).await;
+        let data = standby.data();
+        let owner = std::fs::metadata(&data).expect("a cluster");
+        for entry in std::fs::read_dir(&data).expect("a cluster") {
+            let path = entry.expect("an entry").path();
+            let is_dir = path.is_dir();
+            if is_dir { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }
+                .expect("removed");
+        }
+        let mut copy = self.program("pg_basebackup");
+        copy.args(["--checkpoint", "fast", "--wal-method", "stream", "--pgdata"]).arg(&data);
+        succeed(copy.uid(owner.uid()).gid(owner.gid())).await;
+        let signal = data.join("standby.signal");
+        std::fs::write(&signal, "").expect("written");
+        chown(&signal, Some(owner.uid()), Some(owner.gid())).expect("given");
+        let options = self.options();
+        let socket = options.get_socket().expect("a socket").display();
+        let from = format!("host={socket} port={} user=vitals", options.get_port());
+        // For as long as the tests run: settings are texts of the source elsewhere.
+        standby.settings = vec![("primary_conninfo", from.leak())];
+        standby.up().await;
+        standby
+    }
+
+    /// One of PostgreSQL's own programs, of this server's version, told how to reach it.
+    pub fn program(&self, name: &str) -> Command {
+        let pid = self.postmaster().expect("a running server").as_raw_nonzero();
+        let server = std::fs::read_link(format!("/proc/{pid}/exe")).expect("its program");
+        let mut command = Command::new(server.with_file_name(name));
+        let options = self.options();
+        let socket = options.get_socket().expect("a socket");
+        command.current_dir("/").env("PGHOST", socket).env("PGUSER", options.get_username());
+        command.env("PGPORT", options.get_port().to_string());
+        command
     }
 
     /// The one that a vitals has in its data directory, or will have.
@@ -87,11 +128,15 @@ impl Cluster {
         }
     }
 
+    /// Where its files are.
+    fn data(&self) -> PathBuf {
+        let note = std::fs::read_to_string(self.dir.join("postgres.location"));
+        note.map_or_else(|_| self.dir.join("postgres"), PathBuf::from).join("data")
+    }
+
     /// The server's first process, as it noted itself; after a kill the note stays.
     pub fn postmaster(&self) -> Option<Pid> {
-        let note = std::fs::read_to_string(self.dir.join("postgres.location"));
-        let home = note.map_or_else(|_| self.dir.join("postgres"), PathBuf::from);
-        let text = std::fs::read_to_string(home.join("data/postmaster.pid")).ok()?;
+        let text = std::fs::read_to_string(self.data().join("postmaster.pid")).ok()?;
         Pid::from_raw(text.lines().next()?.parse().ok()?)
     }
 
@@ -133,11 +178,22 @@ impl Cluster {
 
     /// Ends it by a signal, and starts it again.
     pub async fn restart(&mut self, signal: Signal) {
+        self.down(signal).await;
+        self.up().await;
+    }
+
+    /// Ends it by a signal.
+    pub async fn down(&self, signal: Signal) {
         let pid = self.postmaster().expect("a running server");
         self.signal(signal);
         eventually("PostgreSQL to be gone", SOON, async || gone(pid).then_some(())).await;
-        self.up().await;
     }
+}
+
+/// Runs a program that must not fail.
+pub async fn succeed(command: &mut Command) {
+    let output = command.output().await.expect("the program runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// Whether a process has ended. A child of ours that nobody waited for yet has.

@@ -33,6 +33,8 @@ pub struct Proxy {
     /// How the program reaches PostgreSQL through it.
     pub url: String,
     way: watch::Sender<Way>,
+    /// What new connections lead to.
+    target: watch::Sender<PgConnectOptions>,
     /// How often all connections of the moment were made to swallow.
     swallowed: watch::Sender<usize>,
     accepting: JoinHandle<()>,
@@ -58,22 +60,31 @@ impl Proxy {
         url.set_query(None);
         url.set_host(Some("127.0.0.1")).expect("a host");
         url.set_port(Some(listener.local_addr().expect("an address").port())).expect("a port");
-        let (way, options) = (watch::Sender::new(Way::Open), options.clone());
+        let way = watch::Sender::new(Way::Open);
+        let (target, options) = watch::channel(options.clone());
         let (state, swallowed) = (way.subscribe(), watch::Sender::new(0));
         let swallows = swallowed.subscribe();
         let accepting = tokio::spawn(async move {
             loop {
                 let (client, _) = listener.accept().await.expect("a connection");
-                let (options, state, swallows) = (options.clone(), state.clone(), swallows.clone());
+                let options = options.borrow().clone();
+                let (state, swallows) = (state.clone(), swallows.clone());
                 tokio::spawn(run(client, options, state, swallows));
             }
         });
-        Proxy { url: url.into(), way, swallowed, accepting }
+        Proxy { url: url.into(), way, target, swallowed, accepting }
     }
 
     /// Changes the way, also for what runs through it already.
     pub fn set(&self, way: Way) {
         self.way.send_replace(way);
+    }
+
+    /// Breaks all connections, and leads new ones to another server.
+    pub fn move_to(&self, options: &PgConnectOptions) {
+        self.set(Way::Cut);
+        self.target.send_replace(options.clone());
+        self.set(Way::Open);
     }
 
     /// From now on the connections of this moment swallow whatever is sent, and never
