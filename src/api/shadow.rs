@@ -68,8 +68,9 @@ pub async fn report(
 ) -> Result<Response, Problem> {
     caller.may_administer("rules:manage")?;
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
-    let after: Option<(NaiveDate, String)> =
-        params.cursor.as_deref().map(wire::place).transpose()?;
+    let link = format!("/api/v1/rules/{}/report", wire::encode(&id));
+    let cursor = |cursor| wire::place(&book.log, cursor, &link);
+    let after: Option<(NaiveDate, String)> = params.cursor.as_deref().map(cursor).transpose()?;
     let to = params.to.map_or_else(|| book.clock.now(), |time| time.0);
     let from = params.from.map_or(to - TimeDelta::days(DAYS_DEFAULT), |time| time.0);
     if from >= to {
@@ -96,7 +97,7 @@ pub async fn report(
     let ((pages, sent), fresh) = shadow::total(&book.log, &caller.tenant, &wanted).await?;
     let days = shadow::days(&book.log, &caller.tenant, &wanted, after, limit).await?;
     let next = (days.len() as i64 == limit).then(|| days.last()).flatten();
-    let next = next.map(|last| wire::cursor(&(last.day, &last.patient_id)));
+    let next = next.map(|last| wire::cursor(&book.log, &(last.day, &last.patient_id)));
     let day = |day: &shadow::Day| {
         json!({
             "day": day.day,
@@ -105,7 +106,6 @@ pub async fn report(
             "active": day.active,
         })
     };
-    let link = format!("/api/v1/rules/{}/report", wire::encode(&id));
     let query = format!("from={from_day}T00:00:00Z&to={to_day}T00:00:00Z");
     let mut body = wire::list(days.iter().map(day).collect(), next, &link, &query);
     body["rule"] = id.into();
