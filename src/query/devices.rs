@@ -1,8 +1,9 @@
 //! Devices: when each was last heard of, how often it should be, and how often it was.
 //!
 //! Guarantees that what a device "should" is either what was registered for it or what it
-//! has itself shown, and says which. Counts what was received, also what was retracted
-//! since. Knows minutes and nothing finer: who sends every second is expected each minute.
+//! has itself shown, by ten gaps at least, and says which; else nothing is expected of it.
+//! Counts what was received, also what was retracted since. The coverage knows minutes and
+//! nothing finer: who sends every second is expected each minute.
 
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
@@ -13,6 +14,11 @@ use crate::projection::{SNAPSHOT, look};
 
 /// How far back from its last reading a device's coverage looks.
 pub const COVERAGE_HOURS: i64 = 24;
+/// How far back from its last reading the gaps between readings are looked at one by one.
+/// Who sends more seldom than every three minutes is known by the minutes it was heard in.
+const GAPS_MINUTES: i32 = 30;
+/// By fewer gaps nothing is learnt.
+const GAPS_MIN: i64 = 10;
 
 /// A device at a patient.
 #[derive(Clone, Debug, PartialEq, FromRow)]
@@ -34,6 +40,8 @@ pub struct Device {
     pub delay_min_seconds: Option<f64>,
     /// What was registered, in seconds.
     pub registered_seconds: Option<f64>,
+    /// The usual gap of its last readings, if there were enough.
+    gap_seconds: Option<f64>,
     /// The hours that have readings, oldest first, as in `minutes`.
     starts: Vec<DateTime<Utc>>,
     /// A bit for each minute of these hours that has a reading.
@@ -53,7 +61,8 @@ pub struct Coverage {
 }
 
 impl Device {
-    /// `None` when it was silent for all these hours, as far as is known.
+    /// `None` when it was silent for all these hours, as far as is known, or when nothing was
+    /// registered and it has not shown enough to learn from.
     pub fn coverage(&self) -> Option<Coverage> {
         let base = self.starts.first()?.timestamp() / 60;
         // The minutes that it was heard in, counted from its first hour.
@@ -67,7 +76,8 @@ impl Device {
             })
             .collect();
         let (first, last) = (*heard.first()?, *heard.last()?);
-        let interval_seconds = self.registered_seconds.unwrap_or_else(|| usual_seconds(&heard));
+        let learnt = || self.gap_seconds.map(as_people_set_it).or_else(|| usual_seconds(&heard));
+        let interval_seconds = self.registered_seconds.or_else(learnt)?;
         // In turns of the interval, or of a minute, which is as fine as is known.
         let turn = (interval_seconds / 60.0).max(1.0);
         let mut turns: Vec<i64> =
@@ -79,12 +89,23 @@ impl Device {
     }
 }
 
-/// What lies most often between two readings: the median of the gaps, so that a night
-/// without the device does not count.
-fn usual_seconds(heard: &[i64]) -> f64 {
+/// What lies most often between two readings, by the minutes that it was heard in: the
+/// median of the gaps, so that a night without the device does not count.
+fn usual_seconds(heard: &[i64]) -> Option<f64> {
     let mut gaps: Vec<i64> = heard.windows(2).map(|pair| pair[1] - pair[0]).collect();
     gaps.sort_unstable();
-    gaps.get(gaps.len() / 2).map_or(60.0, |minutes| *minutes as f64 * 60.0)
+    let is_enough = gaps.len() as i64 >= GAPS_MIN;
+    gaps.get(gaps.len() / 2).filter(|_| is_enough).map(|minutes| *minutes as f64 * 60.0)
+}
+
+/// A gap without the jitter of a device's clock: nobody sets 1.0004 s.
+fn as_people_set_it(seconds: f64) -> f64 {
+    let parts = match seconds {
+        s if s >= 10.0 => 1.0,
+        s if s >= 1.0 => 10.0,
+        _ => 1_000.0,
+    };
+    (seconds * parts).round() / parts
 }
 
 /// Which devices are wanted.
@@ -122,6 +143,8 @@ pub async fn list(
         .bind(patient)
         .bind(filter.limit)
         .bind(COVERAGE_HOURS as f64)
+        .bind(GAPS_MINUTES)
+        .bind(GAPS_MIN)
         .fetch_all(&mut *tx)
         .await?;
     // Rolled back when it is given back, which nobody has to wait for.
@@ -146,6 +169,7 @@ mod tests {
             suspects: 0,
             delay_min_seconds: None,
             registered_seconds,
+            gap_seconds: None,
             starts: minutes.iter().map(|(hour, _)| at(*hour)).collect(),
             minutes: minutes.iter().map(|(_, minutes)| *minutes).collect(),
         }
@@ -172,9 +196,22 @@ mod tests {
         // An hour is missing.
         check(&device(&[(0, all), (2, all)], None), 60.0, 120.0 / 180.0);
         check(&device(&[(0, every(5)), (1, every(5))], None), 300.0, 1.0);
-        check(&device(&[(0, 1), (1, 1), (3, 1)], None), 7200.0, 1.0);
+        // The hours of a day but one.
+        let hours: Vec<(i64, i64)> = (0..13).filter(|n| *n != 5).map(|n| (n, 1)).collect();
+        check(&device(&hours, None), 3600.0, 12.0 / 13.0);
         check(&device(&[(0, every(5)), (1, every(5))], Some(60.0)), 60.0, 24.0 / 116.0);
-        check(&device(&[(0, 1 << 7)], None), 60.0, 1.0);
+        check(&device(&[(0, 1 << 7)], Some(60.0)), 60.0, 1.0);
+        // Ten gaps of the minutes are enough, and nine are not.
+        check(&device(&[(0, 0x7ff)], None), 60.0, 1.0);
+        assert_eq!(device(&[(0, 0x3ff)], None).coverage(), None);
         assert_eq!(device(&[], None).coverage(), None);
+    }
+
+    #[test]
+    fn gaps_that_were_looked_at_one_by_one_go_before_minutes() {
+        let learnt = |gap_seconds| Device { gap_seconds, ..device(&[(0, every(1))], None) };
+        check(&learnt(Some(1.0004)), 1.0, 1.0);
+        check(&learnt(Some(0.0101)), 0.01, 1.0);
+        check(&learnt(Some(89.98)), 90.0, 1.0);
     }
 }

@@ -1,5 +1,7 @@
 -- A page of a tenant's devices in the order of (device, patient), with the hours that
--- their coverage is made of: $8 hours up to the last reading.
+-- their coverage is made of, $8 hours up to the last reading, and with the usual gap of the
+-- vital that it sends most often: the median of at most 60 gaps of its last $9 minutes, of
+-- $10 at least, so that a hole does not count. By the natural key, which has the device.
 with device as (
     select *
     from device
@@ -11,7 +13,7 @@ with device as (
 )
 select d.device_id, d.patient_id, d.last_seen, h.last_recorded, h.readings, h.suspects,
        extract(epoch from h.delay_min)::float8 as delay_min_seconds, h.starts, h.minutes,
-       p.seconds as registered_seconds
+       p.seconds as registered_seconds, g.seconds as gap_seconds
 from device d
 cross join lateral (
     select coalesce(sum(readings), 0)::bigint as readings, coalesce(sum(suspects), 0)::bigint as suspects,
@@ -22,6 +24,28 @@ cross join lateral (
     where shard = d.shard and tenant = d.tenant and patient_id = d.patient_id and device_id = d.device_id
       and start > d.last_seen - make_interval(secs => 3600 * $8) and start <= d.last_seen
 ) h
+left join lateral (
+    select min(seconds) as seconds
+    from (
+        select percentile_disc(0.5) within group (order by gap) as seconds
+        from unnest(enum_range(null::vital)) as v (vital)
+        cross join lateral (
+            select extract(epoch from occurred_at - lead(occurred_at) over (order by occurred_at desc))::float8 as gap
+            from (
+                select occurred_at
+                from event
+                where shard = d.shard and tenant = d.tenant and patient_id = d.patient_id and vital = v.vital
+                  and source_id = d.device_id
+                  and occurred_at > d.last_seen - make_interval(mins => $9) and occurred_at <= d.last_seen
+                order by occurred_at desc
+                limit 61
+            ) newest
+        ) gaps
+        where gap is not null
+        group by v.vital
+        having count(*) >= $10
+    ) usual
+) g on true
 left join lateral (
     -- Of the patient's record, which is its author's own text.
     select (record::json -> 'devices' -> d.device_id ->> 'intervalSeconds')::float8 as seconds

@@ -2,13 +2,71 @@
 
 use chrono::TimeDelta;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 use vitals::clock::rfc3339;
 
 use crate::hospital::{Hospital, heart_rate, now};
 use crate::support::http::get;
 use crate::support::postgres::Database;
 use crate::support::server::Server;
+
+/// What is learnt of a device by readings at these seconds, each of several vitals.
+async fn learnt(hospital: &Hospital, device: &str, vitals: &[&str], seconds: &[f64]) -> Value {
+    let start = now() - TimeDelta::minutes(100);
+    let mut readings = Vec::new();
+    for at in seconds {
+        for vital in vitals {
+            let at = start + TimeDelta::milliseconds((at * 1_000.0) as i64);
+            let mut reading = heart_rate("p", 60.0, at);
+            reading["vital"] = (*vital).into();
+            reading["deviceId"] = device.into();
+            reading.as_object_mut().unwrap().remove("unit");
+            readings.push(reading);
+        }
+    }
+    hospital.store(&readings).await;
+    hospital.found(&format!("/devices/{device}")).await["patients"][0].clone()
+}
+
+#[tokio::test]
+async fn an_interval_is_learnt_as_it_is_sent_and_by_ten_gaps_at_least() {
+    let database = Database::new().await;
+    let server = Server::start(&database).await;
+    let hospital = Hospital::new(&server, "h");
+    let every = |seconds: f64, count: i32| -> Vec<f64> {
+        (0..count).map(|n| f64::from(n) * seconds).collect()
+    };
+    let some = ["heart_rate", "spo2", "respiratory_rate"];
+    for (device, vitals, seconds, interval) in [
+        ("one-a-second", &some[..], every(1.0, 90), json!(1)),
+        ("short", &some[..1], every(1.0, 11), json!(1)),
+        ("too-short", &some[..1], every(1.0, 10), Value::Null),
+        ("quick", &some[..1], every(0.25, 200), json!(0.25)),
+        ("between", &some[..1], every(90.0, 40), json!(90)),
+        ("slow", &some[..1], every(300.0, 15), json!(300)),
+        ("once", &some[..1], every(1.0, 1), Value::Null),
+        // Half of it is missing, in holes.
+        (
+            "holes",
+            &some[..1],
+            every(2.0, 300).into_iter().filter(|s| (s / 50.0).floor() % 2.0 == 0.0).collect(),
+            json!(2),
+        ),
+        // Its clock is not quite even.
+        (
+            "jitter",
+            &some[..1],
+            (0..60).map(|n| f64::from(n) * 5.0 + f64::from(n % 3) * 0.004).collect(),
+            json!(5),
+        ),
+    ] {
+        let told = learnt(&hospital, device, vitals, &seconds).await;
+        assert_eq!(told["intervalSeconds"], interval, "{told}");
+        let from = if interval.is_null() { Value::Null } else { json!("learnt") };
+        assert_eq!(told["intervalFrom"], from, "{told}");
+        assert_eq!(told["coverage"].is_null(), interval.is_null(), "{told}");
+    }
+}
 
 #[tokio::test]
 async fn a_device_is_told_with_what_was_expected_of_it_and_what_came() {
