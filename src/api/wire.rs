@@ -45,10 +45,7 @@ pub fn event(recorded: &Recorded) -> Option<(&'static str, Value)> {
             "measuredAt": rfc3339(event.occurred_at),
             "recordedAt": rfc3339(recorded.recorded_at),
         });
-        if let (Some(context), Some(body)) = (&event.data, body.as_object_mut()) {
-            // Parsed at the door; whatever else it may be, the reading is shown.
-            body.insert("context".into(), serde_json::from_str(context).unwrap_or_default());
-        }
+        add_what_was_sent(&mut body, event.quality, event.data.as_deref());
         return Some(("reading", body));
     }
     let name = match &*event.kind {
@@ -106,9 +103,26 @@ pub fn alert(alert: &Alert) -> Value {
     })
 }
 
+/// Adds what only some devices send: their opinion of the signal, and a context.
+fn add_what_was_sent(body: &mut Value, quality: Option<f32>, context: Option<&str>) {
+    let Some(body) = body.as_object_mut() else { return };
+    if let Some(quality) = quality {
+        body.insert("deviceQuality".into(), opinion(quality));
+    }
+    if let Some(context) = context {
+        // Parsed at the door; whatever else it may be, the reading is shown.
+        body.insert("context".into(), serde_json::from_str(context).unwrap_or_default());
+    }
+}
+
+/// A device's opinion with as many digits as it needs: 0.9, and not the float beside it.
+pub fn opinion(quality: f32) -> Value {
+    number(quality.to_string().parse().unwrap_or_else(|_| quality.into()))
+}
+
 /// A reading of a history.
 pub fn reading(patient_id: &str, newest: &Newest) -> Value {
-    json!({
+    let mut body = json!({
         "patientId": patient_id,
         "deviceId": newest.device_id,
         "vital": newest.vital.name(),
@@ -117,7 +131,9 @@ pub fn reading(patient_id: &str, newest: &Newest) -> Value {
         "quality": quality(newest.suspect),
         "measuredAt": rfc3339(newest.measured_at),
         "recordedAt": rfc3339(newest.recorded_at),
-    })
+    });
+    add_what_was_sent(&mut body, newest.quality, newest.context.as_deref());
+    body
 }
 
 /// A patient's state. `now` is what ages are counted to unless a moment is asked for.

@@ -14,6 +14,7 @@ use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use super::quality::Quality;
 use super::reading::{Draft, Fault, Narrowing, Rejected, accept};
 use crate::event::Event;
 use crate::log::Archived;
@@ -42,8 +43,10 @@ pub struct RawReading<'a> {
     /// RFC 3339 with a zone.
     #[serde(borrow)]
     pub measured_at: Cow<'a, str>,
-    /// The device's own opinion, 0–1.
-    pub quality: Option<f64>,
+    /// The device's own opinion, 0–1, or the platform's word for it.
+    pub quality: Option<Quality>,
+    /// The device's own opinion, as answers and exports name it.
+    pub device_quality: Option<f64>,
     /// A small object, stored as it is.
     #[serde(borrow)]
     pub context: Option<&'a RawValue>,
@@ -58,7 +61,7 @@ impl<'a> RawReading<'a> {
             value: self.value,
             unit: self.unit.as_deref(),
             measured_at: read_time(&self.measured_at)?,
-            quality: self.quality,
+            quality: self.device_quality.or(self.quality.and_then(Quality::own)),
             context: self.context.map(RawValue::get),
         })
     }
@@ -267,8 +270,11 @@ fn diagnose(item: &str, error: &serde_json::Error) -> Fault {
             return Fault::new("missing_field", key, format!("{key} is missing"));
         }
     }
-    for key in ["value", "quality"] {
+    for key in ["value", "quality", "deviceQuality"] {
         let Some(text) = given(key) else { continue };
+        if key == "quality" && serde_json::from_str::<Quality>(text).is_ok() {
+            continue;
+        }
         if serde_json::from_str::<f64>(text).is_err() {
             let text: String = text.chars().take(40).collect();
             let detail = format!("{key} must be a finite JSON number, not {text}");
@@ -346,6 +352,8 @@ mod tests {
         check(("\"101\"", "101"), "not_a_string", "/patientId");
         check(("watch-7", ""), "invalid_id", "/deviceId");
         check(("\"more\"", "\"quality\":1.5,\"more\""), "quality_out_of_range", "/quality");
+        check(("\"more\"", "\"quality\":\"fair\",\"more\""), "not_a_number", "/quality");
+        check(("\"more\"", "\"deviceQuality\":2,\"more\""), "quality_out_of_range", "/quality");
         check(("\"more\"", "\"context\":[],\"more\""), "context_not_an_object", "/context");
         check((GOOD, "7"), "not_an_object", "");
         check(

@@ -11,7 +11,7 @@ with retracted as materialized (
 select v.vital::text as vital, e.*
 from unnest($4::text[]::vital[]) as v (vital)
 cross join lateral (
-    select value, quality, suspect, occurred_at, recorded_at, source_id
+    select value, quality, suspect, occurred_at, recorded_at, source_id, data::text as context
     from event r
     where shard = $1 and tenant = $2 and patient_id = $3 and vital = v.vital
       and occurred_at >= $5 and occurred_at < $6

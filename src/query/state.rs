@@ -47,6 +47,9 @@ pub struct Newest {
     /// What measured it.
     #[sqlx(rename = "source_id")]
     pub device_id: String,
+    /// What was sent with it, as JSON text. Read for histories only.
+    #[sqlx(default)]
+    pub context: Option<String>,
 }
 
 /// A patient's state.

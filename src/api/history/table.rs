@@ -1,6 +1,7 @@
 //! A whole history as one table: CSV, NDJSON or Parquet, streamed.
 //!
-//! Guarantees constant memory, a page of readings and for Parquet a row group, and that a
+//! Guarantees that `vitals import` takes the lines of CSV and NDJSON, and that they hold all
+//! that the log does of a reading; constant memory, a page of readings and for Parquet a row group, and that a
 //! table which could not be finished breaks off: it never looks like a shorter one. Does
 //! not hold a connection or a snapshot while the client reads: pages follow each other by
 //! their cursor, so what is recorded meanwhile may be in it.
@@ -15,7 +16,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::Stream;
 use parquet::basic::{Compression, ZstdLevel};
-use parquet::data_type::{ByteArray, ByteArrayType, DataType, DoubleType, Int64Type};
+use parquet::data_type::{ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
@@ -24,6 +25,7 @@ use parquet::schema::parser::parse_message_type;
 use super::format::Format;
 use crate::api::shares::Held;
 use crate::api::wire;
+use crate::api::wire::line::one_line;
 use crate::clock::rfc3339;
 use crate::event::number;
 use crate::log::Log;
@@ -36,7 +38,8 @@ const READINGS_PER_PAGE: i64 = 5_000;
 /// Readings of a row group of Parquet, which is held until it is full.
 const READINGS_PER_GROUP: usize = 20_000;
 
-const CSV_HEAD: &str = "patientId,deviceId,vital,value,unit,quality,measuredAt,recordedAt\n";
+const CSV_HEAD: &str = "patientId,deviceId,vital,value,unit,quality,measuredAt,recordedAt,\
+                        deviceQuality,context\n";
 
 const SCHEMA: &str = "message readings {
     required binary patient_id (STRING);
@@ -47,6 +50,8 @@ const SCHEMA: &str = "message readings {
     required binary quality (STRING);
     required int64 measured_at (TIMESTAMP(MICROS, true));
     required int64 recorded_at (TIMESTAMP(MICROS, true));
+    optional float device_quality;
+    optional binary context (JSON);
 }";
 
 /// The answer; `first` is its first page, which was asked for before it begins, and `place`
@@ -109,7 +114,7 @@ fn as_lines(
             for row in &rows.map_err(told)? {
                 text.push_str(&match format {
                     Format::Csv => csv(&patient_id, row),
-                    _ => wire::reading(&patient_id, row).to_string(),
+                    _ => ndjson(&patient_id, row),
                 });
                 text.push('\n');
             }
@@ -118,8 +123,22 @@ fn as_lines(
     }
 }
 
-/// Ids, names and units hold neither commas nor quotes.
+/// As in a page, but the context to the letter: what is read again is the same.
+fn ndjson(patient_id: &str, row: &Newest) -> String {
+    let mut body = wire::reading(patient_id, row);
+    let context = body.as_object_mut().and_then(|body| body.remove("context"));
+    let mut line = body.to_string();
+    if let (Some(_), Some(context)) = (context, &row.context) {
+        line.pop();
+        line.push_str(&format!(",\"context\":{}}}", one_line(context)));
+    }
+    line
+}
+
+/// Ids, names and units hold neither commas nor quotes; a context has both.
 fn csv(patient_id: &str, row: &Newest) -> String {
+    let own = row.quality.map(|quality| wire::opinion(quality).to_string());
+    let quoted = |json: &String| format!("\"{}\"", one_line(json).replace('"', "\"\""));
     [
         patient_id,
         &row.device_id,
@@ -129,6 +148,8 @@ fn csv(patient_id: &str, row: &Newest) -> String {
         wire::quality(row.suspect),
         &rfc3339(row.measured_at),
         &rfc3339(row.recorded_at),
+        &own.unwrap_or_default(),
+        &row.context.as_ref().map(quoted).unwrap_or_default(),
     ]
     .join(",")
 }
@@ -182,6 +203,10 @@ fn write_group(
         put::<Int64Type>(to, &measured.collect::<Vec<_>>())?;
         let recorded = rows.iter().map(|row| row.recorded_at.timestamp_micros());
         put::<Int64Type>(to, &recorded.collect::<Vec<_>>())?;
+        let own = rows.iter().map(|row| row.quality);
+        put_some::<FloatType>(to, own)?;
+        let contexts = rows.iter().map(|row| row.context.as_deref().map(ByteArray::from));
+        put_some::<ByteArrayType>(to, contexts)?;
         group.close()?;
     }
     file.flush()?;
@@ -195,6 +220,22 @@ fn put<T: DataType>(
     let too_many = || ParquetError::General("a column too many".into());
     let mut column = group.next_column()?.ok_or_else(too_many)?;
     column.typed::<T>().write_batch(values, None, None)?;
+    column.close()
+}
+
+/// A column that need not be there.
+fn put_some<T: DataType>(
+    group: &mut SerializedRowGroupWriter<'_, Vec<u8>>,
+    values: impl Iterator<Item = Option<T::T>>,
+) -> Result<(), ParquetError> {
+    let (mut there, mut levels) = (Vec::new(), Vec::new());
+    for value in values {
+        levels.push(i16::from(value.is_some()));
+        there.extend(value);
+    }
+    let too_many = || ParquetError::General("a column too many".into());
+    let mut column = group.next_column()?.ok_or_else(too_many)?;
+    column.typed::<T>().write_batch(&there, Some(&levels), None)?;
     column.close()
 }
 

@@ -1,7 +1,10 @@
 //! Events as lines of JSON, written by hand for those who want a million of them.
 //!
-//! Guarantees the same bytes as [`super::event`]: a test compares them. Holds one line.
+//! Guarantees the same bytes as [`super::event`]: a test compares them. Only a context, which
+//! the one parses, is here to the letter, so that what is read again is the same. Holds one
+//! line.
 
+use std::borrow::Cow;
 use std::io::Write;
 
 use chrono::{DateTime, Datelike, Timelike, Utc};
@@ -38,7 +41,7 @@ impl Lines {
     pub fn line(&mut self, row: &Row<'_>) -> std::io::Result<&[u8]> {
         self.line.clear();
         match (row.vital, row.value) {
-            (Some(vital), Some(value)) if row.kind == READING && row.data.is_none() => {
+            (Some(vital), Some(value)) if row.kind == READING => {
                 self.reading(row, vital, value)?;
             }
             _ => {
@@ -70,8 +73,23 @@ impl Lines {
         to.extend(self.measured.of(row.occurred_at));
         to.extend(br#"","recordedAt":""#);
         to.extend(self.recorded.of(row.recorded_at));
-        to.extend(b"\"}\n");
+        to.push(b'"');
+        if let Some(quality) = row.quality {
+            write!(to, ",\"deviceQuality\":{}", super::opinion(quality))?;
+        }
+        if let Some(context) = row.data {
+            write!(to, ",\"context\":{}", one_line(context))?;
+        }
+        to.extend(b"}\n");
         Ok(())
+    }
+}
+
+/// A context on one line: within the texts of JSON there is no line break, only around them.
+pub fn one_line(json: &str) -> Cow<'_, str> {
+    match json.contains(['\n', '\r']) {
+        true => json.replace(['\n', '\r'], " ").into(),
+        false => json.into(),
     }
 }
 
@@ -172,6 +190,7 @@ mod tests {
             value in prop_oneof![0.0..2000.0_f64, (0_i32..2000).prop_map(f64::from), Just(0.1), Just(1e-7)],
             suspect in any::<bool>(),
             source_id in "[A-Za-z0-9.\\-]{1,20}|[ -~]{1,9}",
+            quality in proptest::option::of(prop_oneof![0.0..1.0_f32, Just(0.9), Just(1.0)]),
             context in any::<bool>(),
         ) {
             let unit = [1, 1_000, 1_000_000][coarse];
@@ -185,7 +204,7 @@ mod tests {
                     kind: READING,
                     vital: Vital::all().nth(which),
                     value: Some(value),
-                    quality: None,
+                    quality,
                     suspect,
                     source_id: &source_id,
                     data: context.then_some(r#"{"activity":"walking"}"#),

@@ -338,6 +338,36 @@ mod tests {
     }
 
     #[test]
+    fn what_the_platform_has_given_out_is_read_again() {
+        let line = r#"{"type":"reading","patientId":"101","deviceId":"w","vital":"spo2","value":97.12345678901234,"unit":"%","quality":"good","measuredAt":"2025-10-20T10:20:00Z","recordedAt":"2025-10-20T10:20:01Z","deviceQuality":0.5}"#;
+        let got = reading(Format::Ndjson, line);
+        // To the last bit: a parser that hurries is one beside it.
+        assert_eq!((got.value, got.quality), (97.123_456_789_012_34, Some(0.5)));
+        let another = line.replace("\"reading\"", "\"spot-check\"");
+        assert_eq!(reading(Format::Ndjson, &another), got);
+        let alert = r#"{"v":2,"alertId":"a","type":"HIGH_HEART_RATE","vital":"spo2","value":97}"#;
+        let skipped = Row::Skipped("HIGH_HEART_RATE".to_owned());
+        assert_eq!(row(Format::Ndjson, alert.as_bytes()).unwrap(), skipped);
+        let retracted = r#"{"v":1,"vital":"spo2","deviceId":"w","measuredAt":"2025-10-20T10:20:00Z","readingPosition":7,"reason":"off","by":"dr-b","type":"reading_retracted","patientId":"101"}"#;
+        let Ok(Row::Retraction(retraction)) = row(Format::Ndjson, retracted.as_bytes()) else {
+            panic!("no retraction")
+        };
+        assert_eq!((&*retraction.by, &*retraction.reason, retraction.line), ("dr-b", "off", 9));
+
+        let mut parser = RowParser::new(Format::Csv, DateTime::UNIX_EPOCH);
+        for bad in ["patientId", "patientId,deviceId,vital,value,measuredAt,note"] {
+            assert!(!parser.is_header(bad.as_bytes()), "{bad}");
+        }
+        assert!(!parser.is_header(b"patientId,deviceId,vital,value,measuredAt,value"));
+        let head = "value,vital,patientId,deviceId,quality,measuredAt,deviceQuality,context";
+        assert!(parser.is_header(head.as_bytes()));
+        let text = r#"97,spo2,101,w,suspect,2025-10-20T10:20:00Z,0.25,"{""a"": ""b, c""}""#;
+        let Ok(Row::Reading(got)) = parser.row(text.as_bytes(), 2) else { panic!("no reading") };
+        assert_eq!((got.value, got.quality), (97.0, Some(0.25)));
+        assert_eq!(got.context.as_deref(), Some(r#"{"a": "b, c"}"#));
+    }
+
+    #[test]
     fn ndjson_lines_that_cannot_be_read_say_why() {
         let with_value = |value: &str| {
             format!(

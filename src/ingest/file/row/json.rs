@@ -7,10 +7,11 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::{Fault, needed, not_a_number, not_utf8, number, start_of, time};
-use crate::event::{READING, READING_RETRACTED};
+use crate::event::READING_RETRACTED;
 use crate::ingest::file::{FileReading, FileRetraction, Row};
 use crate::ingest::quality::Quality;
 
@@ -34,6 +35,8 @@ struct JsonLine<'a> {
     context: Option<&'a RawValue>,
     reason: Option<String>,
     by: Option<String>,
+    /// Of what the rules have said, and of answers to it.
+    alert_id: Option<IgnoredAny>,
 }
 
 /// Reads a line.
@@ -46,9 +49,10 @@ pub fn row(text: &[u8], line: u64) -> Result<Row, Fault> {
     }
     let said: JsonLine<'_> = serde_json::from_str(text).map_err(|error| unreadable(&error))?;
     match said.kind.as_deref() {
-        None | Some(READING) => {}
         Some(READING_RETRACTED) => return retraction(said, line),
-        Some(kind) => return Ok(Row::Skipped(start_of(kind))),
+        Some(kind) if said.alert_id.is_some() => return Ok(Row::Skipped(start_of(kind))),
+        // Another's type is a key like others that are not known.
+        None | Some(_) => {}
     }
     let value = needed(said.value, "value")?.get();
     let is_text = value.starts_with(['"', '[', '{', 't', 'f', 'n']);
