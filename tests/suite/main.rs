@@ -38,6 +38,7 @@ mod evaluation;
 mod fatigue;
 mod faults;
 mod floods;
+mod fuzz;
 mod gathering;
 mod guard;
 mod health;
