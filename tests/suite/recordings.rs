@@ -215,7 +215,7 @@ async fn the_heart_rates_of_fit_files_are_those_that_another_decoder_finds() {
             (&["--patient", "p", "--device", "d"][..], "is no whole FIT file"),
             (&["--patient", "p"], "--patient and --device go together"),
             (&[], "--patient P --device D"),
-            (&["--patient", "p 1", "--device", "d"], "--patient must match"),
+            (&["--patient", "p 1", "--device", "d"], "an id is 1 to 64 letters"),
         ] {
             let arguments = [&["import", "--format", "fit", &name], whose].concat();
             let output = cli(&database, &arguments).await;
