@@ -77,7 +77,7 @@ pub async fn patch(
 type Fields = Map<String, Value>;
 
 async fn change(
-    Questions { log, clock }: Questions,
+    Questions { log, clock, .. }: Questions,
     caller: Caller,
     patient_id: String,
     mut wanted: Fields,
