@@ -188,7 +188,12 @@ fn responses(operation: &Operation) -> Map<String, Value> {
         codes.dedup();
     }
     for (status, codes) in codes {
-        responses.insert(status.to_string(), problem(status, &codes));
+        let mut problem = problem(status, &codes);
+        if operation.by_link {
+            // Whoever comes by a link from a phone is told on a page.
+            problem["content"]["text/html"] = json!({ "schema": reference("Page") });
+        }
+        responses.insert(status.to_string(), problem);
     }
     responses.into_iter().collect()
 }
