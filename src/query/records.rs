@@ -11,7 +11,7 @@ use sqlx::PgExecutor;
 
 use super::state::is_known;
 use crate::event::{Event, PATIENT_REGISTERED};
-use crate::log::{AppendError, Log, append};
+use crate::log::{AppendError, Log, append, in_turn};
 
 /// A record, with or without anything in it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -48,11 +48,7 @@ pub async fn change<E: From<AppendError>>(
     log.ensure_partitions(std::iter::once(now)).await.map_err(failed)?;
     let mut tx = log.pool().begin().await.map_err(failed)?;
     // Who changes the same record at the same moment waits here, and changes this one.
-    sqlx::query("select from shard_head where shard = $1 for update")
-        .bind(shard)
-        .execute(&mut *tx)
-        .await
-        .map_err(failed)?;
+    in_turn(&mut tx, &format!("record/{tenant}/{patient_id}")).await.map_err(failed)?;
     let found = newest(&mut *tx, shard, tenant, patient_id).await.map_err(failed)?;
     let last_at = found.as_ref().map(|(_, _, _, occurred_at)| *occurred_at);
     let before = found.map(read);
