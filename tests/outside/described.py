@@ -75,7 +75,7 @@ class Vitals:
 
 def rule(name):
     when = {"vital": "heart_rate", "op": ">", "value": 200}
-    return {"id": name, "event": "HIGH_MEDIUM", "priority": "medium", "mode": "shadow", "when": when}
+    return {"id": name, "event": "HIGH_MEDIUM", "priority": "medium", "mode": "active", "when": when}
 
 
 def fill(vitals, receiver):
