@@ -245,7 +245,8 @@ async fn quiet(hospital: &Hospital, until: DateTime<Utc>) -> String {
 #[tokio::test]
 async fn the_end_of_a_silence_pages_the_alert_that_stands_once() {
     let (_database, _server, hospital, receiver) = scene().await;
-    // By its time.
+    // By its time. Of a patient who was heard of: else it would hold nothing back.
+    hospital.measure("p", 80.0).await;
     quiet(&hospital, now() + TimeDelta::seconds(4)).await;
     hospital.measure("p", 100.0).await;
     let alert = alerts(&hospital).await.remove(0);

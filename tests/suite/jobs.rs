@@ -63,6 +63,20 @@ async fn until(hospital: &Hospital, job: &str, state: &str) -> Value {
     .await
 }
 
+/// Two servers, and a job that the first is in the middle of: the second is frozen, so that
+/// it cannot have begun it.
+async fn begun_by_the_first(
+    database: &Database,
+) -> (Server, Server, Hospital, PgConnection, String) {
+    let (first, second) = (Server::start(database).await, Server::start(database).await);
+    let hospital = with_readings(&first, "ward").await;
+    second.signal(Signal::STOP);
+    let lock = held(database).await;
+    let job = started(&hospital).await;
+    until(&hospital, &job, "running").await;
+    (first, second, hospital, lock, job)
+}
+
 /// How often the one job was claimed, and how often it was lost.
 async fn claims(database: &Database) -> (i32, i16) {
     let mut connection = PgConnection::connect(&database.url).await.unwrap();
@@ -72,13 +86,9 @@ async fn claims(database: &Database) -> (i32, i16) {
 #[tokio::test]
 async fn a_job_goes_on_elsewhere_when_its_instance_is_killed_in_the_middle_of_it() {
     let database = Database::new().await;
-    let first = Server::start(&database).await;
-    let hospital = with_readings(&first, "ward").await;
-    let lock = held(&database).await;
-    let job = started(&hospital).await;
-    until(&hospital, &job, "running").await;
-    let second = Server::start(&database).await;
+    let (first, second, hospital, lock, job) = begun_by_the_first(&database).await;
     first.kill().await;
+    second.signal(Signal::CONT);
     // The other one tells of it at once, and does it when the lease is over.
     let hospital = hospital.after_restart(&second);
     let (status, body) = hospital.get(&job).await;
@@ -94,13 +104,9 @@ async fn a_job_goes_on_elsewhere_when_its_instance_is_killed_in_the_middle_of_it
 #[tokio::test]
 async fn who_was_frozen_writes_nothing_over_the_end_that_another_one_wrote() {
     let database = Database::new().await;
-    let first = Server::start(&database).await;
-    let hospital = with_readings(&first, "ward").await;
-    let lock = held(&database).await;
-    let job = started(&hospital).await;
-    until(&hospital, &job, "running").await;
+    let (first, second, hospital, lock, job) = begun_by_the_first(&database).await;
     first.signal(Signal::STOP);
-    let second = Server::start(&database).await;
+    second.signal(Signal::CONT);
     let_go(lock).await;
     let hospital = hospital.after_restart(&second);
     until(&hospital, &job, "done").await;

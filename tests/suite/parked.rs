@@ -215,11 +215,12 @@ async fn an_alert_that_cannot_be_read_holds_up_no_other_page_and_resume_sends_wh
     let names = eventually("the patient to be parked", SOON, || async {
         let parked = consumer::parked(&pool).await.unwrap();
         let names: Vec<String> = parked.into_iter().map(|p| p.consumer).collect();
-        (names.len() == 2).then_some(names)
+        (names.len() == 3).then_some(names)
     })
     .await;
     assert!(names.contains(&"webhook-fanout".to_owned()), "{names:?}");
     assert!(names.contains(&"projection:alert".to_owned()), "{names:?}");
+    assert!(names.contains(&"projection:shadow".to_owned()), "{names:?}");
     // Everybody of the shard goes on, and the ward's own view of the patient, too.
     hospital.measure("p", 81.0).await;
     assert_eq!(hospital.found("/patients/p/heart-rate").await["heartRate"], 81);
@@ -243,7 +244,7 @@ async fn an_alert_that_cannot_be_read_holds_up_no_other_page_and_resume_sends_wh
     let refused = cli(&database, &["resume", "p"]).await;
     assert!(!refused.status.success(), "{refused:?}");
     let still = consumer::parked(&pool).await.unwrap();
-    assert!(still.len() == 2 && still.iter().all(|parked| !parked.resume), "{still:?}");
+    assert!(still.len() == 3 && still.iter().all(|parked| !parked.resume), "{still:?}");
     let id = uuid::Uuid::new_v4().to_string();
     let whole = json!({
         "v": 1, "alertId": id, "state": "raised", "rule": "r", "ruleVersion": 1,

@@ -259,8 +259,8 @@ async fn what_several_projections_held_is_taken_over_and_goes_on() {
     assert!(held.0 > 0 && held.1 > 0 && held.2 > 0 && held.3 == 0, "{held:?}");
     let lag = consumer::lag(log.pool()).await.unwrap();
     let names: Vec<&str> = lag.iter().map(|(name, _)| &**name).collect();
-    let ours = ["projection:alert", "projection:current_vitals", "projection:rollup"];
-    assert_eq!(names, ours);
+    let ours = ["alert", "current_vitals", "rollup", "shadow"];
+    assert_eq!(names, ours.map(|name| format!("projection:{name}")));
     assert!(lag.iter().all(|(_, behind)| *behind == 0), "{lag:?}");
 }
 
@@ -279,7 +279,7 @@ async fn the_check_compares_at_the_checkpoint_and_not_at_the_head() {
     .unwrap();
     let mut found: Vec<_> = differences(&log).await.into_iter().map(|(name, _)| name).collect();
     found.dedup();
-    assert_eq!(found, ["alert", "current_vitals", "rollup"]);
+    assert_eq!(found, ["alert", "current_vitals", "rollup", "shadow"]);
 }
 
 #[tokio::test]
