@@ -54,7 +54,7 @@ impl Trial {
         let to = moment(&mut table, "to").map_err(of("invalid_body"))?;
         let sweep = table.get("sweep");
         let against = table.text("against").map_err(of("invalid_against"))?;
-        table.end().map_err(of("invalid_body"))?;
+        table.end().map_err(of("unknown_field"))?;
         Rule::read(rule, 1).map_err(|error| {
             let pointer = format!("/rule{}", error.pointer.trim_end_matches('/'));
             TrialError { code: "invalid_rule", error: RuleError { pointer, ..error } }
@@ -206,7 +206,7 @@ mod tests {
             (json!([1]), "invalid_body", "/", "table"),
             (json!({}), "invalid_body", "/", "rule is missing"),
             (json!({ "rule": {} }), "invalid_rule", "/rule", "id is missing"),
-            (json!({ "rule": rule(), "form": "x" }), "invalid_body", "/form", "unknown key"),
+            (json!({ "rule": rule(), "form": "x" }), "unknown_field", "/form", "unknown key"),
             (json!({ "rule": rule(), "from": "today" }), "invalid_body", "/from", "RFC 3339"),
             (json!({ "rule": rule(), "to": 7 }), "invalid_body", "/to", "text"),
             (json!({ "rule": rule(), "against": "all" }), "invalid_against", "/against", "active"),
