@@ -111,7 +111,11 @@ impl Fit {
                 Ok(None) => {
                     let end = self.bytes.len().min(self.part.end + CHECKSUM_BYTES);
                     let rest = &self.bytes[end..];
-                    if rest.is_empty() {
+                    if self.messages == 0 {
+                        // It is told of whatever was read, also that there was nothing.
+                        self.messages = 1;
+                        self.rows.push_back(Row::Skipped("part without messages".to_owned()));
+                    } else if rest.is_empty() {
                         return Ok(());
                     } else if rest.iter().all(|byte| *byte == 0) {
                         self.rows

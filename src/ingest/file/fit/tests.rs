@@ -153,6 +153,7 @@ fn what_can_be_read_is_kept_and_what_cannot_is_named() {
     let mut records = two_records();
     records.extend([0, 1]);
     assert_eq!(said(&part(&records))[2..], ["error: a record that goes beyond the end"]);
+    assert_eq!(said(&part(&define(0, 20, &[[3, 1, 2]]))), ["part without messages"]);
     // A heart rate that is a text, one without a value, and what is none.
     let mut records = define(0, 20, &[[3, 2, 7]]);
     records.extend([0, b'7', b'0']);
