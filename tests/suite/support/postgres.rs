@@ -71,7 +71,7 @@ async fn prepare() -> (PgConnectOptions, Option<Embedded>, String) {
     let log = Log::open(pool.clone(), None).await.expect("migrations");
     projection::install(&log).await.expect("projections");
     // What a service of the tests has, whichever of them starts first.
-    roles::make(&mut *pool.acquire().await.expect("a connection")).await.expect("roles");
+    roles::make(&mut pool.acquire().await.expect("a connection")).await.expect("roles");
     roles::share(&pool).await.expect("rights");
     // A copy is another history than its original; here each copy is a new database.
     sqlx::query("delete from incarnation").execute(&pool).await.expect("no history yet");
