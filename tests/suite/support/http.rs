@@ -1,10 +1,18 @@
 //! JSON over HTTP in one line. What our API answers is held against its description.
 
+use std::sync::LazyLock;
+
 use reqwest::header::HeaderMap;
-use reqwest::{Method, StatusCode};
+use reqwest::{Client, Method, StatusCode};
 use serde_json::Value;
 
 use super::described::Exchange;
+use super::server::client_builder;
+
+/// Of all tests: making one costs more than most answers. It keeps no connection, because
+/// each test has a runtime of its own.
+static CLIENT: LazyLock<Client> =
+    LazyLock::new(|| client_builder().pool_max_idle_per_host(0).build().expect("a client"));
 
 /// An answer, taken apart.
 #[derive(Debug)]
@@ -28,7 +36,7 @@ pub async fn post(url: &str, token: &str, body: &Value) -> Answer {
 
 /// Any request with a token; an empty token sends none.
 pub async fn send(method: Method, url: &str, token: &str, body: Option<Vec<u8>>) -> Answer {
-    let request = super::server::client().request(method.clone(), url);
+    let request = CLIENT.request(method.clone(), url);
     let request = if token.is_empty() { request } else { request.bearer_auth(token) };
     let request = match body.clone() {
         Some(body) => request.header("content-type", "application/json").body(body),

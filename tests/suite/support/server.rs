@@ -72,8 +72,13 @@ pub async fn cli(database: &Database, arguments: &[&str]) -> Output {
 
 /// Plain HTTP; nothing of this machine's proxies.
 pub fn client() -> reqwest::Client {
+    client_builder().build().expect("a client")
+}
+
+/// See [`client`].
+pub fn client_builder() -> reqwest::ClientBuilder {
     let _installed_before = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::builder().no_proxy().build().expect("a client")
+    reqwest::Client::builder().no_proxy()
 }
 
 /// A running `vitals serve`; killed when it is dropped.
