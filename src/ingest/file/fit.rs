@@ -111,7 +111,7 @@ impl Fit {
                 Ok(None) => {
                     let end = self.bytes.len().min(self.part.end + CHECKSUM_BYTES);
                     let rest = &self.bytes[end..];
-                    if self.messages == 0 {
+                    if self.messages == 0 && !self.bytes.is_empty() {
                         // It is told of whatever was read, also that there was nothing.
                         self.messages = 1;
                         self.rows.push_back(Row::Skipped("part without messages".to_owned()));
