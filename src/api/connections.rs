@@ -32,9 +32,11 @@ use tower_service::Service;
 
 use super::front::Front;
 
-/// How long a request's head may take, from its first byte, or from the beginning of a
-/// connection.
+/// How long a request's head may take, from its first byte.
 const HEAD_MS_MAX: u64 = 10_000;
+/// How long a new connection may say nothing. A client that is starved has opened it and
+/// not got to its request yet; where places are few it makes room sooner.
+const NEW_MS_MAX: u64 = 30_000;
 /// How long a connection may be silent between two requests. Balancers keep theirs for a
 /// minute, and must be the first to close them.
 const IDLE_MS_MAX: u64 = 75_000;
@@ -101,13 +103,19 @@ async fn answer(stream: TcpStream, front: Front, place: Place, stop: Cancellatio
     let mut stopping = false;
     loop {
         tokio::select! {
+            // First, so that a request which has come is seen before its connection ends.
+            biased;
             ended = connection.as_mut() => {
                 if let Err(error) = ended {
                     tracing::trace!(%error, "a connection ended");
                 }
                 break;
             }
-            () = seen.close.notified() => break,
+            () = seen.close.notified() => {
+                if seen.phase().0 != Phase::Busy {
+                    break;
+                }
+            }
             () = stop.cancelled(), if !stopping => {
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
@@ -181,7 +189,8 @@ impl Open {
             let (phase, since) = seen.phase();
             let most = match phase {
                 Phase::Busy => continue,
-                Phase::New | Phase::Head => HEAD_MS_MAX,
+                Phase::New => NEW_MS_MAX,
+                Phase::Head => HEAD_MS_MAX,
                 Phase::Idle => IDLE_MS_MAX,
             };
             if seen.now_ms().saturating_sub(since) > most {

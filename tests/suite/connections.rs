@@ -14,7 +14,7 @@ use crate::support::receiver::Receiver;
 use crate::support::server::{Server, client};
 use crate::webhooks::received;
 
-const SOON: Duration = Duration::from_secs(40);
+const SOON: Duration = Duration::from_secs(90);
 
 async fn connect(server: &Server) -> TcpStream {
     TcpStream::connect(server.address()).await.unwrap()
@@ -49,9 +49,8 @@ async fn a_head_that_does_not_come_to_its_end_is_given_up() {
     let mut part = [0; 4096];
     assert!(kept.read(&mut part).await.unwrap() > 0);
     let ((_, slow), (_, silent)) = tokio::join!(to_the_end(&mut slow), to_the_end(&mut silent));
-    for took in [slow, silent] {
-        assert!((8..30).contains(&took.as_secs()), "{took:?}");
-    }
+    assert!((8..30).contains(&slow.as_secs()), "{slow:?}");
+    assert!((28..60).contains(&silent.as_secs()), "{silent:?}");
     kept.write_all(ask).await.unwrap();
     assert!(kept.read(&mut part).await.unwrap() > 0, "it was closed");
     let counted =

@@ -8,8 +8,8 @@ use crate::hospital::Hospital;
 use crate::support::eventually;
 use crate::support::postgres::Database;
 use crate::support::receiver::{Answer, Receiver};
-use crate::support::scratch_dir;
 use crate::support::server::Server;
+use crate::support::{scratch_dir, write_private};
 use crate::webhooks::received;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -184,7 +184,7 @@ async fn secrets_are_sealed_once_there_is_a_key_and_no_other_key_opens_them() {
     // The rows of before are taken over, and go on working.
     let with_keys = async |keys: &str| {
         let dir = scratch_dir();
-        std::fs::write(dir.join("secrets-key"), keys).unwrap();
+        write_private(&dir.join("secrets-key"), keys);
         let options = ["--allow-webhook-net", "127.0.0.0/8"];
         Server::try_start_in(&dir, Some(&database.url), &options).await
     };

@@ -106,6 +106,7 @@ struct Villain {
     address: String,
     server: Arc<Server>,
     hospital: Hospital,
+    bomb: Vec<u8>,
 }
 
 impl Villain {
@@ -144,15 +145,15 @@ impl Villain {
     }
 
     /// Bodies that become 16 MB and never end.
-    async fn holds_bodies(&self, subject: String) {
-        let (bomb, token) = (bomb(), self.token(&subject));
+    async fn holds_bodies(&self, subject: &str) {
+        let token = self.token(subject);
         loop {
             let mut held = Vec::new();
             for _ in 0..8 {
                 let headers = "content-type: application/json\r\ncontent-encoding: gzip\r\n";
                 let mut upload = Upload::begin_as(&self.server, &token, headers).await;
                 // It may have been answered by now.
-                upload.try_send(&bomb).await;
+                upload.try_send(&self.bomb).await;
                 held.push(upload);
             }
             pass_time(Duration::from_secs(5)).await;
@@ -164,7 +165,7 @@ impl Villain {
         let token = self.token(subject);
         let mut open = Vec::new();
         loop {
-            for _ in 0..10 {
+            for _ in 0..4 {
                 let Some(mut stream) = self.connect().await else { break };
                 let request = format!(
                     "GET /api/v1{path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n"
@@ -207,26 +208,29 @@ impl Villain {
     }
 }
 
-fn let_loose(villain: &Arc<Villain>) -> JoinSet<()> {
-    let mut all = JoinSet::new();
-    let mut harm = |deed: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| drop(all.spawn(deed));
-    let who = || villain.clone();
-    let (v, w) = (who(), who());
-    harm(Box::pin(async move { v.waits(1_100, false).await }));
-    harm(Box::pin(async move { w.waits(200, true).await }));
-    let v = who();
-    harm(Box::pin(async move { v.holds_bodies("gateway".to_owned()).await }));
-    for (path, subject) in [
-        ("/stream", "screen"),
-        ("/patients/bed-0/replay?speed=0.001", "reviewer"),
-        ("/patients/bed-0/readings?limit=2000", "reader"),
-    ] {
-        let v = who();
-        harm(Box::pin(async move { v.does_not_read(path, subject).await }));
-    }
-    let v = who();
-    harm(Box::pin(async move { v.asks_too_much().await }));
-    all
+/// All at once, until told to stop; on a thread of their own, so that they keep the ward from
+/// nothing but the server.
+fn let_loose(villain: Villain, stop: CancellationToken) -> std::thread::JoinHandle<()> {
+    let harm = async move {
+        tokio::join!(
+            villain.waits(1_100, false),
+            villain.waits(200, true),
+            villain.holds_bodies("gateway"),
+            villain.does_not_read("/stream", "screen"),
+            villain.does_not_read("/patients/bed-0/replay?speed=0.001", "reviewer"),
+            villain.does_not_read("/patients/bed-0/readings?limit=500", "reader"),
+            villain.asks_too_much(),
+        );
+    };
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(async {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = harm => {}
+            }
+        });
+    })
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -253,8 +257,10 @@ async fn a_ward_among_hostile_clients_is_paged_in_time() {
         address: server.address().to_owned(),
         server: server.clone(),
         hospital: villains,
+        bomb: bomb(),
     };
-    let all = let_loose(&Arc::new(villain));
+    let enough = CancellationToken::new();
+    let all = let_loose(villain, enough.clone());
     let (among, more) = ward(&hospital, "among", lasts).await;
     raised.extend(more);
 
@@ -269,7 +275,8 @@ async fn a_ward_among_hostile_clients_is_paged_in_time() {
             .then_some(())
     })
     .await;
-    drop(all);
+    enough.cancel();
+    all.join().expect("they end");
     let pages = receiver.deliveries();
     let latest = |phase: &str| {
         let of_phase = raised.iter().filter(|(patient, _)| patient.starts_with(phase));

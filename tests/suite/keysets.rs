@@ -16,7 +16,7 @@ use crate::hospital::now;
 use crate::support::http::get;
 use crate::support::postgres::Database;
 use crate::support::server::{SECRET, Server, command};
-use crate::support::{eventually, scratch_dir};
+use crate::support::{eventually, scratch_dir, write_private};
 
 const SOON: Duration = Duration::from_secs(20);
 // Made for these tests, and good for nothing else.
@@ -220,7 +220,7 @@ async fn without_a_secret_of_its_own_a_server_with_a_set_lets_nobody_in_by_hs256
     let file = dir.join("keys.json");
     std::fs::write(&file, set(&[signers()[0].public()])).unwrap();
     // The file in the data directory is not the environment.
-    std::fs::write(dir.join("jwt-secret"), SECRET).unwrap();
+    write_private(&dir.join("jwt-secret"), SECRET);
     let server =
         Server::try_start_without_secret(&dir, &database.url, &["--jwks", file.to_str().unwrap()])
             .await

@@ -14,7 +14,7 @@ use crate::support::http::get;
 use crate::support::postgres::Database;
 use crate::support::proxy::{Proxy, Way};
 use crate::support::server::{self, Server};
-use crate::support::{eventually, scratch_dir};
+use crate::support::{eventually, scratch_dir, write_private};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -129,7 +129,7 @@ async fn beside_a_database_of_ones_own_no_instance_makes_a_secret_that_others_do
     assert!(failure(token.args(arguments)).await.contains("VITALS_JWT_SECRET"));
     assert!(!dir.join("jwt-secret").exists());
     // What was put there on purpose is what all have.
-    std::fs::write(dir.join("jwt-secret"), server::SECRET).unwrap();
+    write_private(&dir.join("jwt-secret"), server::SECRET);
     let server = start().await.expect("it starts");
     let token = server.token("alerts:read");
     assert_eq!(get(&server.url("/api/v1/alerts"), &token).await.status, 200);

@@ -303,11 +303,11 @@ mod tests {
         for (net, kind) in SPECIAL {
             let (first, last) = match net.address {
                 IpAddr::V4(a) => {
-                    let last = a.to_bits() | (u32::MAX >> net.prefix_bits);
+                    let last = a.to_bits() | u32::MAX.unbounded_shr(net.prefix_bits.into());
                     (net.address, IpAddr::V4(Ipv4Addr::from_bits(last)))
                 }
                 IpAddr::V6(a) => {
-                    let last = a.to_bits() | (u128::MAX >> net.prefix_bits);
+                    let last = a.to_bits() | u128::MAX.unbounded_shr(net.prefix_bits.into());
                     (net.address, IpAddr::V6(Ipv6Addr::from_bits(last)))
                 }
             };

@@ -67,17 +67,21 @@ async fn who_hangs_up_while_a_question_begins_takes_no_acknowledged_write_along(
     let hospital = Hospital::new(&server, "ward");
     let mut lock = pool.begin().await.unwrap();
     sqlx::raw_sql("lock table alert in access exclusive mode").execute(&mut *lock).await.unwrap();
-    let token = server.token_with(|claims| {
-        claims["tenant"] = "ward".into();
-        claims["scope"] = "vitals:read".into();
-    });
-    let question = format!(
-        "GET /api/v1/patients HTTP/1.1\r\nhost: ward\r\nauthorization: Bearer {token}\r\n\r\n"
-    );
+    // Of several: one alone may not have all connections for questions.
+    let question = |n: usize| {
+        let token = server.token_with(|claims| {
+            claims["tenant"] = format!("ward-{}", n % 2).into();
+            claims["sub"] = format!("screen-{}", n % 4).into();
+            claims["scope"] = "vitals:read".into();
+        });
+        format!(
+            "GET /api/v1/patients HTTP/1.1\r\nhost: ward\r\nauthorization: Bearer {token}\r\n\r\n"
+        )
+    };
     let mut asking = Vec::new();
-    for _ in 0..QUESTIONS {
+    for n in 0..QUESTIONS {
         let mut connection = TcpStream::connect(server.address()).await.unwrap();
-        connection.write_all(question.as_bytes()).await.unwrap();
+        connection.write_all(question(n).as_bytes()).await.unwrap();
         asking.push(connection);
     }
     eventually("every question to have begun", SOON, async || {

@@ -37,6 +37,14 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(
     }
 }
 
+/// A file that its owner alone may read, as secrets have to be.
+pub fn write_private(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, text).expect("a file");
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(path, private).expect("a mode");
+}
+
 /// Lets time pass where time itself is what a test does to the program: the delay of a
 /// slow line, how long a process stays frozen. Never to wait for something to be done.
 pub async fn pass_time(time: Duration) {
