@@ -112,7 +112,7 @@ async fn who_was_frozen_writes_nothing_over_the_end_that_another_one_wrote() {
     until(&hospital, &job, "done").await;
     // So that a second end would be seen.
     let mut connection = PgConnection::connect(&database.url).await.unwrap();
-    let mark = "update job set result = '\"the first end\"'";
+    let mark = "update job set error = 'the first end'";
     sqlx::raw_sql(mark).execute(&mut connection).await.unwrap();
     first.signal(Signal::CONT);
     eventually("the frozen one to learn it", LEASED, || async {
@@ -120,7 +120,7 @@ async fn who_was_frozen_writes_nothing_over_the_end_that_another_one_wrote() {
     })
     .await;
     let (_, body) = hospital.get(&job).await;
-    assert_eq!((&body["state"], &body["result"]), (&json!("done"), &json!("the first end")));
+    assert_eq!((&body["state"], &body["error"]), (&json!("done"), &json!("the first end")));
 }
 
 #[tokio::test]
