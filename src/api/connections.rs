@@ -304,7 +304,7 @@ impl Seen {
 
     /// Some bytes came.
     fn came(&self) {
-        if self.phase().0 == Phase::Idle {
+        if matches!(self.phase().0, Phase::New | Phase::Idle) {
             self.enter(Phase::Head);
         }
     }
