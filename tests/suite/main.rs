@@ -71,6 +71,7 @@ mod recordings;
 mod records;
 mod renewal;
 mod replays;
+mod return_trips;
 mod roles;
 mod rules;
 mod sensors;
