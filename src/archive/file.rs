@@ -10,7 +10,9 @@ use std::sync::Arc;
 
 use parquet::errors::ParquetError;
 use parquet::file::FOOTER_SIZE;
-use parquet::file::metadata::{KeyValue, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{
+    ColumnChunkMetaData, KeyValue, ParquetMetaData, ParquetMetaDataReader,
+};
 use parquet::file::statistics::Statistics;
 use parquet::file::writer::SerializedFileWriter;
 use serde::{Deserialize, Serialize};
@@ -281,14 +283,10 @@ impl File {
     /// The rows of a group: of its shard, in the order of their positions.
     pub async fn read(&self, group: Group) -> Result<Vec<Row>, FileError> {
         let not = |what: String| FileError::Not { location: self.location().to_owned(), what };
-        let columns = self.metadata.row_group(group.index).columns();
-        let ranges = || columns.iter().map(|column| column.byte_range());
-        let from = ranges().map(|(from, _)| from).min().unwrap_or_default();
-        let to = ranges().map(|(from, length)| from.saturating_add(length)).max();
-        let to = to.unwrap_or_default();
-        if to > self.size || to.saturating_sub(from) > GROUP_BYTES_MAX {
+        let place = place(self.metadata.row_group(group.index).columns(), self.size);
+        let Some((from, to)) = place.filter(|(from, to)| to - from <= GROUP_BYTES_MAX) else {
             return Err(not(format!("its row group {} lies outside", group.index)));
-        }
+        };
         let part = Part { at: from, bytes: self.object.range(from..to).await? };
         let metadata = self.metadata.clone();
         // On a thread of its own: it takes a while, and what is broken may make it panic.
@@ -315,6 +313,22 @@ impl File {
         }
         Ok(rows)
     }
+}
+
+/// From where to where the pages of these columns reach in a file of `size` bytes.
+///
+/// Parquet's own `byte_range` panics when the footer has a negative number.
+fn place(columns: &[ColumnChunkMetaData], size: u64) -> Option<(u64, u64)> {
+    let mut place = None;
+    for column in columns {
+        let from = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
+        let from = u64::try_from(from).ok()?;
+        let length = u64::try_from(column.compressed_size()).ok()?;
+        let to = from.checked_add(length).filter(|to| *to <= size)?;
+        let (least, most) = place.unwrap_or((from, to));
+        place = Some((from.min(least), to.max(most)));
+    }
+    place
 }
 
 /// The row groups, if they are in order and each is of one shard.
