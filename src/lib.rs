@@ -21,12 +21,12 @@ pub mod projection;
 
 pub mod archive;
 
-pub mod ingest;
+pub mod delivery;
+pub mod intake;
 pub mod query;
 pub mod rules;
-pub mod webhook;
 
-pub mod api;
+pub mod adapter;
 
 pub mod command;
 pub mod demo;

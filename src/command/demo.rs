@@ -17,14 +17,14 @@ use super::Error;
 use super::database::Database;
 use super::secret;
 use super::serve::{Server, patient};
-use crate::api::auth::{AUDIENCE, Claims, Keys, SCOPES};
+use crate::adapter::http::auth::{AUDIENCE, Claims, Keys, SCOPES};
 use crate::clock::Clock;
 use crate::config::{Common, Serving, duration};
+use crate::delivery::guard::Allow;
 use crate::demo::account::Account;
 use crate::demo::bedside::Bedside;
 use crate::demo::receiver::Receiver;
 use crate::demo::ward::Ward;
-use crate::webhook::guard::Allow;
 
 /// How often readings that are due are sent.
 const TICK_MS: u64 = 50;

@@ -28,8 +28,8 @@ use super::progress::Progress;
 use crate::clock::{Clock, truncate_to_micros};
 use crate::config::{Buckets, Common};
 use crate::event::{Event, ID_RULE, READING_RETRACTED, is_fhir_id};
-use crate::ingest::file::{FileError, FileReading, FileRetraction, Format, Recording, Wearer};
-use crate::ingest::{Draft, Ingest, Narrowing, accept};
+use crate::intake::file::{FileError, FileReading, FileRetraction, Format, Recording, Wearer};
+use crate::intake::{Draft, Ingest, Narrowing, accept};
 use crate::log::{AppendError, Archived, Log};
 use crate::query::corrections::{RetractError, Retraction, retract};
 use crate::tasks::Tasks;
@@ -243,7 +243,7 @@ async fn take_back(
 
 fn count(
     counts: &mut Counts,
-    stored: Result<crate::ingest::Stored, crate::ingest::IngestError>,
+    stored: Result<crate::intake::Stored, crate::intake::IngestError>,
 ) -> Result<(), Error> {
     let stored = stored?;
     counts.stored += stored.stored;

@@ -11,7 +11,7 @@ use clap::Args;
 use super::Error;
 use super::database::Database;
 use super::tenants::nothing_of;
-use crate::api::wire::line::Lines;
+use crate::adapter::http::wire::line::Lines;
 use crate::config::Common;
 use crate::log::Log;
 use crate::query::END_OF_TIME;

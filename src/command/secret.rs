@@ -14,11 +14,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use super::Error;
-use crate::api::auth::jwks::Jwks;
-use crate::api::auth::{Keys, SECRET_BYTES_MIN};
+use crate::adapter::http::auth::jwks::Jwks;
+use crate::adapter::http::auth::{Keys, SECRET_BYTES_MIN};
 use crate::clock::Clock;
 use crate::config::{Common, Serving};
-use crate::webhook::seal::Seal;
+use crate::delivery::seal::Seal;
 
 const VARIABLE: &str = "VITALS_JWT_SECRET";
 const FILE: &str = "jwt-secret";

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use super::ward::{SimReading, Ward};
 use crate::clock::{Clock, rfc3339};
+use crate::delivery::sign::{Secret, SecretError};
 use crate::vital::Vital;
-use crate::webhook::sign::{Secret, SecretError};
 
 /// Readings of one request.
 const READINGS_PER_REQUEST: usize = 1_000;

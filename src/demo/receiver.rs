@@ -23,10 +23,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::event::AlertState;
-use crate::webhook::sign::{
+use crate::delivery::sign::{
     ID_HEADER, SIGNATURE_HEADER, Secret, Signed, TIMESTAMP_HEADER, TOLERANCE_S, verify,
 };
+use crate::event::AlertState;
 
 /// The largest delivery that is read; ours have well under one KiB.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;

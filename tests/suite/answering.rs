@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
-use vitals::webhook::ack::AckLinks;
+use vitals::delivery::ack::AckLinks;
 
 use crate::hospital::{Hospital, now};
 use crate::support::http::{Answer, send};

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use vitals::webhook::breaker;
+use vitals::delivery::breaker;
 
 use crate::hospital::{Hospital, heart_rate, now};
 use crate::support::eventually;

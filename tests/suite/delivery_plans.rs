@@ -34,7 +34,7 @@ async fn many() -> (Database, PgConnection) {
 #[tokio::test]
 async fn due_deliveries_are_found_among_many_that_are_not() {
     let (_database, mut connection) = many().await;
-    let claim = include_str!("../../src/webhook/claim.sql");
+    let claim = include_str!("../../src/delivery/claim.sql");
     let values = "'{}', '{}', 128, 20, 512, '{}'";
     let found = plan(&mut connection, CLAIM, values, claim).await;
     uses(&found, "delivery_due", "delivery");
@@ -48,27 +48,27 @@ async fn due_deliveries_are_found_among_many_that_are_not() {
         found.lines().find(|line| line.contains("Index Cond") && line.contains("due_at"));
     assert!(condition.is_some(), "{found}");
 
-    let probe = include_str!("../../src/webhook/probe.sql");
+    let probe = include_str!("../../src/delivery/probe.sql");
     uses(&plan(&mut connection, "float8", "10", probe).await, "delivery_due", "delivery");
-    let due = include_str!("../../src/webhook/due.sql");
+    let due = include_str!("../../src/delivery/due.sql");
     uses(&plan(&mut connection, "bigint", "100", due).await, "delivery_due", "delivery");
 }
 
 #[tokio::test]
 async fn what_is_made_recorded_and_given_back_goes_by_keys() {
     let (_database, mut connection) = many().await;
-    let record = include_str!("../../src/webhook/record.sql");
+    let record = include_str!("../../src/delivery/record.sql");
     let types = "smallint[], bigint[], uuid[], int[], uuid[], timestamptz[], int[], int[], text[], \
                  text[], boolean[], float8[], text[]";
     let found = plan(&mut connection, types, &["'{}'"; 13].join(", "), record).await;
     uses(&found, "delivery_pkey", "delivery");
 
-    let release = include_str!("../../src/webhook/release.sql");
+    let release = include_str!("../../src/delivery/release.sql");
     let types = "smallint[], bigint[], uuid[], int[], uuid[]";
     let found = plan(&mut connection, types, &["'{}'"; 5].join(", "), release).await;
     uses(&found, "delivery_pkey", "delivery");
 
-    let insert = include_str!("../../src/webhook/insert_deliveries.sql");
+    let insert = include_str!("../../src/delivery/insert_deliveries.sql");
     let types = "smallint, bigint[], text[], text[], text[], text[], timestamptz[], boolean[], \
                  uuid[], text[], text[], boolean[], uuid[], uuid[], bigint[], bigint, float8, text[]";
     let values = format!("0::smallint, {}, 128, 20, '{{}}'", ["'{}'"; 14].join(", "));
@@ -77,7 +77,7 @@ async fn what_is_made_recorded_and_given_back_goes_by_keys() {
     uses(&found, "delivery_of_alert", "delivery");
 
     let endpoint = "'c4ca4238-a0b9-2382-0dcc-509a6f75849b'";
-    let fail_over = include_str!("../../src/webhook/fail_over.sql");
+    let fail_over = include_str!("../../src/delivery/fail_over.sql");
     let values = format!("{endpoint}, 900");
     let found = plan(&mut connection, "uuid, float8", &values, fail_over).await;
     uses(&found, "endpoint_pkey", "endpoint");
@@ -90,12 +90,12 @@ async fn what_is_made_recorded_and_given_back_goes_by_keys() {
 async fn plans_made_while_the_table_was_empty_go_by_the_key_as_well() {
     let database = Database::new().await;
     let mut connection = connect(&database).await;
-    let record = include_str!("../../src/webhook/record.sql");
+    let record = include_str!("../../src/delivery/record.sql");
     let types = "smallint[], bigint[], uuid[], int[], uuid[], timestamptz[], int[], int[], text[], \
                  text[], boolean[], float8[], text[]";
     let found = plan(&mut connection, types, &["'{}'"; 13].join(", "), record).await;
     uses(&found, "delivery_pkey", "delivery");
-    let claim = include_str!("../../src/webhook/claim.sql");
+    let claim = include_str!("../../src/delivery/claim.sql");
     let found = plan(&mut connection, CLAIM, "'{}', '{}', 128, 20, 512, '{}'", claim).await;
     uses(&found, "delivery_pkey", "delivery");
     assert!(

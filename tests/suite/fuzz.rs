@@ -15,12 +15,12 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::TestRunner;
 use serde_json::json;
-use vitals::api::auth::Keys;
+use vitals::adapter::http::auth::Keys;
 use vitals::archive::{About, Access, File, Object, OfShard, Row as Archived, Writer};
 use vitals::clock::Clock;
 use vitals::event::{Event, READING, Recorded};
-use vitals::ingest::file::{Format, Recording, Row, Wearer, open};
-use vitals::ingest::{Lines, Narrowing, ParseError, Sender, parse};
+use vitals::intake::file::{Format, Recording, Row, Wearer, open};
+use vitals::intake::{Lines, Narrowing, ParseError, Sender, parse};
 use vitals::log::Archived as Months;
 use vitals::vital::Vital;
 

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use sqlx::{PgPool, Postgres, Transaction};
 use vitals::event::Event;
-use vitals::ingest::{Ingest, IngestError, Stored};
+use vitals::intake::{Ingest, IngestError, Stored};
 use vitals::log::Log;
 use vitals::tasks::Tasks;
 

@@ -13,7 +13,7 @@ use crate::support::server::Server;
 
 /// The routes below `/api/v1` that the router's text names, with their methods.
 fn routed() -> BTreeSet<(String, String)> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api/router.rs");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/adapter/http/router.rs");
     let text = std::fs::read_to_string(path).unwrap();
     let mut routes = BTreeSet::new();
     for route in text.split(".route(").skip(1) {
@@ -61,7 +61,7 @@ async fn the_description_has_every_route_and_no_other() {
 
 #[test]
 fn what_the_description_shows_is_as_it_says() {
-    let document = vitals::api::openapi::document();
+    let document = vitals::adapter::http::openapi::document();
     let schemas = document["components"]["schemas"].as_object().unwrap();
     let mut shown = 0;
     for (name, schema) in schemas {
@@ -76,7 +76,7 @@ fn what_the_description_shows_is_as_it_says() {
 /// What holds every answer of the suite against the description sees what is wrong with one.
 #[test]
 fn an_answer_that_is_not_described_is_seen() {
-    let schemas = &vitals::api::openapi::document()["components"]["schemas"];
+    let schemas = &vitals::adapter::http::openapi::document()["components"]["schemas"];
     let (alert, good) = (&schemas["Alert"], &schemas["Alert"]["examples"][0]);
     assert_eq!(judge(alert, good), Vec::<String>::new());
     let wrong = |change: fn(&mut Value)| {

@@ -393,7 +393,7 @@ async fn what_a_step_and_a_list_ask_of_small_tables_goes_by_their_keys() {
     uses(&found, "checkpoint_pkey", "checkpoint");
     assert!(!found.contains("event"), "no month is planned for:\n{found}");
 
-    let open = include_str!("../../src/webhook/open.sql");
+    let open = include_str!("../../src/delivery/open.sql");
     let types = "uuid, text, float8, float8, float8, float8";
     let values = "gen_random_uuid(), 'why', 5, 60, 1, 0";
     let found = plan(&mut connection, types, values, open).await;

@@ -13,7 +13,7 @@ const GROUND: [&str; 4] = ["clock", "event", "tasks", "vital"];
 const ROOMS: [(&str, &[&str]); 19] = [
     ("clock", &[]),
     // One type: networks are options, and only webhooks know what they are.
-    ("config", &["webhook"]),
+    ("config", &["delivery"]),
     ("tasks", &[]),
     ("telemetry", &["config"]),
     ("vital", &[]),
@@ -23,31 +23,31 @@ const ROOMS: [(&str, &[&str]); 19] = [
     ("jobs", &["log"]),
     ("projection", &["consumer", "log"]),
     ("archive", &["consumer", "log"]),
-    ("ingest", &["log"]),
+    ("intake", &["log"]),
     ("query", &["consumer", "log", "projection"]),
     ("rules", &["consumer", "jobs", "log", "projection"]),
-    ("webhook", &["consumer", "log", "projection"]),
-    ("api", &["consumer", "ingest", "jobs", "log", "projection", "query", "rules", "webhook"]),
+    ("delivery", &["consumer", "log", "projection"]),
+    ("adapter", &["consumer", "intake", "jobs", "log", "projection", "query", "rules", "delivery"]),
     ("embedded", &[]),
     // It uses the platform from outside, as a hospital does; signatures it verifies.
-    ("demo", &["webhook"]),
+    ("demo", &["delivery"]),
     (
         "command",
         &[
-            "api",
+            "adapter",
             "archive",
             "config",
             "consumer",
             "demo",
             "embedded",
-            "ingest",
+            "intake",
             "jobs",
             "log",
             "projection",
             "query",
             "rules",
             "telemetry",
-            "webhook",
+            "delivery",
         ],
     ),
 ];
@@ -64,7 +64,7 @@ fn may_enter(room: &str, other: &str) -> bool {
 
 /// Where SQL may be asked. `embedded` asks its own server whether it lives.
 const ROOMS_WITH_SQL: [&str; 8] =
-    ["log", "consumer", "jobs", "projection", "query", "rules", "webhook", "embedded"];
+    ["log", "consumer", "jobs", "projection", "query", "rules", "delivery", "embedded"];
 
 /// The most lines of a file. Most have far fewer.
 const LINES_MAX: usize = 450;
@@ -164,8 +164,10 @@ fn the_table_of_rooms_has_no_circle_and_no_room_that_is_gone() {
         }
         assert!(!reached.contains(room), "{room} leads back to itself");
     }
-    assert_eq!(rooms_named("use crate::log::Log; use crate::{event::Event, api};").len(), 3);
-    assert!(may_enter("api", "log") && !may_enter("log", "api") && !may_enter("query", "rules"));
+    assert_eq!(rooms_named("use crate::log::Log; use crate::{event::Event, adapter};").len(), 3);
+    assert!(
+        may_enter("adapter", "log") && !may_enter("log", "adapter") && !may_enter("query", "rules")
+    );
 }
 
 #[test]

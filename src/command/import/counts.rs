@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::ingest::file::FileError;
+use crate::intake::file::FileError;
 
 /// Rejected lines that are told one by one.
 const REJECTED_TOLD_MAX: u64 = 20;

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::counts::Skipped;
-use crate::ingest::file::{
+use crate::intake::file::{
     FileError, FileReading, FileRetraction, Recording, Row, Rows, bytes_total, open,
 };
 

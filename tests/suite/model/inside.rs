@@ -9,7 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use vitals::event::{Event, READING};
-use vitals::ingest::{Ingest, IngestError, Stored};
+use vitals::intake::{Ingest, IngestError, Stored};
 use vitals::log::Log;
 use vitals::tasks::Tasks;
 

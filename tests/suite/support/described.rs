@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use chrono::{DateTime, NaiveDate};
 use serde_json::Value;
 use uuid::Uuid;
-use vitals::api::openapi;
+use vitals::adapter::http::openapi;
 
 fn document() -> &'static Value {
     static DOCUMENT: OnceLock<Value> = OnceLock::new();
@@ -42,7 +42,7 @@ impl Exchange<'_> {
         let Exchange { method, status, text, .. } = self;
         assert!(
             faults.is_empty(),
-            "{method} {path} answered {status}, and not as src/api/openapi says:\n{}\n{text}",
+            "{method} {path} answered {status}, and not as src/adapter/http/openapi says:\n{}\n{text}",
             faults.join("\n")
         );
     }

@@ -1,0 +1,224 @@
+//! The page of one alert, for a nurse's phone: what it is, one button, and afterwards who
+//! has answered.
+//!
+//! Guarantees to work without a script and to load nothing, that whatever stands in it is
+//! text and never markup, that its address goes nowhere (it is a key), and that nothing
+//! keeps a copy. Times are in UTC and, beside that, as ages: a page without a script does
+//! not know the ward's clock.
+
+use std::sync::LazyLock;
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::super::problem::Told;
+use super::super::wire;
+use super::BY_CHARS_MAX;
+use crate::event::number;
+use crate::query::alerts::Alert;
+
+/// Inside the page, so that it works behind any path of a proxy.
+const STYLE: &str = include_str!("../../../../web/ack.css");
+
+/// Nothing is loaded or run, and the form goes nowhere else.
+static POLICY: LazyLock<String> = LazyLock::new(|| {
+    let hash = STANDARD.encode(Sha256::digest(STYLE));
+    format!(
+        "default-src 'none'; style-src 'sha256-{hash}'; form-action 'self'; base-uri 'none'; \
+         frame-ancestors 'none'"
+    )
+});
+
+/// Where a patient lies, as far as it is registered.
+pub struct Bed {
+    pub ward: Option<String>,
+    pub bed: Option<String>,
+}
+
+/// The page as an answer.
+pub fn answer(status: StatusCode, page: String) -> Response {
+    let fixed = |name: HeaderName, value: &'static str| (name, HeaderValue::from_static(value));
+    let headers = [
+        fixed(header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        fixed(header::CACHE_CONTROL, "no-store"),
+        fixed(header::REFERRER_POLICY, "no-referrer"),
+        fixed(header::X_FRAME_OPTIONS, "DENY"),
+        fixed(HeaderName::from_static("x-robots-tag"), "noindex, nofollow"),
+    ];
+    let mut response = (status, headers, page).into_response();
+    if let Ok(policy) = HeaderValue::from_str(&POLICY) {
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    response
+}
+
+/// An alert. Without a bed nothing of the patient is shown: the message that the link
+/// came with had nothing of them either.
+pub fn alert(alert: &Alert, bed: Option<&Bed>, now: DateTime<Utc>) -> String {
+    let shown = wire::alert(alert);
+    let mut main = format!(
+        "<p class=\"priority {priority}\">{priority} priority</p>\n<h1>{event}</h1>\n",
+        priority = escaped(&alert.priority),
+        event = escaped(&in_words(&alert.event)),
+    );
+    if let Some(bed) = bed {
+        let facts = [
+            ("Patient", Some(alert.patient_id.clone())),
+            ("Ward", bed.ward.clone()),
+            ("Bed", bed.bed.clone()),
+            ("Measured by", Some(alert.device_id.clone())),
+        ];
+        let (vital, value) = (in_words(alert.vital.name()), number(alert.value));
+        main += &format!(
+            "<p class=\"value\"><strong>{value}</strong> {unit} <span>{vital}</span></p>\n<dl>\n",
+            unit = escaped(&alert.unit),
+            vital = escaped(&vital),
+        );
+        for (name, fact) in facts.into_iter().filter_map(|(name, fact)| Some((name, fact?))) {
+            main += &format!("<div><dt>{name}</dt><dd>{}</dd></div>\n", escaped(&fact));
+        }
+        main += "</dl>\n";
+    }
+    let since = if bed.is_some() { alert.since } else { alert.raised_at };
+    main += &format!("<p class=\"since\">since {}</p>\n", moment(since, now));
+    main += &standing(alert, &shown["acknowledged"], now);
+    document(&in_words(&alert.event), &main)
+}
+
+/// What is to be done about it, or was.
+fn standing(alert: &Alert, acknowledged: &Value, now: DateTime<Utc>) -> String {
+    let over = match &*alert.state {
+        "cleared" => {
+            let at = alert.cleared_since.map(|at| format!(": cleared {}", moment(at, now)));
+            Some(format!("It is over{}.", at.unwrap_or_default()))
+        }
+        "retracted" => Some("It was taken back: its reading was corrected.".to_owned()),
+        "missed" => Some("Its reading came too late to page anybody.".to_owned()),
+        _ => None,
+    };
+    let over = over.map(|over| format!("<p class=\"over\">{over}</p>\n")).unwrap_or_default();
+    if acknowledged.is_object() {
+        let text = |key: &str| acknowledged[key].as_str();
+        let by = text("by").unwrap_or("somebody who had this link");
+        let at = text("at").and_then(|at| at.parse().ok()).map(|at| moment(at, now));
+        let note = text("note").map(|note| format!("<p class=\"note\">{}</p>\n", escaped(note)));
+        return format!(
+            "{over}<div class=\"done\"><p>Acknowledged by <strong>{}</strong></p>\n<p>{}</p>\n{}</div>\n",
+            escaped(by),
+            at.unwrap_or_default(),
+            note.unwrap_or_default(),
+        );
+    }
+    if !over.is_empty() {
+        return format!("{over}<p class=\"hint\">Nobody has to acknowledge it any more.</p>\n");
+    }
+    format!(
+        "<form method=\"post\">\n\
+         <label for=\"by\">Your name <span>(optional)</span></label>\n\
+         <input id=\"by\" name=\"by\" maxlength=\"{BY_CHARS_MAX}\" autocomplete=\"name\">\n\
+         <button>Acknowledge</button>\n\
+         <p class=\"hint\">It tells the others that somebody has seen it. The alert stands until it is over.</p>\n\
+         </form>\n"
+    )
+}
+
+/// What went wrong.
+pub fn told(told: &Told) -> String {
+    let title = match told.code {
+        "link_expired" => "This link has expired",
+        "link_invalid" | "unauthorised" => "This link is not complete",
+        "not_found" => "There is no such alert",
+        _ => "That did not work",
+    };
+    let detail = match told.code {
+        "unauthorised" => "open it as it was sent to you, or acknowledge in the ward's page",
+        _ => &told.detail,
+    };
+    let main = format!(
+        "<h1>{}</h1>\n<p class=\"told\">Nothing was acknowledged: {}.</p>\n",
+        escaped(title),
+        escaped(detail),
+    );
+    document(title, &main)
+}
+
+fn document(title: &str, main: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{}</title>\n\
+         <style>{STYLE}</style>\n</head>\n<body>\n<main>\n{main}</main>\n</body>\n</html>\n",
+        escaped(title),
+    )
+}
+
+/// `HIGH_HEART_RATE` as people say it.
+fn in_words(name: &str) -> String {
+    let words = name.replace('_', " ").to_lowercase();
+    let mut letters = words.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+/// A time, and how long ago that is.
+fn moment(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    let ago = match (now - at).num_minutes() {
+        ..1 => "just now".to_owned(),
+        minutes @ 1..120 => format!("{minutes} min ago"),
+        minutes @ 120..2_880 => format!("{} h ago", minutes / 60),
+        minutes => format!("{} days ago", minutes / 1_440),
+    };
+    let format = if at.date_naive() == now.date_naive() { "%H:%M" } else { "%Y-%m-%d %H:%M" };
+    format!(
+        "<time datetime=\"{}\">{} UTC</time>, {ago}",
+        crate::clock::rfc3339(at),
+        at.format(format)
+    )
+}
+
+fn escaped(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => safe.push_str("&amp;"),
+            '<' => safe.push_str("&lt;"),
+            '>' => safe.push_str("&gt;"),
+            '"' => safe.push_str("&quot;"),
+            '\'' => safe.push_str("&#39;"),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_in_the_page_is_text() {
+        assert_eq!(
+            escaped("<b title='x'>&\"</b>"),
+            "&lt;b title=&#39;x&#39;&gt;&amp;&quot;&lt;/b&gt;"
+        );
+        assert_eq!(in_words("HIGH_HEART_RATE"), "High heart rate");
+        assert_eq!(in_words(""), "");
+        let told = Told { code: "other", detail: "<script>".to_owned() };
+        assert!(!super::told(&told).contains("<script"));
+    }
+
+    #[test]
+    fn a_time_is_said_with_its_age() {
+        let now: DateTime<Utc> = "2026-01-02T10:00:00Z".parse().unwrap();
+        let said = |at: &str| {
+            moment(at.parse().unwrap(), now).split_once('>').unwrap().1.replace("</time>", "")
+        };
+        assert_eq!(said("2026-01-02T09:59:30Z"), "09:59 UTC, just now");
+        assert_eq!(said("2026-01-02T09:30:00Z"), "09:30 UTC, 30 min ago");
+        assert_eq!(said("2026-01-01T09:00:00Z"), "2026-01-01 09:00 UTC, 25 h ago");
+    }
+}

@@ -1,0 +1,171 @@
+//! Errors as the outside sees them: RFC 9457 `application/problem+json`.
+//!
+//! Guarantees a stable code and a detail that a person can act on, and that nothing
+//! of the inside (SQL, paths, another tenant's data) is in it. What went wrong
+//! inside is logged here, once.
+
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use crate::intake::IngestError;
+use crate::log::AppendError;
+use crate::query::chart::ChartError;
+use crate::query::reach::Unanswered;
+
+/// An answer that is an error.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    pointer: Option<String>,
+    /// Boxed: it is rare, and errors are moved around by value.
+    more: Box<Map<String, Value>>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// What a problem says, beside its document: for who tells it in another form.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// Stable.
+    pub code: &'static str,
+    /// For a person.
+    pub detail: String,
+}
+
+impl Problem {
+    /// An error of this status, with its stable code.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
+        Problem {
+            status,
+            code,
+            detail: detail.into(),
+            pointer: None,
+            more: Box::default(),
+            headers: Vec::new(),
+        }
+    }
+
+    /// 400: cannot be read at all.
+    pub fn unreadable(code: &'static str, detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    /// 422: can be read, and is wrong.
+    pub fn invalid(code: &'static str, pointer: &str, detail: impl Into<String>) -> Problem {
+        let mut problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail);
+        problem.pointer = Some(pointer.to_owned());
+        problem
+    }
+
+    /// 404. The same words whether it never existed or is another tenant's.
+    pub fn not_found(what: &str) -> Problem {
+        Problem::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what}"))
+    }
+
+    /// 403.
+    pub fn forbidden(code: &'static str, detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::FORBIDDEN, code, detail)
+    }
+
+    /// 503: come again.
+    pub fn unavailable(code: &'static str, detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
+            .header(header::RETRY_AFTER, HeaderValue::from_static("1"))
+    }
+
+    /// Its code and its pointer, if it has one.
+    #[cfg(test)]
+    pub fn place(&self) -> String {
+        let pointer = self.pointer.as_ref().map(|pointer| format!(" {pointer}"));
+        format!("{}{}", self.code, pointer.unwrap_or_default())
+    }
+
+    /// What it will be answered with.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// Adds a header.
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Problem {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// Adds a member to the body.
+    pub fn with(mut self, key: &str, value: Value) -> Problem {
+        self.more.insert(key.to_owned(), value);
+        self
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut body = json!({
+            "type": "about:blank",
+            "title": self.status.canonical_reason(),
+            "status": self.status.as_u16(),
+            "code": self.code,
+            "detail": &self.detail,
+        });
+        if let Some(members) = body.as_object_mut() {
+            members.extend(self.pointer.map(|p| ("pointer".to_owned(), Value::String(p))));
+            members.extend(*self.more);
+        }
+        let kind = (header::CONTENT_TYPE, "application/problem+json");
+        let mut response = (self.status, [kind], body.to_string()).into_response();
+        response.headers_mut().extend(self.headers);
+        response.extensions_mut().insert(Told { code: self.code, detail: self.detail });
+        response
+    }
+}
+
+impl From<sqlx::Error> for Problem {
+    fn from(error: sqlx::Error) -> Problem {
+        tracing::error!(%error, "a question was not answered");
+        Problem::unavailable("database_unavailable", "the database cannot answer now: ask again")
+    }
+}
+
+impl From<Unanswered> for Problem {
+    fn from(error: Unanswered) -> Problem {
+        match error {
+            Unanswered::Database(error) => error.into(),
+            Unanswered::Archived(span) => {
+                Problem::new(StatusCode::GONE, "month_archived", error.to_string())
+                    .with("month", span.to_string().into())
+            }
+        }
+    }
+}
+
+impl From<ChartError> for Problem {
+    fn from(error: ChartError) -> Problem {
+        match error {
+            ChartError::Unanswered(error) => error.into(),
+            ChartError::TooMany(_) => Problem::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "too_many_readings",
+                error.to_string(),
+            ),
+        }
+    }
+}
+
+impl From<AppendError> for Problem {
+    fn from(error: AppendError) -> Problem {
+        tracing::error!(%error, "an event was not recorded; its sender was told");
+        Problem::unavailable("log_unavailable", "the log cannot be written now: send again")
+    }
+}
+
+impl From<IngestError> for Problem {
+    fn from(error: IngestError) -> Problem {
+        let code = match error {
+            IngestError::QueueFull => "queue_full",
+            IngestError::Unavailable => "log_unavailable",
+        };
+        Problem::unavailable(code, error.to_string())
+    }
+}

@@ -1,0 +1,193 @@
+//! `POST /readings`: what devices send.
+//!
+//! Guarantees that 201 and 207 come after the commit. A 503 may have stored some of
+//! the batch: it is sent again as it was, and the log keeps each reading once.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use serde::Serialize;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::auth::Caller;
+use super::body::{BATCH_BYTES_MAX, Incoming};
+use super::limits::Limits;
+use super::ndjson;
+use super::problem::Problem;
+use super::shares::{Holder, Share};
+use crate::clock::Clock;
+use crate::event::Event;
+use crate::intake::{Ingest, ParseError, Parsed, Rejected, Sender, Stored, parse};
+
+/// What the route stands on.
+pub struct Door {
+    pub(super) ingest: Ingest,
+    pub(super) clock: Clock,
+    pub(super) limits: Limits,
+    uploads: Share,
+    /// Ends streams.
+    pub(super) stop: CancellationToken,
+}
+
+/// Stores readings.
+pub async fn store(
+    State(door): State<Arc<Door>>,
+    Extension(caller): Extension<Arc<Caller>>,
+    mut body: Incoming,
+) -> Result<Response, Problem> {
+    if let Err(refused) = caller.may("readings:write") {
+        body.discard().await;
+        return Err(refused);
+    }
+    if body.is_ndjson() {
+        let _place = match door.uploads.lend(&Holder::of(&caller), 1) {
+            Ok(place) => place,
+            Err(refused) => {
+                body.discard().await;
+                return Err(refused);
+            }
+        };
+        // Boxed, as what is rare: it is larger than all that an array needs.
+        return Box::pin(ndjson::store(&door, &caller, body)).await;
+    }
+    let body = body.whole(BATCH_BYTES_MAX).await?;
+    let (now, archived) = (door.clock.now(), door.ingest.archived());
+    let Parsed { events, rejected } =
+        parse(&body, &caller.tenant, caller.narrowing(), now, &archived).map_err(refuse)?;
+    // Others may need what it took of the budget while this one waits for its commit.
+    drop(body);
+    door.limits.readings(&caller, events.len() + rejected.len())?;
+    let stored =
+        if events.is_empty() { Stored::default() } else { door.ingest.store(events).await? };
+    Ok(answer(stored, Rejections::of(rejected)))
+}
+
+impl Door {
+    /// A door without streams.
+    pub fn new(
+        ingest: Ingest,
+        clock: Clock,
+        limits: Limits,
+        uploads: Share,
+        stop: CancellationToken,
+    ) -> Door {
+        Door { ingest, clock, limits, uploads, stop }
+    }
+
+    /// Counts some lines of a stream and stores the readings among them. Its sender can
+    /// be made to wait: for the limit and for the queue, each for a bounded time.
+    pub(super) async fn hand_in(
+        &self,
+        caller: &Caller,
+        lines: usize,
+        events: Vec<Event>,
+    ) -> Result<Stored, Problem> {
+        caller.may_still(self.clock.now())?;
+        self.limits.readings_when_due(caller, lines, &self.stop).await?;
+        if events.is_empty() {
+            return Ok(Stored::default());
+        }
+        Ok(self.ingest.store_when_room(events, &self.stop).await?)
+    }
+
+    /// The caller, as the judge of lines wants to know them.
+    pub(super) fn sender<'a>(&self, caller: &'a Caller) -> Sender<'a> {
+        let now = self.clock.now();
+        let archived = self.ingest.archived();
+        Sender { tenant: &caller.tenant, narrowing: caller.narrowing(), now, archived }
+    }
+}
+
+/// What became of a batch.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer<'a> {
+    stored: usize,
+    duplicates: usize,
+    rejected: &'a [Rejected],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rejected_total: Option<usize>,
+}
+
+/// What was not stored, and why. Of many only the first are told.
+#[derive(Default)]
+pub(super) struct Rejections {
+    told: Vec<Rejected>,
+    count: usize,
+    outside_token: usize,
+}
+
+impl Rejections {
+    fn of(rejected: Vec<Rejected>) -> Rejections {
+        let mut rejections = Rejections::default();
+        rejected.into_iter().for_each(|rejected| rejections.add(rejected, usize::MAX));
+        rejections
+    }
+
+    /// Counts it, and keeps it if fewer than `told_max` are kept.
+    pub(super) fn add(&mut self, rejected: Rejected, told_max: usize) {
+        metrics::counter!("vitals_readings_rejected_total").increment(1);
+        self.count += 1;
+        self.outside_token += usize::from(rejected.code == "outside_token");
+        if self.told.len() < told_max {
+            self.told.push(rejected);
+        }
+    }
+
+    /// How many there are, where not all are told.
+    fn total(&self) -> Option<usize> {
+        (self.told.len() < self.count).then_some(self.count)
+    }
+
+    /// Adds them to a problem.
+    pub(super) fn told_in(&self, problem: Problem) -> Problem {
+        let problem = problem.with("rejected", json!(self.told));
+        match self.total() {
+            Some(total) => problem.with("rejectedTotal", json!(total)),
+            None => problem,
+        }
+    }
+}
+
+/// The answer to a body that was read to its end.
+pub(super) fn answer(stored: Stored, rejections: Rejections) -> Response {
+    let Stored { stored, duplicates } = stored;
+    let status = match rejections.told.first() {
+        Some(first) if stored + duplicates == 0 => return nothing_stored(first, &rejections),
+        Some(_) => StatusCode::MULTI_STATUS,
+        None => StatusCode::CREATED,
+    };
+    let (rejected, rejected_total) = (&*rejections.told, rejections.total());
+    (status, Json(Answer { stored, duplicates, rejected, rejected_total })).into_response()
+}
+
+fn nothing_stored(first: &Rejected, rejections: &Rejections) -> Response {
+    if rejections.outside_token == rejections.count {
+        return Problem::forbidden("outside_token", first.detail.clone()).into_response();
+    }
+    let detail = match rejections.count {
+        1 => first.detail.clone(),
+        n => format!("none of {n} readings can be stored; the first: {}", first.detail),
+    };
+    let problem = Problem::invalid(first.code, &first.pointer, detail)
+        .with("stored", json!(0))
+        .with("duplicates", json!(0));
+    rejections.told_in(problem).into_response()
+}
+
+fn refuse(error: ParseError) -> Problem {
+    let detail = error.to_string();
+    match error {
+        ParseError::NotUtf8 { .. } => Problem::unreadable("not_utf8", detail),
+        ParseError::NotJson(_) => Problem::unreadable("unreadable_json", detail),
+        ParseError::NeitherObjectNorArray => Problem::invalid("not_readings", "", detail),
+        ParseError::Empty => Problem::invalid("empty_batch", "", detail),
+        ParseError::TooMany(_) => {
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "batch_too_large", detail)
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The table of contents, grouped by who calls.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::extract::{OriginalUri, Request, State};
+use axum::http::{Method, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{get, post};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::auth::link::Links;
+use super::auth::{Caller, Keys};
+use super::cors::Origins;
+use super::front::Front;
+use super::gate::{self, Gate};
+use super::limits::Limits;
+use super::problem::Problem;
+use super::shares::Shares;
+use super::standing::Standing;
+use super::{
+    ack, alerts, corrections, deliveries, devices, diff, health, history, jobs, openapi, page,
+    parameters, patients, readings, record, replay, rules, shadow, silences, stream, trials,
+    webhook_events, webhooks,
+};
+use crate::clock::Clock;
+use crate::delivery::ack::AckLinks;
+use crate::delivery::line::Lines;
+use crate::intake::Ingest;
+use crate::jobs::Jobs;
+use crate::log::{Log, wall};
+use crate::query::live::Live;
+
+/// What the API stands on.
+pub struct Api {
+    /// The truth, for what is nobody's question.
+    pub log: Log,
+    /// The truth as it answers somebody: the rows of their tenant.
+    pub questions: Log,
+    /// The door.
+    pub ingest: Ingest,
+    /// The log as it grows.
+    pub live: Live,
+    /// Who may call.
+    pub keys: Keys,
+    /// How often.
+    pub limits: Limits,
+    /// How much at one time.
+    pub shares: Arc<Shares>,
+    /// The time.
+    pub clock: Clock,
+    /// What takes longer than an answer may.
+    pub jobs: Jobs,
+    /// How webhooks are called.
+    pub lines: Lines,
+    /// Links that acknowledge without a token.
+    pub links: AckLinks,
+    /// The numbers.
+    pub metrics: PrometheusHandle,
+    /// What stands in the way of being ready.
+    pub standing: Standing,
+    /// Ends streams, in either direction.
+    pub stop: CancellationToken,
+    /// Whose pages may call, beside our own.
+    pub origins: Option<Origins>,
+    /// The patients are made up: the page says so.
+    pub is_simulated: bool,
+}
+
+/// All routes, and the short way to one of them.
+pub fn router(api: Api) -> Front {
+    let shares = api.shares;
+    let questions = patients::Questions {
+        log: api.questions.clone(),
+        clock: api.clock.clone(),
+        tables: shares.tables.clone(),
+    };
+    let standing = api.standing.clone();
+
+    let uploads = shares.uploads.clone();
+    let (clock, limits, stop) = (api.clock.clone(), api.limits.clone(), api.stop.clone());
+    let door = Arc::new(readings::Door::new(api.ingest, clock, limits, uploads, stop));
+    let senders = Router::new().route("/readings", post(readings::store)).with_state(door.clone());
+    let dashboards = Router::new()
+        .route("/patients", get(patients::list))
+        .route("/patients/{patient_id}", get(patients::state).put(record::put))
+        .route(
+            "/patients/{patient_id}/record",
+            get(record::get).put(record::put).patch(record::patch),
+        )
+        .route("/patients/{patient_id}/readings", get(history::readings))
+        .route("/patients/{patient_id}/diff", get(diff::diff))
+        .route("/patients/{patient_id}/readings/retract", post(corrections::retract))
+        .route("/patients/{patient_id}/{vital}", get(patients::vital))
+        .route("/devices", get(devices::list))
+        .route("/devices/{id}", get(devices::get))
+        .with_state(questions.clone());
+    let feed =
+        stream::Feed { live: api.live, clock: api.clock.clone(), places: shares.streams.clone() };
+    let streams = Router::new().route("/stream", get(stream::live)).with_state(feed);
+    let past = replay::Past {
+        log: api.questions.clone(),
+        clock: api.clock.clone(),
+        stop: api.stop,
+        places: shares.replays.clone(),
+    };
+    let past =
+        Router::new().route("/patients/{patient_id}/replay", get(replay::replay)).with_state(past);
+    let nurses = Router::new()
+        .route("/alerts", get(alerts::list))
+        .route("/alerts/{id}", get(alerts::get))
+        .route("/alerts/{id}/clear", post(ack::clear))
+        .with_state(questions.clone());
+    // By a token, or by the link that came with the alert. Nothing else is let in so.
+    let answering = Router::new()
+        .route("/alerts/{id}/ack", get(ack::look).post(ack::acknowledge))
+        .with_state(questions.clone())
+        .method_not_allowed_fallback(method_not_allowed);
+    let gate = Arc::new(Gate::new(api.keys, api.limits, shares));
+    let links = Links { links: api.links, clock: api.clock.clone() };
+    let answering = answering
+        .route_layer(middleware::from_fn(parameters::known_only))
+        .layer(middleware::from_fn_with_state((gate.clone(), links), admit_by_token_or_link))
+        .layer(middleware::from_fn(ack::told_as_a_page));
+    let rulebook = rules::Rulebook {
+        log: api.log.clone(),
+        clock: questions.clock,
+        jobs: api.jobs,
+        trying: trials::Trying::default(),
+    };
+    let clinicians = Router::new()
+        .route("/rules", get(rules::list))
+        .route("/rules/backtest", post(trials::start))
+        .route("/rules/{id}", get(rules::get).put(rules::put).delete(rules::retire))
+        .route("/rules/{id}/versions", get(rules::history))
+        .route("/rules/{id}/report", get(shadow::report))
+        .route("/silences", get(silences::list).post(silences::create))
+        .route("/silences/{id}", get(silences::get).delete(silences::end))
+        .route("/jobs/{id}", get(jobs::get).delete(jobs::cancel))
+        .with_state(rulebook);
+    let hospitals = Router::new()
+        .route("/webhooks", get(webhooks::list).post(webhooks::create))
+        .route(
+            "/webhooks/{id}",
+            get(webhooks::get).patch(webhooks::change).delete(webhooks::delete),
+        )
+        .route("/webhooks/{id}/rotate-secret", post(webhooks::rotate))
+        .route("/webhooks/{id}/ping", post(webhooks::ping))
+        .route("/webhooks/{id}/deliveries", get(deliveries::list))
+        .route("/webhooks/{id}/events", get(webhook_events::list))
+        .route("/webhooks/{id}/replay", post(deliveries::replay_range))
+        .route("/deliveries/{id}", get(deliveries::get))
+        .route("/deliveries/{id}/replay", post(deliveries::replay))
+        .with_state(webhooks::Registry {
+            log: api.questions,
+            lines: api.lines,
+            clock: api.clock.clone(),
+        });
+
+    let v1 = Router::new()
+        .merge(senders)
+        .merge(dashboards)
+        .merge(streams)
+        .merge(past)
+        .merge(nurses)
+        .merge(clinicians)
+        .merge(hospitals)
+        .route_layer(middleware::from_fn(parameters::known_only))
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(method_not_allowed);
+    let v1 =
+        v1.layer(middleware::from_fn_with_state(gate.clone(), admit_by_token)).merge(answering);
+    let others = Router::new()
+        .merge(operators(api.log, api.clock, api.metrics, api.standing))
+        .merge(page::routes(api.is_simulated))
+        .merge(openapi::routes())
+        .route_layer(middleware::from_fn(parameters::known_only))
+        .layer(middleware::from_fn(open_to_all));
+
+    let router = Router::new()
+        .nest("/api/v1", v1)
+        .merge(others)
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(middleware::from_fn_with_state(standing.clone(), answered));
+    Front::new(router, gate, door, standing, api.origins)
+}
+
+async fn admit_by_token(
+    State(gate): State<Arc<Gate>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let caller = gate.caller(request.headers()).await?;
+    gate.admit(&caller.clone(), request, |request| handled(caller, request, next)).await
+}
+
+async fn admit_by_token_or_link(
+    State((gate, links)): State<(Arc<Gate>, Links)>,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let (mut parts, body) = request.into_parts();
+    let caller = match links.caller(&mut parts).await? {
+        Some(caller) => Arc::new(caller),
+        None => gate.caller(&parts.headers).await?,
+    };
+    let request = Request::from_parts(parts, body);
+    gate.admit(&caller.clone(), request, |request| handled(caller, request, next)).await
+}
+
+async fn handled(
+    caller: Arc<Caller>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let tenant = caller.tenant.clone();
+    request.extensions_mut().insert(caller);
+    let answer = wall::within(tenant.clone(), next.run(request)).await;
+    // What is not whole yet asks on while it is sent.
+    if answer.body().size_hint().exact().is_some() {
+        return Ok(answer);
+    }
+    Ok(answer.map(|body| Body::from_stream(wall::within_stream(tenant, body.into_data_stream()))))
+}
+
+/// What every process answers, whatever its roles.
+pub fn operators(log: Log, clock: Clock, metrics: PrometheusHandle, standing: Standing) -> Router {
+    Router::new()
+        .route("/health/live", get(health::live))
+        .route("/health/ready", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .with_state(health::Probe { log, clock, metrics, standing })
+}
+
+async fn no_such_route(OriginalUri(uri): OriginalUri) -> Problem {
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        "no_such_route",
+        format!("there is nothing at {}", uri.path()),
+    )
+}
+
+async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Problem {
+    let detail = format!("{} does not take {method}", uri.path());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+}
+
+async fn open_to_all(request: Request, next: Next) -> Result<Response, Problem> {
+    gate::within_time(request, None, async |request| Ok(next.run(request).await)).await
+}
+
+async fn answered(State(standing): State<Standing>, request: Request, next: Next) -> Response {
+    standing.parting(gate::every_answer(pin!(next.run(request))).await)
+}

@@ -1,0 +1,317 @@
+//! `/webhooks`: where alerts go, and how.
+//!
+//! Guarantees that a secret is shown once, when it is made, that what is secret beside it
+//! is never shown, and that a URL which the guard refuses is not stored.
+
+mod options;
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::auth::Caller;
+use super::extract::{Id, Json, Optional};
+use super::problem::Problem;
+use super::wire;
+use crate::clock::{Clock, rfc3339};
+use crate::delivery::breaker::{self, Broken};
+use crate::delivery::endpoint::{self, Change, Endpoint, EndpointError};
+use crate::delivery::line::Lines;
+use crate::delivery::pem::certificates_only;
+use crate::delivery::ping;
+use crate::delivery::secrets::{self, RotateError};
+use crate::log::Log;
+use crate::rules::versions;
+
+pub(super) const SCOPE: &str = "webhooks:manage";
+
+/// What these routes stand on.
+#[derive(Clone)]
+pub struct Registry {
+    pub(super) log: Log,
+    pub(super) lines: Lines,
+    pub(super) clock: Clock,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct New {
+    url: String,
+    events: Vec<String>,
+    signature: Option<String>,
+    secret: Option<String>,
+    description: Option<String>,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    client_certificate: Option<String>,
+    client_key: Option<String>,
+    payload: Option<String>,
+    heartbeat: Option<String>,
+    #[serde(default)]
+    fallback: bool,
+    #[serde(default)]
+    ordered: bool,
+}
+
+/// `POST /webhooks`
+pub async fn create(
+    State(registry): State<Registry>,
+    caller: Caller,
+    Json(new): Json<New>,
+) -> Result<Response, Problem> {
+    caller.may_administer(SCOPE)?;
+    options::check_url(registry.lines.guard(), &caller.tenant, &new.url).await?;
+    let own = versions::events(&registry.log, &caller.tenant).await?;
+    options::check_events(&new.events, &own, new.fallback)?;
+    options::check_description(new.description.as_deref())?;
+    let scheme = options::scheme(new.signature.as_deref())?;
+    let certificate = options::certificate(new.client_certificate, new.client_key)?;
+    options::check_tls(&new.url, certificate.is_some())?;
+    let new = endpoint::New {
+        tenant: caller.tenant.to_string(),
+        key: options::key(scheme, new.secret.as_deref())?,
+        headers: options::headers(&new.headers)?,
+        payload: options::payload(new.payload.as_deref().unwrap_or("full"))?,
+        heartbeat_seconds: new.heartbeat.as_deref().map(options::heartbeat).transpose()?,
+        url: new.url,
+        events: new.events,
+        description: new.description,
+        certificate,
+        fallback: new.fallback,
+        ordered: new.ordered,
+    };
+    let endpoint = endpoint::create(registry.log.pool(), registry.lines.seal(), &new).await?;
+    let location = format!("/api/v1/webhooks/{}", endpoint.id);
+    let mut body = shown(&endpoint, &[]);
+    body["secret"] = new.key.to_text().into();
+    Ok((StatusCode::CREATED, [(header::LOCATION, location)], axum::Json(body)).into_response())
+}
+
+/// `GET /webhooks`
+pub async fn list(
+    State(registry): State<Registry>,
+    caller: Caller,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    caller.may_administer(SCOPE)?;
+    let endpoints = endpoint::list(registry.log.pool(), &caller.tenant).await?;
+    let broken = breaker::of_tenant(registry.log.pool(), &caller.tenant).await?;
+    let items = endpoints.iter().map(|endpoint| shown(endpoint, &broken)).collect();
+    let body = wire::list(items, None, "/api/v1/webhooks", "");
+    Ok(wire::tagged(&headers, &body.clone(), body))
+}
+
+/// `GET /webhooks/{id}`
+pub async fn get(
+    State(registry): State<Registry>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    caller.may_administer(SCOPE)?;
+    let endpoint = endpoint::get(registry.log.pool(), &caller.tenant, id).await?;
+    let endpoint = endpoint.ok_or_else(no_endpoint)?;
+    let broken = breaker::of_tenant(registry.log.pool(), &caller.tenant).await?;
+    let body = shown(&endpoint, &broken);
+    Ok(wire::tagged(&headers, &body.clone(), body))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Patch {
+    url: Option<String>,
+    events: Option<Vec<String>>,
+    description: Option<String>,
+    state: Option<String>,
+    headers: Option<BTreeMap<String, String>>,
+    #[serde(default, deserialize_with = "options::given")]
+    client_certificate: Option<Option<String>>,
+    #[serde(default, deserialize_with = "options::given")]
+    client_key: Option<Option<String>>,
+    payload: Option<String>,
+    #[serde(default, deserialize_with = "options::given")]
+    heartbeat: Option<Option<String>>,
+    fallback: Option<bool>,
+    ordered: Option<bool>,
+}
+
+/// `PATCH /webhooks/{id}`
+pub async fn change(
+    State(registry): State<Registry>,
+    caller: Caller,
+    Id(id): Id,
+    Json(patch): Json<Patch>,
+) -> Result<Response, Problem> {
+    caller.may_administer(SCOPE)?;
+    if let Some(url) = &patch.url {
+        options::check_url(registry.lines.guard(), &caller.tenant, url).await?;
+    }
+    if let Some(events) = &patch.events {
+        let own = versions::events(&registry.log, &caller.tenant).await?;
+        options::check_events(events, &own, patch.fallback == Some(true))?;
+    }
+    options::check_description(patch.description.as_deref())?;
+    if patch.state.as_deref().is_some_and(|state| !["active", "paused"].contains(&state)) {
+        return Err(Problem::invalid("invalid_state", "/state", "state is active or paused"));
+    }
+    let certificate = match (patch.client_certificate, patch.client_key) {
+        (None, None) => None,
+        (certificate, key) => Some(options::certificate(certificate.flatten(), key.flatten())?),
+    };
+    let heartbeat = |text: Option<String>| text.as_deref().map(options::heartbeat).transpose();
+    let change = Change {
+        headers: patch.headers.as_ref().map(options::headers).transpose()?,
+        payload: patch.payload.as_deref().map(options::payload).transpose()?,
+        heartbeat_seconds: patch.heartbeat.map(heartbeat).transpose()?,
+        url: patch.url,
+        events: patch.events,
+        description: patch.description,
+        state: patch.state,
+        certificate,
+        fallback: patch.fallback,
+        ordered: patch.ordered,
+    };
+    let (pool, seal) = (registry.log.pool(), registry.lines.seal());
+    if change.url.is_some() || change.certificate.is_some() {
+        let now = endpoint::get(pool, &caller.tenant, id).await?.ok_or_else(no_endpoint)?;
+        let url = change.url.as_deref().unwrap_or(&now.url);
+        let kept = now.client_certificate.is_some();
+        options::check_tls(url, change.certificate.as_ref().map_or(kept, Option::is_some))?;
+    }
+    let endpoint = endpoint::change(pool, seal, &caller.tenant, id, &change).await?;
+    let endpoint = endpoint.ok_or_else(no_endpoint)?;
+    let broken = breaker::of_tenant(pool, &caller.tenant).await?;
+    Ok(axum::Json(shown(&endpoint, &broken)).into_response())
+}
+
+/// `DELETE /webhooks/{id}`
+pub async fn delete(
+    State(registry): State<Registry>,
+    caller: Caller,
+    Id(id): Id,
+) -> Result<Response, Problem> {
+    caller.may_administer(SCOPE)?;
+    match endpoint::delete(registry.log.pool(), &caller.tenant, id).await? {
+        true => Ok(StatusCode::NO_CONTENT.into_response()),
+        false => Err(no_endpoint()),
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rotation {
+    signature: Option<String>,
+    secret: Option<String>,
+}
+
+/// `POST /webhooks/{id}/rotate-secret`. The kind of signature stays as it is, unless the
+/// body says otherwise.
+pub async fn rotate(
+    State(registry): State<Registry>,
+    caller: Caller,
+    Id(id): Id,
+    Optional(rotation): Optional<Rotation>,
+) -> Result<Response, Problem> {
+    caller.may_administer(SCOPE)?;
+    let (pool, seal) = (registry.log.pool(), registry.lines.seal());
+    let now = endpoint::get(pool, &caller.tenant, id).await?.ok_or_else(no_endpoint)?;
+    let scheme = options::scheme(Some(rotation.signature.as_deref().unwrap_or(&now.signature)))?;
+    let key = options::key(scheme, rotation.secret.as_deref())?;
+    let rotated =
+        secrets::rotate(pool, seal, &caller.tenant, id, &key, registry.clock.now()).await?;
+    let (endpoint, until) = rotated.ok_or_else(no_endpoint)?;
+    let broken = breaker::of_tenant(pool, &caller.tenant).await?;
+    let mut body = shown(&endpoint, &broken);
+    body["secret"] = key.to_text().into();
+    body["previousUntil"] = rfc3339(until).into();
+    Ok(axum::Json(body).into_response())
+}
+
+/// `POST /webhooks/{id}/ping`: 200 with what came of it, whatever the endpoint answered.
+pub async fn ping(
+    State(registry): State<Registry>,
+    caller: Caller,
+    Id(id): Id,
+) -> Result<Response, Problem> {
+    caller.may_administer(SCOPE)?;
+    let found = endpoint::get(registry.log.pool(), &caller.tenant, id).await?;
+    let endpoint = found.ok_or_else(no_endpoint)?;
+    let pinged = ping::ping(&registry.lines, &endpoint, registry.clock.now()).await;
+    let body = json!({
+        "delivered": pinged.is_taken(),
+        "webhookId": pinged.webhook_id,
+        "status": pinged.status,
+        "latencyMs": pinged.latency.as_millis() as u64,
+        "error": pinged.error,
+        "answer": pinged.answer_head,
+    });
+    Ok(axum::Json(body).into_response())
+}
+
+/// An endpoint; with its breaker, if that is among those which are not closed.
+fn shown(endpoint: &Endpoint, broken: &[Broken]) -> Value {
+    let breaker = broken.iter().find(|breaker| breaker.endpoint_id == endpoint.id);
+    let breaker = breaker.map(|breaker| {
+        json!({
+            "state": breaker.state,
+            "since": rfc3339(breaker.since),
+            "until": rfc3339(breaker.until),
+            "reason": breaker.reason,
+        })
+    });
+    let link = format!("/api/v1/webhooks/{}", endpoint.id);
+    json!({
+        "id": endpoint.id,
+        "url": endpoint.url,
+        "events": endpoint.events,
+        "description": endpoint.description,
+        "state": endpoint.state,
+        "reason": endpoint.reason,
+        "breaker": breaker,
+        "signature": endpoint.signature,
+        "publicKey": endpoint.public_key,
+        "headerNames": endpoint.header_names,
+        "clientCertificate": endpoint.client_certificate.as_deref().map(certificates_only),
+        "payload": endpoint.payload,
+        "heartbeat": endpoint.heartbeat_seconds.map(|seconds| format!("{seconds}s")),
+        "fallback": endpoint.fallback,
+        "ordered": endpoint.ordered,
+        "createdAt": rfc3339(endpoint.created_at),
+        "_links": {
+            "self": link,
+            "deliveries": format!("{link}/deliveries"),
+            "events": format!("{link}/events"),
+        },
+    })
+}
+
+pub(super) fn no_endpoint() -> Problem {
+    Problem::not_found("webhook")
+}
+
+impl From<EndpointError> for Problem {
+    fn from(error: EndpointError) -> Problem {
+        match error {
+            EndpointError::Database(error) => error.into(),
+            EndpointError::Append(error) => error.into(),
+            EndpointError::TooMany => {
+                Problem::invalid("too_many_webhooks", "", EndpointError::TooMany.to_string())
+            }
+        }
+    }
+}
+
+impl From<RotateError> for Problem {
+    fn from(error: RotateError) -> Problem {
+        match error {
+            RotateError::Database(error) => error.into(),
+            RotateError::TooOften { .. } => {
+                Problem::new(StatusCode::CONFLICT, "rotated_too_often", error.to_string())
+            }
+        }
+    }
+}

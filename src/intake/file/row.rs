@@ -1,0 +1,410 @@
+//! One line of a recorded file: what it says, or what is wrong with it.
+//!
+//! Guarantees that only what makes a line unreadable is a fault, with a stable code
+//! and a mend. Does not judge readings.
+
+mod columns;
+mod json;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use self::columns::{COLUMNS_MAX, Splitter};
+use super::{FileReading, Format, Row};
+use crate::intake::quality::Quality;
+use crate::vital::Vital;
+
+/// How much of a value or a header an error repeats, in characters.
+const QUOTED_CHARS_MAX: usize = 120;
+
+const ICU_HEADER: [&str; 4] = ["record_id", "minute", "parameter", "value"];
+/// What a CSV file has at least; it may also have the columns of a history's table.
+const CSV_HEADER: [&str; 6] = ["patientId", "deviceId", "vital", "value", "unit", "measuredAt"];
+/// All columns of a CSV file, found by their names. What was recorded is told for people:
+/// this log records anew.
+const CSV_COLUMNS: [&str; COLUMNS_MAX] = [
+    "patientId",
+    "deviceId",
+    "vital",
+    "value",
+    "measuredAt",
+    "unit",
+    "quality",
+    "deviceQuality",
+    "context",
+    "recordedAt",
+];
+/// The first so many of them must be there.
+const CSV_COLUMNS_NEEDED: usize = 5;
+
+/// The parameters of `icu-csv` that are vitals, with the device that measures them.
+/// Their values are in canonical units (Temp in Cel). GCS, FiO2 and others are not here.
+const ICU_PARAMETERS: [(&str, Vital, &str); 10] = [
+    ("HR", Vital::HeartRate, "bedside"),
+    ("RespRate", Vital::RespiratoryRate, "bedside"),
+    ("Temp", Vital::BodyTemperature, "bedside"),
+    ("SaO2", Vital::Spo2, "blood-gas"),
+    ("SysABP", Vital::SystolicBp, "arterial-line"),
+    ("DiasABP", Vital::DiastolicBp, "arterial-line"),
+    ("MAP", Vital::MeanBp, "arterial-line"),
+    ("NISysABP", Vital::SystolicBp, "cuff"),
+    ("NIDiasABP", Vital::DiastolicBp, "cuff"),
+    ("NIMAP", Vital::MeanBp, "cuff"),
+];
+
+/// What is wrong with a line.
+#[derive(Debug)]
+pub struct Fault {
+    /// Stable; the codes are listed at [`Row::Bad`].
+    pub code: &'static str,
+    /// What is wrong and how to mend it.
+    pub detail: String,
+}
+
+impl Fault {
+    /// A fault with its code and its mend.
+    pub fn new(code: &'static str, detail: String) -> Fault {
+        Fault { code, detail }
+    }
+}
+
+/// Reads the lines of one format.
+pub struct RowParser {
+    format: Format,
+    epoch: DateTime<Utc>,
+    splitter: Splitter,
+    /// The columns of a CSV file as its header names them.
+    named: Vec<&'static str>,
+}
+
+impl RowParser {
+    /// `epoch` is minute 0 of `icu-csv`.
+    pub fn new(format: Format, epoch: DateTime<Utc>) -> RowParser {
+        let named = CSV_HEADER.to_vec();
+        RowParser { format, epoch, splitter: Splitter::new(), named }
+    }
+
+    /// The first line that the format demands.
+    pub fn header(&self) -> Option<String> {
+        match self.format {
+            Format::IcuCsv => Some(ICU_HEADER.join(",")),
+            Format::Csv => Some(CSV_HEADER.join(",")),
+            Format::Ndjson => None,
+        }
+    }
+
+    /// Whether `text` is that line, quoted or not; a CSV file's columns are found by it.
+    pub fn is_header(&mut self, text: &[u8]) -> bool {
+        let Ok((columns, count)) = self.splitter.all(text) else { return false };
+        let Some(columns) = columns.get(..count) else { return false };
+        match self.format {
+            Format::IcuCsv => columns == ICU_HEADER,
+            Format::Csv => {
+                let known = |name: &&str| CSV_COLUMNS.iter().find(|known| *known == name).copied();
+                self.named = columns.iter().filter_map(known).collect();
+                let once = |name: &&str| self.named.iter().filter(|named| *named == name).count();
+                self.named.len() == count
+                    && CSV_COLUMNS.iter().all(|name| once(name) <= 1)
+                    && CSV_COLUMNS[..CSV_COLUMNS_NEEDED].iter().all(|name| once(name) == 1)
+            }
+            Format::Ndjson => false,
+        }
+    }
+
+    /// Reads one line after the header; `line` is its number.
+    pub fn row(&mut self, text: &[u8], line: u64) -> Result<Row, Fault> {
+        match self.format {
+            Format::IcuCsv => icu_row(self.splitter.split(text, &ICU_HEADER)?, self.epoch, line),
+            Format::Csv => csv_row(self.splitter.split(text, &self.named)?, &self.named, line),
+            Format::Ndjson => json::row(text, line),
+        }
+    }
+}
+
+fn icu_row(columns: [&str; COLUMNS_MAX], epoch: DateTime<Utc>, line: u64) -> Result<Row, Fault> {
+    let [patient_id, minute, parameter, value, ..] = columns;
+    let Some((_, vital, device)) = ICU_PARAMETERS.iter().find(|(name, ..)| *name == parameter)
+    else {
+        return Ok(Row::Skipped(start_of(parameter)));
+    };
+    let measured_at = minute
+        .parse()
+        .ok()
+        .and_then(TimeDelta::try_minutes)
+        .and_then(|since| epoch.checked_add_signed(since))
+        .ok_or_else(|| {
+            let minute = quoted(minute);
+            Fault::new(
+                "invalid_time",
+                format!("{minute} is no whole number of minutes since the epoch"),
+            )
+        })?;
+    Ok(Row::Reading(FileReading {
+        patient_id: patient_id.to_owned(),
+        device_id: (*device).to_owned(),
+        vital: vital.name().to_owned(),
+        value: number(value)?,
+        unit: None,
+        quality: None,
+        measured_at,
+        context: None,
+        line,
+    }))
+}
+
+fn csv_row(columns: [&str; COLUMNS_MAX], named: &[&str], line: u64) -> Result<Row, Fault> {
+    let column = |name: &str| {
+        let place = named.iter().position(|named| *named == name);
+        place.and_then(|place| columns.get(place)).copied().filter(|text| !text.is_empty())
+    };
+    let [patient_id, device_id, vital, value, measured_at] =
+        ["patientId", "deviceId", "vital", "value", "measuredAt"]
+            .map(|name| column(name).unwrap_or_default());
+    let own = column("deviceQuality").or(column("quality").filter(|text| !Quality::is_word(text)));
+    Ok(Row::Reading(FileReading {
+        patient_id: patient_id.to_owned(),
+        device_id: device_id.to_owned(),
+        vital: vital.to_owned(),
+        value: number(value)?,
+        unit: column("unit").map(str::to_owned),
+        quality: own.map(number).transpose()?,
+        measured_at: time(measured_at)?,
+        context: column("context").map(str::to_owned),
+        line,
+    }))
+}
+
+fn needed<T>(field: Option<T>, name: &str) -> Result<T, Fault> {
+    field.ok_or_else(|| Fault::new("missing_field", format!("\"{name}\" is missing: add it")))
+}
+
+fn number(text: &str) -> Result<f64, Fault> {
+    // Rust also reads "nan" and "inf", which are no measurements.
+    text.parse().ok().filter(|v: &f64| v.is_finite()).ok_or_else(|| not_a_number(text))
+}
+
+fn not_a_number(text: &str) -> Fault {
+    let text = quoted(text);
+    Fault::new("not_a_number", format!("the value {text} is no number: write it like 36.8"))
+}
+
+fn time(text: &str) -> Result<DateTime<Utc>, Fault> {
+    DateTime::parse_from_rfc3339(text).map(|t| t.to_utc()).map_err(|_| {
+        let text = quoted(text);
+        Fault::new(
+            "invalid_time",
+            format!("{text} is no time: write RFC 3339 with a zone, like 2026-01-01T08:30:00Z"),
+        )
+    })
+}
+
+fn not_utf8() -> Fault {
+    Fault::new("not_utf8", "the line is not UTF-8: save the file as UTF-8".to_owned())
+}
+
+/// A text that is not ours, in quotes and short enough for a message.
+pub fn quoted(text: &str) -> String {
+    format!("\"{}\"", start_of(text))
+}
+
+fn start_of(text: &str) -> String {
+    match text.char_indices().nth(QUOTED_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(format: Format, text: &[u8]) -> Result<Row, Fault> {
+        RowParser::new(format, "2026-01-01T00:00:00Z".parse().unwrap()).row(text, 9)
+    }
+
+    fn reading(format: Format, text: &str) -> FileReading {
+        match row(format, text.as_bytes()) {
+            Ok(Row::Reading(reading)) => reading,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn bad(format: Format, text: &[u8], expect: &str, mend: &str) {
+        let fault = row(format, text).unwrap_err();
+        assert_eq!(fault.code, expect, "{}", fault.detail);
+        assert!(fault.detail.contains(mend), "{}", fault.detail);
+    }
+
+    #[test]
+    fn icu_parameters_become_vitals_of_their_devices() {
+        for (parameter, vital, device) in [
+            ("HR", "heart_rate", "bedside"),
+            ("RespRate", "respiratory_rate", "bedside"),
+            ("Temp", "body_temperature", "bedside"),
+            ("SaO2", "spo2", "blood-gas"),
+            ("SysABP", "systolic_bp", "arterial-line"),
+            ("DiasABP", "diastolic_bp", "arterial-line"),
+            ("MAP", "mean_bp", "arterial-line"),
+            ("NISysABP", "systolic_bp", "cuff"),
+            ("NIDiasABP", "diastolic_bp", "cuff"),
+            ("NIMAP", "mean_bp", "cuff"),
+        ] {
+            let got = reading(Format::IcuCsv, &format!("132539,1507,{parameter},-17.8"));
+            assert_eq!((got.patient_id.as_str(), got.value, got.line), ("132539", -17.8, 9));
+            assert_eq!((got.vital.as_str(), got.device_id.as_str()), (vital, device));
+            assert_eq!(got.measured_at.to_rfc3339(), "2026-01-02T01:07:00+00:00");
+            assert_eq!((got.unit, got.quality, got.context), (None, None, None));
+        }
+        // What is no vital is skipped before its value is looked at.
+        for skipped in ["1,0,GCS,15", "1,0,FiO2,-", "1,0,Weight,80", "1,0,hr,80", "1,0,,"] {
+            assert!(matches!(row(Format::IcuCsv, skipped.as_bytes()), Ok(Row::Skipped(_))));
+        }
+        bad(
+            Format::IcuCsv,
+            b"1,9223372036854775807,HR,80",
+            "invalid_time",
+            "whole number of minutes",
+        );
+        bad(Format::IcuCsv, b"1,0.5,HR,80", "invalid_time", "\"0.5\"");
+        bad(Format::IcuCsv, b"1,0,HR,", "not_a_number", "\"\"");
+        bad(Format::IcuCsv, b"1,0,GCS", "missing_column", "record_id,minute,parameter,value");
+    }
+
+    #[test]
+    fn csv_rows_pass_through_unjudged() {
+        let got = reading(
+            Format::Csv,
+            "no id!,\"watch, \"\"7\"\"\", mood ,+1e9,furlong,2026-03-01T12:00:00.25+02:00",
+        );
+        let expect = FileReading {
+            patient_id: "no id!".to_owned(),
+            device_id: "watch, \"7\"".to_owned(),
+            vital: "mood".to_owned(),
+            value: 1e9,
+            unit: Some("furlong".to_owned()),
+            quality: None,
+            measured_at: "2026-03-01T10:00:00.250Z".parse().unwrap(),
+            context: None,
+            line: 9,
+        };
+        assert_eq!(got, expect);
+        assert_eq!(reading(Format::Csv, "1,2,3,4,,2026-03-01T12:00:00Z").unit, None);
+    }
+
+    #[test]
+    fn csv_lines_that_cannot_be_read_say_why() {
+        for (text, code, mend) in [
+            ("101,w,heart_rate,80,/min", "missing_column", "patientId,deviceId,vital"),
+            ("101,w,heart_rate,36,5,Cel,2026-03-01T12:00:00Z", "extra_column", "needs quotes"),
+            ("101,\"w,heart_rate,80,/min,2026-03-01T12:00:00Z", "missing_column", "patientId"),
+            ("101,w,heart_rate,80,/min,2026-03-01T12:00:00Z\rx", "invalid_time", "RFC 3339"),
+            ("101,w,heart_rate,80,/min,2026-03-01T12:00:00", "invalid_time", "with a zone"),
+            ("101,w,heart_rate,80,/min,yesterday", "invalid_time", "\"yesterday\""),
+            ("101,w,heart_rate,NaN,/min,2026-03-01T12:00:00Z", "not_a_number", "\"NaN\""),
+            ("101,w,heart_rate,inf,/min,2026-03-01T12:00:00Z", "not_a_number", "\"inf\""),
+            ("101,w,heart_rate,80 bpm,/min,2026-03-01T12:00:00Z", "not_a_number", "80 bpm"),
+        ] {
+            bad(Format::Csv, text.as_bytes(), code, mend);
+        }
+        let long = format!("101,w,heart_rate,{},,2026-03-01T12:00:00Z", "ä".repeat(5000));
+        let fault = row(Format::Csv, long.as_bytes()).unwrap_err();
+        assert!(fault.detail.len() < 400, "{}", fault.detail);
+        let long = format!(r#"{{"patientId":"1","quality":"{}"}}"#, "ä".repeat(5000));
+        let fault = row(Format::Ndjson, long.as_bytes()).unwrap_err();
+        assert!(fault.detail.len() < 400, "{}", fault.detail);
+        bad(Format::Csv, b"101,\xff,heart_rate,80,,2026-03-01T12:00:00Z", "not_utf8", "UTF-8");
+        // Two halves of one character, which would be UTF-8 if the comma were not between them.
+        bad(Format::Csv, b"101,\xc3,\xa4,80,,2026-03-01T12:00:00Z", "not_utf8", "UTF-8");
+    }
+
+    #[test]
+    fn ndjson_rows_are_the_readings_of_the_api() {
+        let got = reading(
+            Format::Ndjson,
+            r#"{"patientId":"101","deviceId":"watch-7","vital":"heart_rate","value":130,"unit":"/min","quality":0.9,"measuredAt":"2025-10-20T10:20:00Z","context":{"posture": "sitting"},"more":1}"#,
+        );
+        let expect = FileReading {
+            patient_id: "101".to_owned(),
+            device_id: "watch-7".to_owned(),
+            vital: "heart_rate".to_owned(),
+            value: 130.0,
+            unit: Some("/min".to_owned()),
+            quality: Some(0.9),
+            measured_at: "2025-10-20T10:20:00Z".parse().unwrap(),
+            context: Some(r#"{"posture": "sitting"}"#.to_owned()),
+            line: 9,
+        };
+        assert_eq!(got, expect);
+    }
+
+    #[test]
+    fn what_the_platform_has_given_out_is_read_again() {
+        let line = r#"{"type":"reading","patientId":"101","deviceId":"w","vital":"spo2","value":97.12345678901234,"unit":"%","quality":"good","measuredAt":"2025-10-20T10:20:00Z","recordedAt":"2025-10-20T10:20:01Z","deviceQuality":0.5}"#;
+        let got = reading(Format::Ndjson, line);
+        // To the last bit: a parser that hurries is one beside it.
+        assert_eq!((got.value, got.quality), (97.123_456_789_012_34, Some(0.5)));
+        let another = line.replace("\"reading\"", "\"spot-check\"");
+        assert_eq!(reading(Format::Ndjson, &another), got);
+        let alert = r#"{"v":2,"alertId":"a","type":"HIGH_HEART_RATE","vital":"spo2","value":97}"#;
+        let skipped = Row::Skipped("HIGH_HEART_RATE".to_owned());
+        assert_eq!(row(Format::Ndjson, alert.as_bytes()).unwrap(), skipped);
+        let retracted = r#"{"v":1,"vital":"spo2","deviceId":"w","measuredAt":"2025-10-20T10:20:00Z","readingPosition":7,"reason":"off","by":"dr-b","type":"reading_retracted","patientId":"101"}"#;
+        let Ok(Row::Retraction(retraction)) = row(Format::Ndjson, retracted.as_bytes()) else {
+            panic!("no retraction")
+        };
+        assert_eq!((&*retraction.by, &*retraction.reason, retraction.line), ("dr-b", "off", 9));
+
+        let mut parser = RowParser::new(Format::Csv, DateTime::UNIX_EPOCH);
+        for bad in ["patientId", "patientId,deviceId,vital,value,measuredAt,note"] {
+            assert!(!parser.is_header(bad.as_bytes()), "{bad}");
+        }
+        assert!(!parser.is_header(b"patientId,deviceId,vital,value,measuredAt,value"));
+        let head = "value,vital,patientId,deviceId,quality,measuredAt,deviceQuality,context";
+        assert!(parser.is_header(head.as_bytes()));
+        let text = r#"97,spo2,101,w,suspect,2025-10-20T10:20:00Z,0.25,"{""a"": ""b, c""}""#;
+        let Ok(Row::Reading(got)) = parser.row(text.as_bytes(), 2) else { panic!("no reading") };
+        assert_eq!((got.value, got.quality), (97.0, Some(0.25)));
+        assert_eq!(got.context.as_deref(), Some(r#"{"a": "b, c"}"#));
+    }
+
+    #[test]
+    fn ndjson_lines_that_cannot_be_read_say_why() {
+        let with_value = |value: &str| {
+            format!(
+                r#"{{"patientId":"101","deviceId":"w","vital":"spo2","value":{value},"measuredAt":"2025-10-20T10:20:00Z"}}"#
+            )
+        };
+        assert_eq!(reading(Format::Ndjson, &with_value("97.5")).value, 97.5);
+        for (value, code) in [
+            (r#""97""#, "not_a_number"),
+            ("true", "not_a_number"),
+            ("[97]", "not_a_number"),
+            ("1e999", "not_a_number"),
+            ("null", "missing_field"),
+            ("NaN", "not_json"),
+            ("", "not_json"),
+        ] {
+            bad(Format::Ndjson, with_value(value).as_bytes(), code, "");
+        }
+        for (text, code, mend) in [
+            (r#"{"patientId":101}"#, "invalid_reading", "column 16"),
+            (r#"{"patientId":"1","patientId":"2"}"#, "invalid_reading", "patientId"),
+            (r#"{"quality":"fair"}"#, "invalid_reading", "good or suspect"),
+            (r#"[1,2]"#, "invalid_reading", "one reading a line"),
+            (
+                r#"[null,"1","w","spo2",97,"%",null,null,"2025-10-20T10:20:00Z",null,null,null]"#,
+                "invalid_reading",
+                "as an object",
+            ),
+            ("not json", "not_json", "one JSON object a line"),
+            (r#"{"deviceId":"w","vital":"spo2","value":97}"#, "missing_field", "\"patientId\""),
+            (
+                r#"{"patientId":"1","deviceId":"w","vital":"spo2","value":97,"measuredAt":"10:20"}"#,
+                "invalid_time",
+                "RFC 3339",
+            ),
+        ] {
+            bad(Format::Ndjson, text.as_bytes(), code, mend);
+        }
+    }
+}
