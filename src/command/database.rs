@@ -115,7 +115,7 @@ impl Database {
             tracing::warn!(
                 role = service.name,
                 "the database role of this service owns the log, and could rewrite it: give it one \
-                 of its own (--owner-database-url; docs/database.md)"
+                 of its own (--owner-database-url; docs/operations.md)"
             );
         }
     }

@@ -28,7 +28,7 @@ pub async fn run(common: &Common) -> Result<ExitCode, Error> {
     println!("migrated");
     if !roles.has_roles {
         println!(
-            "no role {} beside the owner {}: docs/database.md says how to make it",
+            "no role {} beside the owner {}: docs/operations.md says how to make it",
             roles::SERVICE,
             roles.name
         );

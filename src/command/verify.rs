@@ -58,7 +58,7 @@ async fn verify(log: &Log, options: &Options) -> Result<bool, Error> {
             "{}",
             match roles.has_roles {
                 true => "rights: the service appends and folds, and may no more",
-                false => "rights: nobody but the owner of the log (docs/database.md)",
+                false => "rights: nobody but the owner of the log (docs/operations.md)",
             }
         );
     }

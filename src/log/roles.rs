@@ -2,7 +2,7 @@
 //!
 //! Guarantees that what the service may is decided in one place, `share_all`, by the owner,
 //! and that who asks ([`faults`]) hears of everything that it may beyond that. Does not make
-//! the roles where it may not: that is for who owns the server (`docs/database.md`).
+//! the roles where it may not: that is for who owns the server (`docs/operations.md`).
 
 use sqlx::PgPool;
 use sqlx::postgres::PgConnection;
