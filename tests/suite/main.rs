@@ -32,6 +32,7 @@ mod dashboards;
 mod deliveries;
 mod delivery_plans;
 mod devices;
+mod documents;
 mod embedded;
 mod endpoints;
 mod evaluation;
