@@ -28,7 +28,7 @@ const ELSEWHERE: [(&str, &str); 15] = [
     ("cargo build --release", "cargo has built the program"),
     ("script/test", "is what runs this"),
     ("script/test --test suite webhooks", "is a part of it"),
-    ("cargo test --lib ingest::reading", "is a part of it"),
+    ("cargo test --lib intake::reading", "is a part of it"),
     ("script/outside webhooks", "script/test runs it"),
     ("script/deny", "script/test runs it"),
     ("script/chaos --for 2m", "tests/suite/chaos.rs, for some seconds"),
