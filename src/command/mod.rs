@@ -75,6 +75,11 @@ enum Command {
     Archive(archive::Options),
 }
 
+/// The program's commands and options, for who describes them.
+pub fn options() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs the command of these arguments.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();

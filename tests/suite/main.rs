@@ -70,6 +70,7 @@ mod rebinding;
 mod rebuild;
 mod recordings;
 mod records;
+mod reference;
 mod renewal;
 mod replays;
 mod return_trips;

@@ -1,0 +1,78 @@
+//! The codes of errors, by the API's description.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::{header, row};
+
+/// Where and with which statuses a code is answered.
+#[derive(Default)]
+struct Code {
+    statuses: BTreeSet<String>,
+    operations: BTreeSet<String>,
+    resources: BTreeSet<String>,
+}
+
+/// The codes of an answer that is an error: `{"code": {"enum": […]}}` of its schema.
+fn codes_of(response: &Value) -> Vec<&str> {
+    let parts = response["content"]["application/problem+json"]["schema"]["allOf"].as_array();
+    let codes = parts
+        .into_iter()
+        .flatten()
+        .filter_map(|part| part["properties"]["code"]["enum"].as_array());
+    codes.flatten().filter_map(Value::as_str).collect()
+}
+
+/// The codes, how many requests there are, and how many of them have a body.
+fn all() -> (BTreeMap<String, Code>, usize, usize) {
+    let document = vitals::adapter::http::openapi::document();
+    let (mut codes, mut count, mut bodies) = (BTreeMap::<String, Code>::new(), 0, 0);
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        let resource = path.split('/').nth(1).unwrap_or_default();
+        for (method, operation) in item.as_object().expect("methods") {
+            count += 1;
+            bodies += usize::from(operation.get("requestBody").is_some());
+            for (status, response) in operation["responses"].as_object().expect("answers") {
+                for name in codes_of(response) {
+                    let code = codes.entry(name.to_owned()).or_default();
+                    code.statuses.insert(status.clone());
+                    code.operations.insert(format!("{method} {path}"));
+                    code.resources.insert(format!("`/{resource}`"));
+                }
+            }
+        }
+    }
+    (codes, count, bodies)
+}
+
+/// What the table that stands there says is to be done, by code.
+fn said(stands: &str) -> BTreeMap<String, String> {
+    let cells = stands.lines().filter_map(|line| {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [code, _, _, says] = cells[..] else { return None };
+        Some((code.trim_matches('`').to_owned(), says.to_owned()))
+    });
+    cells.collect()
+}
+
+/// The table, with what is said by hand in the one that stands there.
+pub fn table(stands: &str) -> String {
+    let (said, (codes, requests, bodies)) = (said(stands), all());
+    assert!(codes.len() > 50, "the codes were not found");
+    let mut text = header(&["code", "status", "of", "what it means, and what to do"]);
+    for (name, code) in codes {
+        let statuses: Vec<&str> = code.statuses.iter().map(String::as_str).collect();
+        let resources: Vec<&str> = code.resources.iter().map(String::as_str).collect();
+        let of = match code.operations.len() {
+            all if all == requests => "every request".to_owned(),
+            all if all == bodies => "every body".to_owned(),
+            _ => resources.join(", "),
+        };
+        let says = said.get(&name).map(String::as_str).unwrap_or_default();
+        let updating = std::env::var_os("UPDATE_DOCS").is_some();
+        assert!(updating || !says.is_empty(), "errors.md does not say what {name} means");
+        text.push_str(&row([&*format!("`{name}`"), &statuses.join(", "), &of, says]));
+    }
+    text
+}
