@@ -342,7 +342,7 @@ async fn start_pages(
 }
 
 /// Folds that nobody waits for have half of the cores at most, for what comes in meanwhile
-/// waits for them (measured: ARCHITECTURE, "Consumers"); and leave a connection to those that
+/// waits for them (decision 0009); and leave a connection to those that
 /// somebody waits for.
 fn folds_at_once() -> usize {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -18,11 +18,11 @@ use crate::event::Event;
 use crate::log::{AppendError, Held, Log};
 
 /// Readings after which no further request joins a transaction. Larger ones gain nothing
-/// and make others wait (measured: ARCHITECTURE, "The append").
+/// and make others wait (decision 0005).
 const READINGS_PER_COMMIT_MAX: usize = 1_000;
 
 /// The longest wait for a turn. Of small requests more transactions at once than there are
-/// cores only means that each has fewer of them (measured: ARCHITECTURE, "The append"). Large
+/// cores only means that each has fewer of them (decision 0005). Large
 /// ones wait for none.
 const TURN_WAIT: Duration = Duration::from_millis(10);
 

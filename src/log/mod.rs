@@ -49,7 +49,7 @@ use crate::clock::Clock;
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
 
 /// How many shards a new database gets, unless the operator says otherwise: as many as
-/// there are cores, within these bounds. Measured: ARCHITECTURE, "The append".
+/// there are cores, within these bounds. Measured (decision 0003).
 const SHARDS_DEFAULT: RangeInclusive<usize> = 2..=4;
 
 /// The most events of one append; readers rely on it to bound their windows. One

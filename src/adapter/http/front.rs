@@ -2,7 +2,7 @@
 //!
 //! The router copies and boxes every step on a request's way, once for each layer. Readings
 //! are most of what comes, so they go the same way without those steps: one reading costs a
-//! seventh less (measured: ARCHITECTURE, "The append"). Guarantees that the gate and the
+//! seventh less (decision 0006). Guarantees that the gate and the
 //! handler are the router's own, and that nothing but the bare path of readings comes by.
 
 use std::convert::Infallible;
