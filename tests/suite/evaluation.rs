@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::Value;
 use sqlx::PgPool;
-use vitals::consumer::{Consumer, register, step};
+use vitals::consumer::{Consumer, Step, register, step};
 use vitals::event::{Event, READING};
 use vitals::log::{Log, Window, read_window};
 use vitals::rules::backtest::{self, BacktestError, Lines, Progress, Question};
@@ -81,7 +81,15 @@ fn note(said: &mut Said, event: &Event) {
 
 async fn follow(pool: &PgPool, raise: &Arc<Raise>, log: &Log) {
     for shard in log.shards() {
-        while step(pool, &**raise, shard).await.unwrap() == vitals::consumer::Step::Behind {}
+        while step(pool, &**raise, shard).await.unwrap() == Step::Behind {}
+    }
+}
+
+/// Until there is nothing left, its own alerts included: the time at which these were recorded
+/// is the log's as well, and what is due by then (the end of a silence) is said.
+async fn follow_to_the_end(pool: &PgPool, raise: &Arc<Raise>, log: &Log) {
+    for shard in log.shards() {
+        while step(pool, &**raise, shard).await.unwrap() != Step::Idle {}
     }
 }
 
@@ -123,7 +131,7 @@ async fn live_against_replay(log: &Log, acts: &[Act], cuts: &[u8]) {
             _ => follow(log.pool(), &living, log).await,
         }
     }
-    follow(log.pool(), &living, log).await;
+    follow_to_the_end(log.pool(), &living, log).await;
 
     let (mut live, mut replayed) = (Said::new(), Said::new());
     for shard in log.shards() {

@@ -44,7 +44,7 @@ pub enum Act {
     /// Begins, or has another end.
     Silence {
         patient: u8,
-        seconds: u8,
+        milliseconds: u8,
     },
     Register {
         patient: u8,
@@ -75,8 +75,7 @@ pub fn act() -> impl Strategy<Value = Act> {
         3 => prop::collection::vec(reading, 2..6).prop_map(Act::Together),
         3 => (0..3_u8, 0..8_u8).prop_map(|(patient, nth)| Act::Retract { patient, nth }),
         1 => (0..3_u8).prop_map(|patient| Act::Clear { patient }),
-        // It outlasts the case: when a shorter one ends is a matter of this machine's clock.
-        1 => (0..3_u8, 200..250_u8).prop_map(|(patient, seconds)| Act::Silence { patient, seconds }),
+        1 => (0..3_u8, 0..90_u8).prop_map(|(patient, milliseconds)| Act::Silence { patient, milliseconds }),
         1 => (0..3_u8).prop_map(|patient| Act::Acknowledge { patient }),
         1 => (0..3_u8, 0..2_u8, 0..60_u8).prop_map(|(patient, ward, limit)| Act::Register { patient, ward, limit }),
         1 => (0..RULES.len() as u8, any::<bool>()).prop_map(|(rule, retired)| Act::Change { rule, retired }),
@@ -166,8 +165,8 @@ pub async fn events_of(log: &Log, act: &Act, versions: &mut [u32]) -> Vec<(i16, 
             };
             wrong.into_iter().map(|wrong| (shard(patient), event(wrong))).collect()
         }
-        Act::Silence { patient, seconds } => {
-            let until = now() + TimeDelta::seconds(i64::from(*seconds));
+        Act::Silence { patient, milliseconds } => {
+            let until = now() + TimeDelta::milliseconds(i64::from(*milliseconds));
             let id = Uuid::from_u128(u128::from(*patient));
             let data = json!({ "id": id, "patientId": name(patient), "by": "b", "reason": "r",
                                "from": now(), "until": until });
