@@ -2,9 +2,10 @@
 //!
 //! Guarantees that afterwards a rule remembers what folding the log without that reading
 //! gives, by the rule's own fold: thresholds, delays, counts, changes, scores and devices
-//! alike, under the versions and inhibitions of then, and with what people cleared. An alert
-//! that stands either way goes on under its id, and nobody is paged; one that would stand
-//! now and does not is raised, as of now, under an id of its own; one that would not is
+//! alike, under the versions and inhibitions of then, and with what people cleared. A version
+//! begins with the alert that stands, and remembers nothing else. An alert that stands either
+//! way goes on under its id, and nobody is paged; one that would stand now and does not is
+//! raised, as of now, under an id of its own, if its rule runs now; one that would not is
 //! cleared if it would be over by now, and else retracted. What would only have been an
 //! episode of the past is said to nobody.
 //!
@@ -54,7 +55,10 @@ impl Evaluator {
         let Recorded { recorded_at, event, .. } = correction;
         let tenant = book.of(&event.tenant).clone();
         let patient = self.patient(&event.tenant, &event.patient_id);
+        // What counts no more is neither taken over nor compared with what counts.
+        patient.keep_to_versions(&tenant.set);
         let mut anew = Anew::of(book, patient, correction, past)?;
+        anew.patient.keep_to_versions(&tenant.set);
         let who = Who { tenant: &tenant, event, held: false };
         for rule in tenant.set.rules() {
             let state = anew.patient.take_state(&rule.id);
@@ -191,6 +195,11 @@ impl Step<'_> {
         let live = std::mem::replace(state, fresh).active;
         state.active = match (live, state.active.take()) {
             (None, None) => None,
+            // People were paged, and would not have been.
+            (Some(live), Some(fresh)) if fresh.shadow && !live.shadow => {
+                self.end(&live, anew, at);
+                Some(self.raise_now(fresh, anew, at))
+            }
             (Some(live), Some(fresh)) => Some(self.goes_on(live, fresh, anew)),
             (None, Some(fresh)) if matches!(self.rule.mode, Mode::Active | Mode::Shadow) => {
                 Some(self.raise_now(fresh, anew, at))

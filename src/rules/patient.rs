@@ -12,8 +12,9 @@ use super::condition::numbers;
 use super::facts::Facts;
 use super::input::{Judged, Reading};
 use super::model::{Mode, Rule};
-use super::registry::Tenant;
+use super::registry::{RuleSet, Tenant};
 use super::state::State;
+use super::step::keep_to_version;
 use crate::vital::Vital;
 
 /// Vitals and devices of a patient whose newest reading is known while they are judged.
@@ -70,6 +71,16 @@ impl Patient {
     pub(super) fn take_state(&mut self, rule: &str) -> Option<State> {
         let slot = self.slots.iter_mut().find(|slot| *slot.rule == *rule)?;
         Some(std::mem::take(&mut slot.state))
+    }
+
+    /// What is not of the rules' versions is forgotten now, and not when they are asked next.
+    pub(super) fn keep_to_versions(&mut self, set: &RuleSet) {
+        for slot in &mut self.slots {
+            let Some(rule) = set.named(&slot.rule) else { continue };
+            let before = slot.state.clone();
+            keep_to_version(rule, &mut slot.state);
+            slot.changed |= slot.state != before;
+        }
     }
 
     /// An alert of this rule stands, and not on trial.

@@ -98,6 +98,7 @@ impl State {
         (self.pending, self.late) = (None, None);
         self.memory.clear();
         self.apart.clear();
+        self.version = 0;
     }
 }
 

@@ -37,7 +37,7 @@ pub fn step(
     said: &mut Vec<Transition>,
 ) {
     let mut step = Step { rule, context, said };
-    step.keep_to_version(state);
+    keep_to_version(rule, state);
     let apart = match input {
         Input::Reading(reading) if rule.per == Per::Device => Some(reading.device_id),
         _ => None,
@@ -66,19 +66,20 @@ pub(super) struct Step<'s> {
     pub said: &'s mut Vec<Transition>,
 }
 
-impl Step<'_> {
-    /// What was remembered for another version's condition is not this one's. The alert
-    /// that stands goes on, unless it was only tried.
-    fn keep_to_version(&self, state: &mut State) {
-        if state.version != self.rule.version && state.version != 0 {
-            state.forget();
-        }
-        let tried = state.active.as_ref().is_some_and(|active| active.shadow);
-        if tried && self.rule.mode != Mode::Shadow {
-            state.active = None;
-        }
+/// What was remembered for another version's condition is not this one's. The alert
+/// that stands goes on, unless it was only tried. It may be done late, and at any time: what
+/// is not this version's counts for nothing from the change on.
+pub(super) fn keep_to_version(rule: &Rule, state: &mut State) {
+    if state.version != rule.version && state.version != 0 {
+        state.forget();
     }
+    let tried = state.active.as_ref().is_some_and(|active| active.shadow);
+    if tried && rule.mode != Mode::Shadow {
+        state.active = None;
+    }
+}
 
+impl Step<'_> {
     fn may_raise(&self, at: DateTime<Utc>) -> bool {
         matches!(self.rule.mode, Mode::Active | Mode::Shadow)
             && !self.context.inhibited
