@@ -9,9 +9,10 @@
 //! cleared if it would be over by now, and else retracted. What would only have been an
 //! episode of the past is said to nobody.
 //!
-//! The fold begins where [`super::past`] begins to read. An alert that stands on a reading
-//! from before that, and devices heard of before that, are taken over as they are; an alert
-//! that was over before the correction comes back only on a reading that was read.
+//! The fold begins where [`super::past`] begins to read: there with the rules of now, but for
+//! those whose changes are read. An alert that stands on a reading from before that, and
+//! devices heard of before that, are taken over as they are; an alert that was over before the
+//! correction comes back only on a reading that was read.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -90,7 +91,11 @@ impl Anew {
         }
         events.retain(|recorded| !wrong.contains(&recorded.position));
         let (tenant, patient_id) = (&correction.event.tenant, &correction.event.patient_id);
-        let (mut book, mut evaluator) = (Arc::new(book.begun_anew()?), Evaluator::default());
+        let changes = events.iter().filter(|recorded| recorded.event.kind == RULE_CHANGED);
+        let changed = changes.map(|change| Ok(read::<RuleChanged>(&change.event)?.id().to_owned()));
+        let changed = changed.collect::<Result<_, EvaluateError>>()?;
+        let mut book = Arc::new(book.begun_anew(tenant, &changed)?);
+        let mut evaluator = Evaluator::default();
         let patient = evaluator.patient(tenant, patient_id);
         if !events.iter().any(|recorded| recorded.event.kind == PATIENT_REGISTERED) {
             patient.facts = live.facts.clone();

@@ -81,6 +81,13 @@ pub struct RuleChanged {
     pub version: u32,
 }
 
+impl RuleChanged {
+    /// The rule's id.
+    pub fn id(&self) -> &str {
+        self.rule.get("id").and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
 /// What of an answer to an alert moves a rule.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -7,7 +7,7 @@
 //! Guarantees that a set is complete and has no circle of inhibitions; a rule comes
 //! after those that hold or inhibit it. Does not read or write the log.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -196,10 +196,17 @@ impl Book {
         self
     }
 
-    /// As it was before any tenant had set anything, and nothing follows by time when nobody
-    /// answers: what has been said is not said again.
-    pub(super) fn begun_anew(&self) -> Result<Book, RuleError> {
-        let rules = self.fresh.set.rules().iter().map(|rule| Rule::clone(rule).without_repeats());
+    /// As it was before a tenant had changed these rules, and nothing follows by time when
+    /// nobody answers: what has been said is not said again.
+    pub(super) fn begun_anew(
+        &self,
+        tenant: &str,
+        changed: &HashSet<String>,
+    ) -> Result<Book, RuleError> {
+        let rules = self.of(tenant).set.rules().iter().filter_map(|rule| {
+            if changed.contains(&rule.id) { self.fresh.set.named(&rule.id) } else { Some(rule) }
+        });
+        let rules = rules.map(|rule| Rule::clone(rule).without_repeats());
         Ok(Book::with_rules(rules.collect())?.of_installation(self.fresh.installation))
     }
 

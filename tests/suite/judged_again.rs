@@ -311,3 +311,11 @@ fn what_was_only_tried_does_not_keep_a_page_for_a_wrong_reading_standing() {
         ],
     );
 }
+
+#[test]
+fn a_rule_whose_change_is_not_read_again_is_there_from_the_beginning() {
+    use Row::{Measured, Mode};
+    let rows = [Mode("active"), Measured(130.0), Measured(135.0)];
+    let is_no_change = |recorded: &Recorded| recorded.event.kind != RULE_CHANGED;
+    same(corrected_beside_changes(&rows, 2, is_no_change), &[("R0", "raised", 130.0)]);
+}
