@@ -265,6 +265,20 @@ pub enum Priority {
     Technical,
 }
 
+/// A text that is no priority.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{0}\" is no priority of an alert")]
+pub struct UnknownPriority(pub String);
+
+impl TryFrom<String> for Priority {
+    type Error = UnknownPriority;
+
+    fn try_from(name: String) -> Result<Priority, UnknownPriority> {
+        let all = [Priority::High, Priority::Medium, Priority::Low, Priority::Technical];
+        all.into_iter().find(|priority| priority.name() == name).ok_or(UnknownPriority(name))
+    }
+}
+
 impl Priority {
     /// As on the wire.
     pub fn name(self) -> &'static str {
@@ -298,6 +312,14 @@ impl Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_priority_reads_as_what_it_was_written_and_another_is_an_error() {
+        for priority in [Priority::High, Priority::Medium, Priority::Low, Priority::Technical] {
+            assert_eq!(Priority::try_from(priority.name().to_owned()), Ok(priority));
+        }
+        assert!(Priority::try_from("urgent".to_owned()).is_err());
+    }
 
     #[test]
     fn fhir_ids_are_told_from_others() {

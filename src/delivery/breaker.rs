@@ -14,6 +14,7 @@ use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::schedule::ALARM_S_MAX;
+use super::state::BreakerState;
 use crate::event::{ENDPOINT_REACHABLE, ENDPOINT_UNREACHABLE, Event, NO_PATIENT};
 use crate::log::{AppendError, Log, append};
 
@@ -42,8 +43,9 @@ pub enum BreakerError {
 pub struct Broken {
     /// Whose.
     pub endpoint_id: Uuid,
-    /// `open`, or `half_open` while a probe is under way.
-    pub state: String,
+    /// How it stands.
+    #[sqlx(try_from = "String")]
+    pub state: BreakerState,
     /// Since when its endpoint is not called as always.
     pub since: DateTime<Utc>,
     /// Until when nothing is sent.

@@ -7,7 +7,8 @@
 
 use std::time::Duration;
 
-use sqlx::{FromRow, PgPool};
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgPool, Row};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -37,13 +38,14 @@ pub struct Claimed {
     pub webhook_id: String,
     /// Its number at this endpoint.
     pub sequence: Option<i64>,
-    /// `alarm` or `record`.
-    pub class: String,
-    /// Of the alert, if it is about one.
-    pub priority: Option<String>,
+    /// How long, and how often, it is tried.
+    #[sqlx(try_from = "String", rename = "class")]
+    pub schedule: Schedule,
+    /// Whether it is about an alert of high priority.
+    pub is_high: bool,
     /// Whether later ones of the same alert wait for it.
     pub ordered: bool,
-    /// The number of this attempt, from 1; 0 where it was made and not claimed.
+    /// The number of this attempt, from 1.
     pub attempts: i32,
     /// Those before the delivery was replayed, which its schedule does not count.
     pub attempts_before: i32,
@@ -57,12 +59,23 @@ pub struct Claimed {
     pub version: i32,
 }
 
-impl Claimed {
-    /// How often it is tried.
-    pub fn schedule(&self) -> Schedule {
-        match self.class.as_str() {
-            "record" => Schedule::Record,
-            _ => Schedule::Alarm,
+/// What a fan-out made.
+#[derive(Debug)]
+pub enum Made {
+    /// Claimed by being made.
+    Claimed(Claimed),
+    /// For whoever claims it later.
+    Waits {
+        /// Where to.
+        endpoint_id: Uuid,
+    },
+}
+
+impl FromRow<'_, PgRow> for Made {
+    fn from_row(row: &PgRow) -> Result<Made, sqlx::Error> {
+        match row.try_get("attempts")? {
+            0_i32 => Ok(Made::Waits { endpoint_id: row.try_get("endpoint_id")? }),
+            _ => Ok(Made::Claimed(Claimed::from_row(row)?)),
         }
     }
 }
@@ -107,12 +120,13 @@ pub struct Room {
 }
 
 /// Claims what is due, as far as there is room; of endpoints that are to be probed, one.
+/// What cannot be read is said and holds up nothing else: its lease brings it back.
 pub async fn claim(
     pool: &PgPool,
     room: &Room,
     probes: &[Uuid],
 ) -> Result<Vec<Claimed>, sqlx::Error> {
-    sqlx::query_as(include_str!("claim.sql"))
+    let rows = sqlx::query(include_str!("claim.sql"))
         .bind(&room.endpoints)
         .bind(&room.each)
         .bind(room.others)
@@ -120,7 +134,15 @@ pub async fn claim(
         .bind(room.in_all)
         .bind(probes)
         .fetch_all(pool)
-        .await
+        .await?;
+    let read = |row: &PgRow| {
+        Claimed::from_row(row)
+            .inspect_err(
+                |error| tracing::error!(%error, "a delivery that was claimed is unreadable"),
+            )
+            .ok()
+    };
+    Ok(rows.iter().filter_map(read).collect())
 }
 
 /// Gives back what was not sent.

@@ -61,7 +61,7 @@ update delivery d
        due_at = clock_timestamp() + make_interval(secs => $4)
   from locked t
  where d.shard = t.shard and d.position = t.position and d.endpoint_id = t.endpoint_id
-returning d.shard, d.position, d.endpoint_id, d.id, d.tenant, d.webhook_id, d.sequence, d.class, d.priority,
-          d.ordered, d.attempts, d.attempts_before, d.body,
+returning d.shard, d.position, d.endpoint_id, d.id, d.tenant, d.webhook_id, d.sequence, d.class,
+          d.priority is not distinct from 'high' as is_high, d.ordered, d.attempts, d.attempts_before, d.body,
           (extract(epoch from clock_timestamp() - coalesce(d.replayed_at, d.created_at)))::float8 as age_seconds,
           t.probe, t.version

@@ -19,7 +19,7 @@ use super::claim::{Claimed, Room, Waiting, claim, release};
 use super::desk::{Desk, Slot};
 use super::endpoint;
 use super::line::Lines;
-use super::outcome::{Outcome, is_about_the_data, record};
+use super::outcome::{Fate, Outcome, is_about_the_data, record};
 use super::send::{Attempt, Sender};
 use crate::clock::Clock;
 use crate::log::{Log, Patience, answered, answered_soon};
@@ -143,9 +143,8 @@ impl Deliverer {
             count(&outcome);
             let claimed = &outcome.claimed;
             if !claimed.probe {
-                let high = claimed.priority.as_deref() == Some("high");
                 let asked = outcome.retry_after.unwrap_or_default().as_secs();
-                let at_once = high && asked > RETRY_AFTER_S_OPENS;
+                let at_once = claimed.is_high && asked > RETRY_AFTER_S_OPENS;
                 let (endpoint, delivered) = (claimed.endpoint_id, outcome.delivered());
                 outcome.opens = self.desk.ended(endpoint, delivered, at_once, Instant::now());
             }
@@ -223,7 +222,7 @@ impl Deliverer {
         } else if claimed.probe || outcome.opens {
             self.open(outcome).await;
         }
-        if outcome.name() == "dead" {
+        if outcome.fate() == Fate::Dead {
             tracing::error!(
                 delivery = %claimed.id, endpoint = %claimed.endpoint_id, attempts = claimed.attempts,
                 status = outcome.status, error = outcome.error, "a page was not delivered"
@@ -254,8 +253,8 @@ impl Deliverer {
 }
 
 fn count(outcome: &Outcome) {
-    let class = outcome.claimed.schedule().name();
-    let name = outcome.name();
+    let class = outcome.claimed.schedule.name();
+    let name = outcome.fate().name();
     metrics::counter!("vitals_webhook_attempts_total", "outcome" => name, "class" => class)
         .increment(1);
     metrics::histogram!("vitals_webhook_attempt_seconds", "class" => class)

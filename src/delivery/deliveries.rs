@@ -6,6 +6,8 @@ use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
+use super::state::DeliveryState;
+
 /// A delivery without its body.
 #[derive(Clone, Debug, FromRow)]
 pub struct Delivery {
@@ -17,8 +19,9 @@ pub struct Delivery {
     pub webhook_id: String,
     /// The event's name.
     pub event: String,
-    /// `pending`, `delivered` or `dead`.
-    pub state: String,
+    /// How it stands.
+    #[sqlx(try_from = "String")]
+    pub state: DeliveryState,
     /// Attempts made or under way.
     pub attempts: i32,
     /// When the fan-out made it.
@@ -59,7 +62,7 @@ pub async fn list(
     pool: &PgPool,
     tenant: &str,
     endpoint: Uuid,
-    state: Option<&str>,
+    state: Option<DeliveryState>,
     before: Option<(DateTime<Utc>, Uuid)>,
     limit: i64,
 ) -> Result<Vec<Delivery>, sqlx::Error> {
@@ -72,7 +75,7 @@ pub async fn list(
     )
     .bind(endpoint)
     .bind(tenant)
-    .bind(state)
+    .bind(state.map(DeliveryState::name))
     .bind(before_at)
     .bind(before_id)
     .bind(limit)

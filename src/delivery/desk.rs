@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 use uuid::Uuid;
 
-use super::claim::{Claimed, Room, Waiting};
+use super::claim::{Claimed, Made, Room, Waiting};
 
 /// Attempts under way to one endpoint at one time.
 pub const SLOTS_PER_ENDPOINT_MAX: usize = 16;
@@ -169,21 +169,22 @@ impl Desk {
         Room { endpoints, each, others, in_all: count(CLAIMED_AT_ONCE_MAX) }
     }
 
-    /// Takes what a fan-out made: claimed by being made, or only made (attempt 0).
-    pub fn made(&self, made: Vec<Claimed>) {
+    /// Takes what a fan-out made.
+    pub fn made(&self, made: Vec<Made>) {
         let mut book = self.book();
         let mut unclaimed = false;
         for delivery in made {
-            if delivery.attempts > 0 {
-                let lane = book.lanes.entry(delivery.endpoint_id);
-                let lane = lane.or_insert_with(|| Lane::new(&delivery.tenant));
-                lane.waiting.push_back(Waiting::new(delivery));
-            } else {
-                match book.lanes.get_mut(&delivery.endpoint_id) {
+            match delivery {
+                Made::Claimed(delivery) => {
+                    let lane = book.lanes.entry(delivery.endpoint_id);
+                    let lane = lane.or_insert_with(|| Lane::new(&delivery.tenant));
+                    lane.waiting.push_back(Waiting::new(delivery));
+                }
+                Made::Waits { endpoint_id } => match book.lanes.get_mut(&endpoint_id) {
                     // Looked for when something of it ends: a claim now would be in vain.
                     Some(lane) if lane.room() == 0 => lane.behind = true,
                     _ => unclaimed = true,
-                }
+                },
             }
         }
         drop(book);

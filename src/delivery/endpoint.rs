@@ -9,9 +9,10 @@ use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::breaker::fail_over;
-use super::key::Key;
+use super::key::{Key, Scheme};
 use super::line::{Certificate, Headers};
 use super::seal::Seal;
+use super::state::{EndpointState, words};
 use crate::event::{ENDPOINT_DISABLED, Event, NO_PATIENT};
 use crate::log::{AppendError, Log, append};
 
@@ -35,8 +36,9 @@ pub struct Endpoint {
     pub secrets_before: Vec<String>,
     /// Until when each of them does.
     pub secrets_before_until: Vec<DateTime<Utc>>,
-    /// See [`super::key::Scheme`].
-    pub signature: String,
+    /// How its deliveries are signed.
+    #[sqlx(try_from = "String")]
+    pub signature: Scheme,
     /// `whpk_…`, of ed25519.
     pub public_key: Option<String>,
     /// Headers of its own: a JSON object, sealed.
@@ -47,14 +49,16 @@ pub struct Endpoint {
     pub client_certificate: Option<String>,
     /// PEM, sealed.
     pub client_key: Option<String>,
-    /// See [`Payload`].
-    pub payload: String,
+    /// How much its deliveries tell.
+    #[sqlx(try_from = "String")]
+    pub payload: Payload,
     /// How often it is told that the way is alive.
     pub heartbeat_seconds: Option<i32>,
     /// For people.
     pub description: Option<String>,
-    /// `active`, `paused` (rows wait) or `disabled` (no rows).
-    pub state: String,
+    /// Whether it is delivered to.
+    #[sqlx(try_from = "String")]
+    pub state: EndpointState,
     /// Why it was disabled.
     pub reason: Option<String>,
     /// Gets the high alarms that another endpoint of the tenant cannot take.
@@ -67,27 +71,13 @@ pub struct Endpoint {
     pub version: i32,
 }
 
-/// How much a delivery tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Payload {
-    /// Everything about the alert.
-    Full,
-    /// That there is one, and links: no patient, no device, no value.
-    Thin,
-}
-
-impl Payload {
-    /// As on the wire.
-    pub fn name(self) -> &'static str {
-        match self {
-            Payload::Full => "full",
-            Payload::Thin => "thin",
-        }
-    }
-
-    /// Reads what [`Payload::name`] writes.
-    pub fn of(name: &str) -> Option<Payload> {
-        [Payload::Full, Payload::Thin].into_iter().find(|payload| payload.name() == name)
+words! {
+    /// How much a delivery tells.
+    Payload {
+        /// Everything about the alert.
+        Full = "full",
+        /// That there is one, and links: no patient, no device, no value.
+        Thin = "thin",
     }
 }
 
@@ -151,8 +141,8 @@ pub struct Change {
     pub events: Option<Vec<String>>,
     /// See [`Endpoint`].
     pub description: Option<String>,
-    /// `active` or `paused`.
-    pub state: Option<String>,
+    /// Active or paused; only the platform disables.
+    pub state: Option<EndpointState>,
     /// See [`Endpoint`]; all of them.
     pub headers: Option<Headers>,
     /// See [`Endpoint`]; `Some(None)` takes it away.
@@ -236,7 +226,7 @@ pub async fn change(
         .bind(&change.url)
         .bind(&change.events)
         .bind(&change.description)
-        .bind(&change.state)
+        .bind(change.state.map(EndpointState::name))
         .bind(headers.is_some())
         .bind(headers.and_then(Headers::to_json).map(|json| sealed("headers", &json)))
         .bind(headers.map(Headers::names))

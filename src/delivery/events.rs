@@ -11,6 +11,8 @@ use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
+use super::state::DeliveryState;
+
 /// One thing to be told.
 #[derive(Clone, Debug, FromRow)]
 pub struct Numbered {
@@ -20,8 +22,9 @@ pub struct Numbered {
     pub webhook_id: String,
     /// The event's name.
     pub event: String,
-    /// `pending`, `delivered` or `dead`.
-    pub state: String,
+    /// How it stands.
+    #[sqlx(try_from = "String")]
+    pub state: DeliveryState,
     /// When it was made.
     pub created_at: DateTime<Utc>,
     /// What is sent, to the letter.

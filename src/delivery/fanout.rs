@@ -14,7 +14,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::ack::AckLinks;
-use super::claim::{Claimed, LEASE_SECONDS};
+use super::claim::{LEASE_SECONDS, Made};
 use super::desk::Desk;
 use super::notice::notice;
 use super::schedule::Schedule;
@@ -218,7 +218,7 @@ fn pages(alert: &AlertData) -> bool {
 
 impl Consumer for Fanout {
     /// The rows that were made.
-    type Done = Vec<Claimed>;
+    type Done = Vec<Made>;
 
     fn name(&self) -> &str {
         "webhook-fanout"
@@ -240,7 +240,7 @@ impl Consumer for Fanout {
         &self,
         tx: &mut PgConnection,
         window: &Window,
-    ) -> Result<Vec<Claimed>, ConsumerError> {
+    ) -> Result<Vec<Made>, ConsumerError> {
         fn column<'a, T: 'a>(
             of: &'a [Happened<'_>],
             f: impl Fn(&'a Happened<'_>) -> T + 'a,
@@ -285,7 +285,7 @@ impl Consumer for Fanout {
         Ok(made)
     }
 
-    fn committed(&self, _window: &Window, made: Vec<Claimed>) {
+    fn committed(&self, _window: &Window, made: Vec<Made>) {
         if !made.is_empty() {
             self.desk.made(made);
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use sqlx::PgPool;
 
 use super::schedule::Schedule;
+use super::state::BreakerState;
 use crate::log::answered;
 
 /// How often.
@@ -33,7 +34,7 @@ async fn look_once(pool: &PgPool) -> Result<(), sqlx::Error> {
         .bind(COUNTED_PER_ENDPOINT_MAX)
         .fetch_all(pool)
         .await?;
-    for class in [Schedule::Alarm, Schedule::Record].map(Schedule::name) {
+    for class in Schedule::ALL.iter().map(|schedule| schedule.name()) {
         let found = due.iter().find(|(of, ..)| of == class);
         let (count, oldest) = found.map_or((0, 0.0), |(_, count, oldest)| (*count, *oldest));
         metrics::gauge!("vitals_webhook_due", "class" => class).set(count as f64);
@@ -44,7 +45,7 @@ async fn look_once(pool: &PgPool) -> Result<(), sqlx::Error> {
     )
     .fetch_all(pool)
     .await?;
-    for state in ["open", "half_open"] {
+    for state in BreakerState::ALL.iter().map(|state| state.name()) {
         let count = broken.iter().find(|(of, _)| of == state).map_or(0, |(_, count)| *count);
         metrics::gauge!("vitals_webhook_breakers", "state" => state).set(count as f64);
     }

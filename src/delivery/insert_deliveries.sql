@@ -84,8 +84,8 @@ with happened as (
      where d.shard = late.shard and d.position = late.position and d.endpoint_id = late.endpoint_id
        and d.state not in ('delivered', 'dead')
 )
-select m.shard, m.position, m.endpoint_id, m.id, m.tenant, m.webhook_id, m.sequence, m.class, m.priority,
-       m.ordered, m.attempts, 0 as attempts_before, 0::float8 as age_seconds, false as probe, e.version,
+select m.shard, m.position, m.endpoint_id, m.id, m.tenant, m.webhook_id, m.sequence, m.class,
+       m.priority is not distinct from 'high' as is_high, m.ordered, m.attempts, 0 as attempts_before, 0::float8 as age_seconds, false as probe, e.version,
        case when m.attempts > 0 then m.body else '' end as body
 from made m
 -- Row by row, by its key: joined with what was placed, a plan went through all of that for

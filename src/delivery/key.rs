@@ -14,6 +14,7 @@ use chrono::{DateTime, Utc};
 use ed25519_dalek::{Signer, SigningKey};
 
 use super::sign::{SECRET_PREFIX, Secret, SecretError};
+use super::state::words;
 
 /// Before the base64 of every private Ed25519 key.
 pub const PRIVATE_PREFIX: &str = "whsk_";
@@ -29,27 +30,13 @@ const SIGNATURE_PREFIX: &str = "v1a,";
 const SEED_BYTES: usize = 32;
 const PAIR_BYTES: usize = 64;
 
-/// How deliveries are signed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    /// HMAC-SHA256 with a secret that both sides have.
-    Hmac,
-    /// Ed25519: the receiver has the public key, and can forge nothing.
-    Ed25519,
-}
-
-impl Scheme {
-    /// As on the wire.
-    pub fn name(self) -> &'static str {
-        match self {
-            Scheme::Hmac => "hmac",
-            Scheme::Ed25519 => "ed25519",
-        }
-    }
-
-    /// Reads what [`Scheme::name`] writes.
-    pub fn of(name: &str) -> Option<Scheme> {
-        [Scheme::Hmac, Scheme::Ed25519].into_iter().find(|scheme| scheme.name() == name)
+words! {
+    /// How deliveries are signed.
+    Scheme {
+        /// HMAC-SHA256 with a secret that both sides have.
+        Hmac = "hmac",
+        /// Ed25519: the receiver has the public key, and can forge nothing.
+        Ed25519 = "ed25519",
     }
 }
 

@@ -30,6 +30,7 @@ pub mod seal;
 pub mod secrets;
 pub mod send;
 pub mod sign;
+pub mod state;
 pub mod strength;
 
 pub use desk::Desk;

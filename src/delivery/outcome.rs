@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 
 use super::claim::{Claimed, LEASE_SECONDS};
+use super::state::words;
 
 /// What an attempt led to.
 #[derive(Clone, Debug)]
@@ -27,6 +28,18 @@ pub(super) struct Outcome {
     pub jitter: f64,
     /// Whether its endpoint is to be held for broken now.
     pub opens: bool,
+}
+
+words! {
+    /// What becomes of a delivery after an attempt.
+    Fate {
+        /// The endpoint took it.
+        Delivered = "delivered",
+        /// It is tried again.
+        Retry = "retry",
+        /// It is given up, or ends with its endpoint.
+        Dead = "dead",
+    }
 }
 
 impl Outcome {
@@ -56,14 +69,15 @@ impl Outcome {
             return Some(Duration::from_secs_f64(LEASE_SECONDS));
         }
         let attempts = (self.claimed.attempts - self.claimed.attempts_before).unsigned_abs();
-        self.claimed.schedule().next(attempts, self.age, self.retry_after, self.jitter)
+        self.claimed.schedule.next(attempts, self.age, self.retry_after, self.jitter)
     }
 
-    pub fn name(&self) -> &'static str {
+    /// What becomes of its delivery.
+    pub fn fate(&self) -> Fate {
         match (self.delivered(), self.gone(), self.retry_in()) {
-            (true, ..) => "delivered",
-            (false, false, Some(_)) => "retry",
-            (false, true, _) | (false, _, None) => "dead",
+            (true, ..) => Fate::Delivered,
+            (false, false, Some(_)) => Fate::Retry,
+            (false, true, _) | (false, _, None) => Fate::Dead,
         }
     }
 
@@ -78,7 +92,7 @@ impl Outcome {
 
     /// Why the delivery is dead, if it is.
     fn reason(&self) -> Option<String> {
-        (self.name() == "dead")
+        (self.fate() == Fate::Dead)
             .then(|| format!("given up after {} attempts: {}", self.claimed.attempts, self.what()))
     }
 }

@@ -9,6 +9,8 @@ use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use uuid::Uuid;
 
+use super::state::DeliveryState;
+
 /// The most deliveries of one request: they go out before what comes after them.
 pub const REPLAY_MAX: i64 = 10_000;
 
@@ -19,8 +21,8 @@ pub struct Range {
     pub from: DateTime<Utc>,
     /// Made before this time.
     pub to: DateTime<Utc>,
-    /// `delivered` or `dead`; both when left out. What is pending is on its way already.
-    pub state: Option<String>,
+    /// Delivered or dead; both when left out. What is pending is on its way already.
+    pub state: Option<DeliveryState>,
     /// The event's name.
     pub event: Option<String>,
 }
@@ -53,7 +55,7 @@ pub async fn range(
         .bind(endpoint)
         .bind(range.from)
         .bind(range.to)
-        .bind(&range.state)
+        .bind(range.state.map(DeliveryState::name))
         .bind(&range.event)
         .bind(REPLAY_MAX)
         .fetch_one(pool)

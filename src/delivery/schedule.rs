@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 
+use super::state::words;
+
 /// The seconds before the first attempts of an alarm.
 pub const ALARM_S: [u64; 7] = [0, 1, 2, 5, 10, 20, 30];
 /// The seconds before every later attempt of an alarm.
@@ -33,24 +35,17 @@ pub const ALARM_MS_MIN: u64 = 100;
 /// The part of a record's delay that jitter takes off or adds at most.
 pub const JITTER_PART: f64 = 0.2;
 
-/// How long, and how often, a delivery is tried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Schedule {
-    /// Somebody has to come now: often, and soon over.
-    Alarm,
-    /// Something has to be known in the end: rarely, for days.
-    Record,
+words! {
+    /// How long, and how often, a delivery is tried.
+    Schedule {
+        /// Somebody has to come now: often, and soon over.
+        Alarm = "alarm",
+        /// Something has to be known in the end: rarely, for days.
+        Record = "record",
+    }
 }
 
 impl Schedule {
-    /// As stored, and as metrics say it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Schedule::Alarm => "alarm",
-            Schedule::Record => "record",
-        }
-    }
-
     /// How long to wait before the next attempt; `None` means that the delivery is dead.
     ///
     /// `attempts_made` counts those that failed, `age` is the time since the delivery

@@ -113,6 +113,10 @@ pub(super) enum Unsent {
 impl From<LineError> for Unsent {
     fn from(error: LineError) -> Unsent {
         match error {
+            // A row that cannot be read is like a secret that cannot be opened.
+            LineError::Database(sqlx::Error::ColumnDecode { .. }) => {
+                Unsent::Theirs(error.to_string())
+            }
             LineError::Database(_) => Unsent::Ours(error.to_string()),
             _ => Unsent::Theirs(error.to_string()),
         }

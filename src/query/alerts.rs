@@ -9,12 +9,63 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{Part, fresh};
-use crate::event::{ALERT_ACKNOWLEDGED, ALERT_CLEAR_REQUESTED, Event};
+use crate::event::{ALERT_ACKNOWLEDGED, ALERT_CLEAR_REQUESTED, Event, Priority};
 use crate::log::{AppendError, Log};
 use crate::vital::Vital;
 
 /// What is told of one alert, at most.
 const SAID_MAX: i64 = 200;
+
+/// How an alert stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Somebody should come.
+    Active,
+    /// Its rule is on trial no longer, and it stood when that ended.
+    Ended,
+    /// A reading, or a person, has cleared it.
+    Cleared,
+    /// Its reading came too late to page anybody.
+    Missed,
+    /// Its reading was corrected.
+    Retracted,
+}
+
+impl Standing {
+    /// All of them.
+    pub const ALL: [Standing; 5] = [
+        Standing::Active,
+        Standing::Ended,
+        Standing::Cleared,
+        Standing::Missed,
+        Standing::Retracted,
+    ];
+
+    /// As it is stored and told.
+    pub fn name(self) -> &'static str {
+        match self {
+            Standing::Active => "active",
+            Standing::Ended => "ended",
+            Standing::Cleared => "cleared",
+            Standing::Missed => "missed",
+            Standing::Retracted => "retracted",
+        }
+    }
+}
+
+/// A state in the table that this version does not know.
+#[derive(Debug, thiserror::Error)]
+#[error("\"{0}\" is no state of an alert that this version knows")]
+pub struct UnknownStanding(String);
+
+impl TryFrom<String> for Standing {
+    type Error = UnknownStanding;
+
+    fn try_from(name: String) -> Result<Standing, UnknownStanding> {
+        let known = Standing::ALL.into_iter().find(|standing| standing.name() == name);
+        known.ok_or(UnknownStanding(name))
+    }
+}
 
 /// An alert and what became of it.
 #[derive(Clone, Debug, PartialEq, FromRow)]
@@ -23,12 +74,14 @@ pub struct Alert {
     pub id: Uuid,
     /// Whose.
     pub patient_id: String,
-    /// `active`, `cleared`, `missed` or `retracted`.
-    pub state: String,
+    /// How it stands.
+    #[sqlx(try_from = "String")]
+    pub state: Standing,
     /// The rule's event name.
     pub event: String,
     /// IEC 60601-1-8.
-    pub priority: String,
+    #[sqlx(try_from = "String")]
+    pub priority: Priority,
     /// The rule.
     pub rule: String,
     /// Its version.
@@ -57,8 +110,8 @@ pub struct Alert {
 /// Which alerts are wanted.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// `active`, `cleared`, `missed`, `retracted`; all when left out.
-    pub state: Option<String>,
+    /// Those that stand so; all when left out.
+    pub state: Option<Standing>,
     /// One patient's.
     pub patient_id: Option<String>,
     /// Only those after this place in the list.
@@ -90,7 +143,7 @@ pub async fn list(
     .bind(shards)
     .bind(tenant)
     .bind(&filter.patient_id)
-    .bind(&filter.state)
+    .bind(filter.state.map(Standing::name))
     .bind(after_since)
     .bind(after_id)
     .bind(filter.limit)

@@ -6,7 +6,7 @@
 use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::FromRow;
 
-use super::alerts::{Alert, Filter};
+use super::alerts::{Alert, Filter, Standing};
 use super::{Part, fresh};
 use crate::log::Log;
 
@@ -28,7 +28,7 @@ pub async fn alerts(
         .bind(shards)
         .bind(tenant)
         .bind(&filter.patient_id)
-        .bind(&filter.state)
+        .bind(filter.state.map(Standing::name))
         .bind(after_since)
         .bind(after_id)
         .bind(filter.limit)

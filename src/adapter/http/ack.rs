@@ -26,7 +26,7 @@ use super::patients::Questions;
 use super::problem::{Problem, Told};
 use super::wire;
 use crate::delivery::ack::Shown;
-use crate::query::alerts::{self, Alert, Answer, Via};
+use crate::query::alerts::{self, Alert, Answer, Standing, Via};
 use crate::query::records;
 
 /// The longest name and note of an acknowledgement.
@@ -116,7 +116,7 @@ pub async fn clear(
     caller.may("alerts:ack")?;
     let answer = by_token(&words, &caller)?;
     let alert = find(&questions, &caller, id).await?;
-    if alert.state == "active" {
+    if alert.state == Standing::Active {
         let (log, now): (_, DateTime<Utc>) = (&questions.log, questions.clock.now());
         alerts::request_clear(log, &caller.tenant, &alert, &answer, now).await?;
     }

@@ -14,7 +14,7 @@ use super::problem::Problem;
 use super::{shadow, wire};
 use crate::clock::rfc3339;
 use crate::event::{ID_RULE, is_fhir_id, number};
-use crate::query::alerts::{self, Alert, Filter};
+use crate::query::alerts::{self, Alert, Filter, Standing};
 
 /// Alerts of a page, unless the caller says otherwise, and at most.
 const LIMIT_DEFAULT: i64 = 100;
@@ -31,11 +31,9 @@ enum OfMode {
 
 impl OfMode {
     /// How such an alert can stand.
-    fn states(self) -> &'static [&'static str] {
-        match self {
-            OfMode::Active => &["active", "cleared", "missed", "retracted"],
-            OfMode::Shadow => &["active", "ended", "cleared", "missed", "retracted"],
-        }
+    fn states(self) -> impl Iterator<Item = Standing> {
+        let all = Standing::ALL.into_iter();
+        all.filter(move |state| self == OfMode::Shadow || *state != Standing::Ended)
     }
 }
 
@@ -58,11 +56,14 @@ pub async fn list(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     caller.may("alerts:read")?;
-    let states = params.mode.states();
-    if params.state.as_deref().is_some_and(|state| !states.contains(&state)) {
-        let detail = format!("state is one of {}", states.join(", "));
-        return Err(Problem::unreadable("invalid_state", detail));
-    }
+    let state = params.state.as_deref().map(|name| {
+        params.mode.states().find(|state| state.name() == name).ok_or_else(|| {
+            let states: Vec<&str> = params.mode.states().map(Standing::name).collect();
+            let detail = format!("state is one of {}", states.join(", "));
+            Problem::unreadable("invalid_state", detail)
+        })
+    });
+    let state = state.transpose()?;
     if let Some(patient_id) = &params.patient_id {
         if !is_fhir_id(patient_id) {
             let detail = format!("patientId {ID_RULE}");
@@ -75,7 +76,7 @@ pub async fn list(
     let after: Option<(i64, Uuid)> = params.cursor.as_deref().map(cursor).transpose()?;
     let after = after.map(|(micros, id)| wire::time(micros).map(|at| (at, id))).transpose()?;
     let filter = Filter {
-        state: params.state.clone(),
+        state,
         patient_id: params.patient_id.clone().or_else(|| caller.patient.clone()),
         after,
         limit,

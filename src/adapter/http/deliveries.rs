@@ -21,6 +21,7 @@ use crate::clock::rfc3339;
 use crate::delivery::deliveries::{self, Attempt, Delivery};
 use crate::delivery::endpoint;
 use crate::delivery::replay::{self, REPLAY_MAX, Range, Replayed};
+use crate::delivery::state::{DeliveryState, EndpointState};
 
 /// Deliveries of a page, unless the caller says otherwise, and at most.
 const LIMIT_DEFAULT: i64 = 100;
@@ -42,11 +43,11 @@ pub async fn list(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     caller.may_administer(SCOPE)?;
-    let state = params.state.as_deref();
-    if state.is_some_and(|state| !["pending", "delivered", "dead"].contains(&state)) {
-        let detail = "state is one of pending, delivered, dead";
-        return Err(Problem::unreadable("invalid_state", detail));
-    }
+    let state = params.state.as_deref().map(|state| {
+        let unknown = "state is one of pending, delivered, dead";
+        DeliveryState::of(state).ok_or_else(|| Problem::unreadable("invalid_state", unknown))
+    });
+    let state = state.transpose()?;
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
     let (log, link) = (&registry.log, format!("/api/v1/webhooks/{id}/deliveries"));
     let cursor = |cursor| wire::place(log, cursor, &link);
@@ -60,7 +61,7 @@ pub async fn list(
     let next = (rows.len() as i64 == limit).then(|| rows.last()).flatten();
     let place = |last: &Delivery| (last.created_at.timestamp_micros(), last.id);
     let next = next.map(|last| wire::cursor(log, &place(last)));
-    let query = state.map(|state| format!("state={state}")).unwrap_or_default();
+    let query = state.map(|state| format!("state={}", state.name())).unwrap_or_default();
     let body = wire::list(rows.iter().map(shown_delivery).collect(), next, &link, &query);
     Ok(wire::tagged(&headers, &body.clone(), body))
 }
@@ -121,12 +122,14 @@ pub async fn replay_range(
         let detail = "\"from\" has to lie before \"to\"";
         return Err(Problem::invalid("invalid_range", "/from", detail));
     }
-    if again.state.as_deref().is_some_and(|state| !["delivered", "dead"].contains(&state)) {
-        let detail = "state is delivered or dead: what is pending is on its way already";
-        return Err(Problem::invalid("invalid_state", "/state", detail));
-    }
+    let state = again.state.as_deref().map(|state| {
+        let other = "state is delivered or dead: what is pending is on its way already";
+        let finished = DeliveryState::of(state).filter(|state| *state != DeliveryState::Pending);
+        finished.ok_or_else(|| Problem::invalid("invalid_state", "/state", other))
+    });
+    let state = state.transpose()?;
     must_deliver(&registry, &caller, id).await?;
-    let range = Range { from: again.from.0, to, state: again.state, event: again.event };
+    let range = Range { from: again.from.0, to, state, event: again.event };
     match replay::range(registry.log.pool(), &caller.tenant, id, &range).await? {
         Replayed::Due(count) => {
             let body = json!({ "replayed": count, "from": rfc3339(range.from), "to": rfc3339(to) });
@@ -145,27 +148,27 @@ pub async fn replay_range(
 /// 404 without the endpoint, 409 if it is disabled: what is due would wait unseen.
 async fn must_deliver(registry: &Registry, caller: &Caller, id: Uuid) -> Result<(), Problem> {
     let found = endpoint::get(registry.log.pool(), &caller.tenant, id).await?;
-    match &*found.ok_or_else(no_endpoint)?.state {
-        "disabled" => {
+    match found.ok_or_else(no_endpoint)?.state {
+        EndpointState::Disabled => {
             let detail = "the webhook is disabled: make it active first (PATCH its state)";
             Err(Problem::new(StatusCode::CONFLICT, "webhook_disabled", detail))
         }
-        _ => Ok(()),
+        EndpointState::Active | EndpointState::Paused => Ok(()),
     }
 }
 
 fn shown_delivery(delivery: &Delivery) -> Value {
     let pending_until: Option<DateTime<Utc>> =
-        (delivery.state == "pending").then_some(delivery.due_at);
+        (delivery.state == DeliveryState::Pending).then_some(delivery.due_at);
     json!({
         "id": delivery.id,
         "endpointId": delivery.endpoint_id,
         "webhookId": delivery.webhook_id,
         "event": delivery.event,
         "sequence": delivery.sequence,
-        "state": delivery.state,
+        "state": delivery.state.name(),
         // Of one that is replayed, the reason is of the time before.
-        "reason": delivery.reason.as_ref().filter(|_| delivery.state == "dead"),
+        "reason": delivery.reason.as_ref().filter(|_| delivery.state == DeliveryState::Dead),
         "attempts": delivery.attempts,
         "createdAt": rfc3339(delivery.created_at),
         "finishedAt": delivery.finished_at.map(rfc3339),

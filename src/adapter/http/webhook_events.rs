@@ -80,7 +80,7 @@ fn shown(numbered: &Numbered) -> Value {
         "sequence": numbered.sequence,
         "webhookId": numbered.webhook_id,
         "event": numbered.event,
-        "state": numbered.state,
+        "state": numbered.state.name(),
         "createdAt": rfc3339(numbered.created_at),
         "body": body,
     })

@@ -155,9 +155,7 @@ pub async fn change(
         options::check_events(events, &own, patch.fallback == Some(true))?;
     }
     options::check_description(patch.description.as_deref())?;
-    if patch.state.as_deref().is_some_and(|state| !["active", "paused"].contains(&state)) {
-        return Err(Problem::invalid("invalid_state", "/state", "state is active or paused"));
-    }
+    let state = patch.state.as_deref().map(options::state).transpose()?;
     let certificate = match (patch.client_certificate, patch.client_key) {
         (None, None) => None,
         (certificate, key) => Some(options::certificate(certificate.flatten(), key.flatten())?),
@@ -170,7 +168,7 @@ pub async fn change(
         url: patch.url,
         events: patch.events,
         description: patch.description,
-        state: patch.state,
+        state,
         certificate,
         fallback: patch.fallback,
         ordered: patch.ordered,
@@ -219,7 +217,8 @@ pub async fn rotate(
     caller.may_administer(SCOPE)?;
     let (pool, seal) = (registry.log.pool(), registry.lines.seal());
     let now = endpoint::get(pool, &caller.tenant, id).await?.ok_or_else(no_endpoint)?;
-    let scheme = options::scheme(Some(rotation.signature.as_deref().unwrap_or(&now.signature)))?;
+    let scheme = rotation.signature.as_deref().unwrap_or(now.signature.name());
+    let scheme = options::scheme(Some(scheme))?;
     let key = options::key(scheme, rotation.secret.as_deref())?;
     let rotated =
         secrets::rotate(pool, seal, &caller.tenant, id, &key, registry.clock.now()).await?;
@@ -257,7 +256,7 @@ fn shown(endpoint: &Endpoint, broken: &[Broken]) -> Value {
     let breaker = broken.iter().find(|breaker| breaker.endpoint_id == endpoint.id);
     let breaker = breaker.map(|breaker| {
         json!({
-            "state": breaker.state,
+            "state": breaker.state.name(),
             "since": rfc3339(breaker.since),
             "until": rfc3339(breaker.until),
             "reason": breaker.reason,
@@ -269,14 +268,14 @@ fn shown(endpoint: &Endpoint, broken: &[Broken]) -> Value {
         "url": endpoint.url,
         "events": endpoint.events,
         "description": endpoint.description,
-        "state": endpoint.state,
+        "state": endpoint.state.name(),
         "reason": endpoint.reason,
         "breaker": breaker,
-        "signature": endpoint.signature,
+        "signature": endpoint.signature.name(),
         "publicKey": endpoint.public_key,
         "headerNames": endpoint.header_names,
         "clientCertificate": endpoint.client_certificate.as_deref().map(certificates_only),
-        "payload": endpoint.payload,
+        "payload": endpoint.payload.name(),
         "heartbeat": endpoint.heartbeat_seconds.map(|seconds| format!("{seconds}s")),
         "fallback": endpoint.fallback,
         "ordered": endpoint.ordered,

@@ -1,6 +1,7 @@
 //! Who gets a slot, and when an endpoint counts as broken.
 
 use super::*;
+use crate::delivery::schedule::Schedule;
 
 fn delivery(tenant: &str, endpoint: Uuid, sequence: i64) -> Claimed {
     Claimed {
@@ -11,8 +12,8 @@ fn delivery(tenant: &str, endpoint: Uuid, sequence: i64) -> Claimed {
         tenant: tenant.into(),
         webhook_id: String::new(),
         sequence: Some(sequence),
-        class: "alarm".into(),
-        priority: None,
+        schedule: Schedule::Alarm,
+        is_high: false,
         ordered: false,
         attempts: 1,
         age_seconds: 0.0,
@@ -25,7 +26,7 @@ fn delivery(tenant: &str, endpoint: Uuid, sequence: i64) -> Claimed {
 
 fn lane(desk: &Desk, tenant: &str, count: i64) -> Uuid {
     let endpoint = Uuid::new_v4();
-    desk.made((1..=count).map(|n| delivery(tenant, endpoint, n)).collect());
+    desk.made((1..=count).map(|n| Made::Claimed(delivery(tenant, endpoint, n))).collect());
     endpoint
 }
 
@@ -55,13 +56,12 @@ fn an_endpoint_has_its_slots_and_no_more_and_goes_on_in_them() {
 fn what_a_full_lane_has_no_room_for_is_looked_for_when_something_of_it_ends() {
     use futures_util::FutureExt;
     let desk = Desk::default();
-    let unclaimed = |endpoint| Claimed { attempts: 0, ..delivery("t", endpoint, 1_000) };
     let endpoint = lane(&desk, "t", QUEUED_PER_ENDPOINT_MAX as i64);
-    desk.made(vec![unclaimed(endpoint)]);
+    desk.made(vec![Made::Waits { endpoint_id: endpoint }]);
     assert!(desk.told_to_look().now_or_never().is_none(), "it would be claimed in vain");
     drop(desk.start());
     assert!(desk.told_to_look().now_or_never().is_some());
-    desk.made(vec![unclaimed(Uuid::new_v4())]);
+    desk.made(vec![Made::Waits { endpoint_id: Uuid::new_v4() }]);
     assert!(desk.told_to_look().now_or_never().is_some(), "there is room for another's");
 }
 

@@ -20,7 +20,7 @@ use super::super::problem::Told;
 use super::super::wire;
 use super::BY_CHARS_MAX;
 use crate::event::number;
-use crate::query::alerts::Alert;
+use crate::query::alerts::{Alert, Standing};
 
 /// Inside the page, so that it works behind any path of a proxy.
 const STYLE: &str = include_str!("../../../../web/ack.css");
@@ -63,7 +63,7 @@ pub fn alert(alert: &Alert, bed: Option<&Bed>, now: DateTime<Utc>) -> String {
     let shown = wire::alert(alert);
     let mut main = format!(
         "<p class=\"priority {priority}\">{priority} priority</p>\n<h1>{event}</h1>\n",
-        priority = escaped(&alert.priority),
+        priority = alert.priority.name(),
         event = escaped(&in_words(&alert.event)),
     );
     if let Some(bed) = bed {
@@ -92,14 +92,14 @@ pub fn alert(alert: &Alert, bed: Option<&Bed>, now: DateTime<Utc>) -> String {
 
 /// What is to be done about it, or was.
 fn standing(alert: &Alert, acknowledged: &Value, now: DateTime<Utc>) -> String {
-    let over = match &*alert.state {
-        "cleared" => {
+    let over = match alert.state {
+        Standing::Cleared => {
             let at = alert.cleared_since.map(|at| format!(": cleared {}", moment(at, now)));
             Some(format!("It is over{}.", at.unwrap_or_default()))
         }
-        "retracted" => Some("It was taken back: its reading was corrected.".to_owned()),
-        "missed" => Some("Its reading came too late to page anybody.".to_owned()),
-        _ => None,
+        Standing::Retracted => Some("It was taken back: its reading was corrected.".to_owned()),
+        Standing::Missed => Some("Its reading came too late to page anybody.".to_owned()),
+        Standing::Active | Standing::Ended => None,
     };
     let over = over.map(|over| format!("<p class=\"over\">{over}</p>\n")).unwrap_or_default();
     if acknowledged.is_object() {

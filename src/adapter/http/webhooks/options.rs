@@ -11,6 +11,7 @@ use crate::delivery::heartbeat::{PACE_SECONDS_MAX, PACE_SECONDS_MIN};
 use crate::delivery::key::{Key, Scheme};
 use crate::delivery::line::{Certificate, Headers, HeadersError};
 use crate::delivery::pem;
+use crate::delivery::state::EndpointState;
 use crate::event::{
     ALERT_CORRECTED, ALERT_MISSED, ALERT_RETRACTED, ENDPOINT_DISABLED, ENDPOINT_REACHABLE,
     ENDPOINT_UNREACHABLE,
@@ -75,6 +76,12 @@ pub fn check_description(description: Option<&str>) -> Result<(), Problem> {
         return Err(Problem::invalid("invalid_description", "/description", detail));
     }
     Ok(())
+}
+
+/// What an endpoint's owner may make of its state.
+pub fn state(name: &str) -> Result<EndpointState, Problem> {
+    let own = EndpointState::of(name).filter(|state| *state != EndpointState::Disabled);
+    own.ok_or_else(|| Problem::invalid("invalid_state", "/state", "state is active or paused"))
 }
 
 /// How deliveries are signed: HMAC unless asked otherwise.
