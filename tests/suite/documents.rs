@@ -13,7 +13,9 @@ mod shell;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use self::pages::{Block, blocks, paths, read};
+use regex_lite::Regex;
+
+use self::pages::{Block, blocks, normalised, paths, read};
 use self::shell::Shell;
 use crate::support::data;
 use crate::support::postgres::Database;
@@ -32,7 +34,7 @@ const ELSEWHERE: [(&str, &str); 15] = [
     ("script/outside webhooks", "script/test runs it"),
     ("script/deny", "script/test runs it"),
     ("script/chaos --for 2m", "tests/suite/chaos.rs, for some seconds"),
-    ("script/demo --for 60s", "is a minute for people to watch"),
+    ("script/demo --for 60s", "the demo runs below, for ten seconds"),
     ("cargo bench --bench ingest", "is measured and not tested"),
     ("cargo bench --bench journey", "is measured and not tested"),
     ("cargo bench --bench webhooks", "is measured and not tested"),
@@ -100,6 +102,22 @@ async fn holds_in(mut shell: Shell, path: &str) {
 #[tokio::test]
 async fn the_readme_does_what_it_says() {
     holds(README).await;
+}
+
+/// Other numbers each time, and only some of the lines that say how far it is.
+#[tokio::test]
+async fn the_demo_says_what_the_readme_shows() {
+    let blocks = blocks(README, &read(README));
+    let demo = blocks.iter().position(|block| block.text.starts_with("script/demo"));
+    let shown = &blocks[demo.expect("the demo") + 1];
+    let numbers = Regex::new(r"\d+(\.\d+)?").expect("a pattern");
+    let of_progress = |line: &str| line.contains("readings acknowledged, ");
+    let mut lines = normalised(&shown.text);
+    lines.retain(|line| !of_progress(line));
+    let shape = numbers.replace_all(&lines.join("\n"), "…").into_owned();
+    let mut shell = Shell::start().await;
+    shell.run(&shown.place, "vitals demo --for 10s\n", Some(&shape)).await;
+    shell.end().await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{header, read, row};
 
 /// The last words of names that are limits: house rule 6.
-const LAST_WORDS: [&str; 16] = [
+const LAST_WORDS: [&str; 21] = [
     "MAX",
     "MIN",
     "MS",
@@ -15,13 +15,18 @@ const LAST_WORDS: [&str; 16] = [
     "DAYS",
     "WAIT",
     "DEFAULT",
-    "AWAY",
-    "DRAIN",
     "MINUTE",
     "PERCENT",
     "GUARANTEED",
     "FREE",
     "AHEAD",
+    "PART",
+    "OPEN",
+    "CHECK",
+    "CHUNK",
+    "PAGE",
+    "GROUP",
+    "HELD",
 ];
 /// What is no limit of the platform.
 const LEFT_OUT: [&str; 2] = ["demo/", "vital.rs"];
@@ -54,12 +59,13 @@ fn constant(line: &str) -> Option<(&str, &str)> {
         .map_or(line, |after| after.trim_start_matches(|c| c != ' ').trim_start());
     let (name, typed) = after.strip_prefix("const ")?.split_once(": ")?;
     let (kind, value) = typed.split_once(" =")?;
-    let numeric = kind.starts_with(['u', 'i', 'f'])
-        || ["Duration", "TimeDelta", "NonZero", "RangeInclusive", "[u64"]
-            .iter()
-            .any(|begin| kind.starts_with(begin));
+    // A range has bounds, whatever it is called.
+    let is_range = kind.contains("RangeInclusive");
+    let is_number = kind.starts_with(['u', 'i', 'f'])
+        || ["Duration", "TimeDelta", "NonZero", "[u64"].iter().any(|of| kind.starts_with(of));
     let last = name.rsplit('_').next()?;
-    (numeric && LAST_WORDS.contains(&last)).then_some((name, value.trim()))
+    let is_limit = is_range || is_number && LAST_WORDS.contains(&last);
+    is_limit.then_some((name, value.trim()))
 }
 
 /// The first sentence of a comment.
