@@ -13,6 +13,7 @@ pub mod telemetry;
 pub mod event;
 pub mod vital;
 
+pub mod auth;
 pub mod log;
 
 pub mod consumer;
@@ -20,6 +21,8 @@ pub mod jobs;
 pub mod projection;
 
 pub mod archive;
+
+pub mod limits;
 
 pub mod delivery;
 pub mod intake;

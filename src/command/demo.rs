@@ -17,7 +17,7 @@ use super::Error;
 use super::database::Database;
 use super::secret;
 use super::serve::{Server, patient};
-use crate::adapter::http::auth::{AUDIENCE, Claims, Keys, SCOPES};
+use crate::auth::{AUDIENCE, Claims, Keys, SCOPES};
 use crate::clock::Clock;
 use crate::config::{Common, Serving, duration};
 use crate::delivery::guard::Allow;

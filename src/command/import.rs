@@ -25,12 +25,13 @@ use self::files::{Chunk, Files, ROWS_PER_CHUNK};
 use super::Error;
 use super::database::Database;
 use super::progress::Progress;
+use crate::auth::Caller;
 use crate::clock::{Clock, truncate_to_micros};
 use crate::config::{Buckets, Common};
-use crate::event::{Event, ID_RULE, READING_RETRACTED, is_fhir_id};
+use crate::event::{ID_RULE, READING_RETRACTED, is_fhir_id};
 use crate::intake::file::{FileError, FileReading, FileRetraction, Format, Recording, Wearer};
-use crate::intake::{Draft, Ingest, Narrowing, accept};
-use crate::log::{AppendError, Archived, Log};
+use crate::intake::{Draft, Intake, NotTaken, Outcome, Patience, Why, Writers};
+use crate::log::{AppendError, Log};
 use crate::query::corrections::{RetractError, Retraction, retract};
 use crate::tasks::Tasks;
 
@@ -133,10 +134,10 @@ pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
     let imported = async {
         let log = database.log(common, database.pool(8)).await?;
         let tasks = Tasks::default();
-        let ingest = Ingest::start(&log, &tasks);
+        let intake = Intake::new(Writers::start(&log, &tasks), None, Clock::system());
         let counts = match options.speed {
-            Speed::Max => history(files, &tenant, &log, ingest).await?,
-            Speed::Times(times) => live(files, &tenant, &log, ingest, times).await?,
+            Speed::Max => history(files, &tenant, &log, intake).await?,
+            Speed::Times(times) => live(files, &tenant, &log, intake, times).await?,
         };
         tasks.ended().await;
         log.wake().notify(log.pool()).await?;
@@ -171,17 +172,17 @@ async fn history(
     files: Files,
     tenant: &Arc<str>,
     log: &Log,
-    ingest: Ingest,
+    intake: Intake,
 ) -> Result<Counts, Error> {
-    let now = Clock::system().now();
+    let operator = Caller::operator(tenant.clone());
     let mut counts = Counts::default();
     let mut progress = Progress::new("bytes", files.bytes_total);
     let (mut chunks, reader) = files.read();
     let (mut waiting, mut retractions) = (FuturesUnordered::new(), Vec::new());
     loop {
         let chunk = tokio::select! {
-            Some(stored) = waiting.next(), if !waiting.is_empty() => {
-                count(&mut counts, stored)?;
+            Some((outcome, lines)) = waiting.next(), if !waiting.is_empty() => {
+                count(&mut counts, outcome, lines)?;
                 continue;
             }
             chunk = chunks.recv(), if waiting.len() < CHUNKS_WAITING_MAX => chunk,
@@ -192,15 +193,11 @@ async fn history(
         if retractions.len() > RETRACTIONS_MAX {
             return Err(format!("more than {RETRACTIONS_MAX} retractions: split the files").into());
         }
-        let times = (now, &ingest.archived());
-        let events = judge(chunk, tenant, times, &mut counts);
-        if !events.is_empty() {
-            let ingest = ingest.clone();
-            waiting.push(async move { ingest.store(events).await });
-        }
+        let readings = counted(chunk, &mut counts);
+        waiting.push(submit(&intake, &operator, readings));
     }
-    while let Some(stored) = waiting.next().await {
-        count(&mut counts, stored)?;
+    while let Some((outcome, lines)) = waiting.next().await {
+        count(&mut counts, outcome, lines)?;
     }
     progress.end();
     reader.await?;
@@ -241,13 +238,24 @@ async fn take_back(
     Ok(())
 }
 
+/// What became of readings, which stood on these lines.
 fn count(
     counts: &mut Counts,
-    stored: Result<crate::intake::Stored, crate::intake::IngestError>,
+    outcome: Result<Outcome, NotTaken>,
+    lines: Vec<u64>,
 ) -> Result<(), Error> {
-    let stored = stored?;
-    counts.stored += stored.stored;
-    counts.duplicates += stored.duplicates;
+    let Outcome { stored, duplicates, rejected } = outcome.map_err(|not_taken| {
+        Error::from(match not_taken.why {
+            Why::Denied(denied) => denied.to_string(),
+            Why::Limited(limited) => limited.detail,
+            Why::Unwritten(error) => error.to_string(),
+        })
+    })?;
+    counts.stored += stored;
+    counts.duplicates += duplicates.len();
+    for rejected in rejected {
+        counts.reject(lines[rejected.index], rejected.code, &rejected.detail);
+    }
     Ok(())
 }
 
@@ -263,16 +271,16 @@ fn counted(chunk: Chunk, counts: &mut Counts) -> Vec<FileReading> {
     chunk.readings
 }
 
-fn judge(
-    chunk: Chunk,
-    tenant: &Arc<str>,
-    (now, archived): (DateTime<Utc>, &Archived),
-    counts: &mut Counts,
-) -> Vec<Event> {
-    let readings = counted(chunk, counts);
-    let mut events = Vec::with_capacity(readings.len());
+/// Hands readings in, as every door does; what became of them, and the lines on which
+/// they stood.
+fn submit<'a>(
+    intake: &'a Intake,
+    operator: &'a Caller,
+    readings: Vec<FileReading>,
+) -> impl Future<Output = (Result<Outcome, NotTaken>, Vec<u64>)> + use<'a> {
+    let mut batch = intake.batch(operator);
     for reading in &readings {
-        let draft = Draft {
+        batch.add(Ok(Draft {
             patient_id: &reading.patient_id,
             device_id: &reading.device_id,
             vital: &reading.vital,
@@ -281,13 +289,10 @@ fn judge(
             measured_at: reading.measured_at,
             quality: reading.quality,
             context: reading.context.as_deref(),
-        };
-        match accept(draft, tenant, Narrowing::default(), now, archived) {
-            Ok(event) => events.push(event),
-            Err(fault) => counts.reject(reading.line, fault.code, &fault.detail),
-        }
+        }));
     }
-    events
+    let lines = readings.iter().map(|reading| reading.line).collect();
+    async move { (intake.submit(batch, Patience::None).await, lines) }
 }
 
 /// Played as live: every patient begins now, gaps are kept but shorter, and a
@@ -296,10 +301,11 @@ async fn live(
     files: Files,
     tenant: &Arc<str>,
     log: &Log,
-    ingest: Ingest,
+    intake: Intake,
     times: f64,
 ) -> Result<Counts, Error> {
     let clock = Clock::system();
+    let operator = Caller::operator(tenant.clone());
     let mut counts = Counts::default();
     let readings = in_order(files, &mut counts).await?;
     let mut progress = Progress::new("readings", readings.len() as u64);
@@ -330,10 +336,9 @@ async fn live(
             continue;
         }
         sent += chunk.readings.len() as u64;
-        let times = (now, &log.archived());
-        let events = judge(chunk, tenant, times, &mut counts);
         // One after the other: a patient's readings stay in order.
-        count(&mut counts, ingest.store(events).await)?;
+        let (outcome, lines) = submit(&intake, &operator, chunk.readings).await;
+        count(&mut counts, outcome, lines)?;
         log.wake().notify(log.pool()).await?;
         progress.at(sent);
     }

@@ -14,8 +14,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use super::Error;
-use crate::adapter::http::auth::jwks::Jwks;
-use crate::adapter::http::auth::{Keys, SECRET_BYTES_MIN};
+use crate::auth::jwks::Jwks;
+use crate::auth::{Keys, SECRET_BYTES_MIN};
 use crate::clock::Clock;
 use crate::config::{Common, Serving};
 use crate::delivery::seal::Seal;

@@ -24,12 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::database::Database;
 use super::{Error, descriptors, history, secret};
-use crate::adapter::http::auth::Keys;
 use crate::adapter::http::cors::Origins;
-use crate::adapter::http::limits::{Limits, Rates};
-use crate::adapter::http::shares::Shares;
 use crate::adapter::http::standing::Standing;
 use crate::adapter::http::{Api, connections, operators, router};
+use crate::auth::Keys;
 use crate::clock::Clock;
 use crate::config::{Common, Role, Serving};
 use crate::consumer::{self, Consumer};
@@ -39,8 +37,10 @@ use crate::delivery::guard::Guard;
 use crate::delivery::heartbeat::Heartbeats;
 use crate::delivery::line::Lines;
 use crate::delivery::{Desk, Fanout, gauges, secrets};
-use crate::intake::Ingest;
+use crate::intake::{Intake, Writers};
 use crate::jobs::{Jobs, Kind, Runner};
+use crate::limits::shares::Shares;
+use crate::limits::{Limits, Rates};
 use crate::log::Log;
 use crate::projection;
 use crate::query::live::Live;
@@ -233,12 +233,13 @@ impl Server {
         let front = if serving.roles.contains(&Role::Api) {
             // One connection a writer: an append never waits for a question.
             let connections = u32::try_from(log.shards().count())? + 1;
-            let ingest = Ingest::start(&log.with_pool(database.writer_pool(connections)), &tasks);
+            let writers = Writers::start(&log.with_pool(database.writer_pool(connections)), &tasks);
             let live = Live::start(&log, &tasks, &stop);
             let limits = Limits::new(rates(serving));
             tasks.spawn_until("the limits' upkeep", &stop, limits.clone().forget());
             let shares = Arc::new(Shares::new(connections_max));
             let (clock, stop) = (Clock::system(), stop.clone());
+            let intake = Intake::new(writers, Some(limits.clone()), clock.clone());
             let Webhooks { lines, links } = webhooks;
             let origins = Origins::new(&serving.cors_origin);
             let is_simulated = serving.is_simulated;
@@ -246,7 +247,7 @@ impl Server {
             router(Api {
                 log,
                 questions,
-                ingest,
+                intake,
                 live,
                 keys,
                 limits,

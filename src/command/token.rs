@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Error, secret};
-use crate::adapter::http::auth::{AUDIENCE, Claims, SCOPES, is_subject};
+use crate::auth::{AUDIENCE, Claims, SCOPES, is_subject};
 use crate::clock::Clock;
 use crate::config::{Common, duration};
 

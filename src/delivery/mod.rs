@@ -31,7 +31,6 @@ pub mod secrets;
 pub mod send;
 pub mod sign;
 pub mod state;
-pub mod strength;
 
 pub use desk::Desk;
 pub use fanout::Fanout;

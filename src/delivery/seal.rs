@@ -17,7 +17,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use sha2::{Digest, Sha256};
 
-use super::strength::{Guessable, check};
+use crate::auth::strength::{Guessable, check};
 
 /// The shortest key: as many random bytes as the cipher uses.
 pub const KEY_BYTES_MIN: usize = 32;

@@ -6,15 +6,10 @@
 //! that are not blank. Lines end with `\n` or `\r\n`; a blank line is none, so it can
 //! keep a connection awake. Does not read or wait.
 
-use std::sync::Arc;
-
-use chrono::{DateTime, Utc};
-
 use super::file::LINE_BYTES_MAX;
-use super::parse::parse_line;
-use super::reading::{Fault, Narrowing, Rejected};
-use crate::event::Event;
-use crate::log::Archived;
+use super::parse::{RawReading, parse_line};
+use super::reading::Fault;
+use super::submit::Batch;
 
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
@@ -26,53 +21,41 @@ pub struct Lines {
     too_long: bool,
     /// Lines that ended, blank ones too.
     ended: u64,
-    /// Lines that were judged: the next one's index.
-    judged: usize,
-}
-
-/// Who sends the lines, and when.
-#[allow(missing_docs, reason = "the names say it")]
-pub struct Sender<'a> {
-    pub tenant: &'a Arc<str>,
-    pub narrowing: Narrowing<'a>,
-    pub now: DateTime<Utc>,
-    pub archived: Archived,
+    /// Lines that were added to a batch.
+    added: usize,
 }
 
 impl Lines {
-    /// Takes the next line off the front of `bytes` and judges it. `None`: there is no
-    /// end of a line in them any more, and what has begun is kept.
-    pub fn next(
-        &mut self,
-        bytes: &mut &[u8],
-        sender: &Sender<'_>,
-    ) -> Option<Result<Event, Rejected>> {
+    /// Takes the next line off the front of `bytes` and adds it to a batch. `false`: there is
+    /// no end of a line in them any more, and what has begun is kept.
+    pub fn next(&mut self, bytes: &mut &[u8], batch: &mut Batch<'_>) -> bool {
         while let Some(end) = bytes.iter().position(|&b| b == b'\n') {
             let line = &bytes[..end];
             *bytes = &bytes[end + 1..];
-            let judged = if self.begun.is_empty() && !self.too_long {
-                self.judge(line, sender)
+            let added = if self.begun.is_empty() && !self.too_long {
+                self.add(line, batch)
             } else {
                 self.keep(line);
-                self.judge_begun(sender)
+                self.add_begun(batch)
             };
-            if judged.is_some() {
-                return judged;
+            if added {
+                return true;
             }
         }
         self.keep(bytes);
         *bytes = &[];
-        None
+        false
     }
 
-    /// Judges what has begun as a line: the bytes are over, and all of them came.
-    pub fn last(&mut self, sender: &Sender<'_>) -> Option<Result<Event, Rejected>> {
-        self.judge_begun(sender)
+    /// Adds what has begun as a line: the bytes are over, and all of them came. Whether it
+    /// was one.
+    pub fn last(&mut self, batch: &mut Batch<'_>) -> bool {
+        self.add_begun(batch)
     }
 
-    /// How many lines were judged.
-    pub fn judged(&self) -> usize {
-        self.judged
+    /// How many lines were added to a batch: the next one's index.
+    pub fn added(&self) -> usize {
+        self.added
     }
 
     fn keep(&mut self, bytes: &[u8]) {
@@ -84,67 +67,61 @@ impl Lines {
         }
     }
 
-    fn judge_begun(&mut self, sender: &Sender<'_>) -> Option<Result<Event, Rejected>> {
+    fn add_begun(&mut self, batch: &mut Batch<'_>) -> bool {
         let mut line = std::mem::take(&mut self.begun);
-        let judged = self.judge(&line, sender);
+        let added = self.add(&line, batch);
         line.clear();
         (self.begun, self.too_long) = (line, false);
-        judged
+        added
     }
 
-    fn judge(&mut self, line: &[u8], sender: &Sender<'_>) -> Option<Result<Event, Rejected>> {
+    fn add(&mut self, line: &[u8], batch: &mut Batch<'_>) -> bool {
         self.ended += 1;
         let line = match self.ended {
             1 => line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line),
             _ => line,
         };
-        let judged = if self.too_long || line.len() > LINE_BYTES_MAX {
+        if self.too_long || line.len() > LINE_BYTES_MAX {
             let detail = format!("the line is longer than {LINE_BYTES_MAX} bytes");
-            Err(Fault::new("line_too_long", "", detail))
+            batch.add(Err(Fault::new("line_too_long", "", detail)));
         } else if line.trim_ascii().is_empty() {
-            return None;
+            return false;
         } else {
-            parse_line(line, sender.tenant, sender.narrowing, sender.now, &sender.archived)
-        };
-        let index = self.judged;
-        self.judged += 1;
-        Some(judged.map_err(|fault| fault.at(index, true)))
+            let reading = parse_line(line);
+            batch.add(reading.as_ref().map_err(Fault::clone).and_then(RawReading::draft));
+        }
+        self.added += 1;
+        true
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Caller;
+    use crate::log::Archived;
 
     const GOOD: &str = r#"{"patientId":"101","deviceId":"watch-7","vital":"heart_rate","value":82,"measuredAt":"2025-10-20T10:20:00Z"}"#;
 
     /// What became of each line when the bytes came in parts of this size: `good`, or
     /// index, code and pointer.
     fn judged(bytes: &[u8], part: usize) -> Vec<String> {
-        let tenant: Arc<str> = "t".into();
         let now = "2025-10-20T10:20:00Z".parse().unwrap();
-        let sender = Sender {
-            tenant: &tenant,
-            narrowing: Narrowing::default(),
-            now,
-            archived: Archived::default(),
-        };
+        let caller = Caller::operator("t".into());
+        let mut batch = Batch::new(&caller, now, Archived::default());
         let mut lines = Lines::default();
-        let mut found = Vec::new();
         for mut bytes in bytes.chunks(part) {
-            while let Some(line) = lines.next(&mut bytes, &sender) {
-                found.push(line);
-            }
+            while lines.next(&mut bytes, &mut batch) {}
             assert!(bytes.is_empty());
             assert!(lines.begun.capacity() <= 2 * LINE_BYTES_MAX);
         }
-        found.extend(lines.last(&sender));
-        assert_eq!(lines.judged(), found.len());
-        let say = |line: Result<Event, Rejected>| match line {
-            Ok(_) => "good".to_owned(),
-            Err(r) => format!("{} {} {}", r.index, r.code, r.pointer),
-        };
-        found.into_iter().map(say).collect()
+        lines.last(&mut batch);
+        assert_eq!(lines.added(), batch.items());
+        let mut said = vec!["good".to_owned(); batch.items()];
+        for r in batch.rejected() {
+            said[r.index] = format!("{} {} {}", r.index, r.code, r.pointer);
+        }
+        said
     }
 
     #[track_caller]

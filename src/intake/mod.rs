@@ -1,213 +1,22 @@
-//! Ingest: the one door for readings, whatever brought them.
+//! Intake: the one way in for readings, whatever door they come by.
 //!
-//! Guarantees that what [`Ingest::store`] acknowledged is committed, and that the
-//! queue in front of the log is bounded: when it is full, the caller is told at
-//! once, or after a while if it can wait. A full queue stores nothing of a batch. Small
-//! requests have a queue of their own, so that a bedside neither waits behind a gateway's
-//! backlog nor is refused because of it. Does not guarantee that a timed-out batch was not stored: it may be sent again, the log
-//! keeps each reading once.
+//! Guarantees that each item is judged by the same code and has an outcome of its own, that
+//! who sends may do so and keeps to their limits, and that what is said to be stored is
+//! committed. A door (an adapter, `vitals import`) makes [`Draft`]s of what it
+//! reads, adds them to a [`Batch`] and hands it to [`Intake::submit`]; there is no other
+//! way. Knows no protocol.
 
 pub mod file;
 mod lines;
 mod parse;
 mod quality;
 mod reading;
-mod writer;
-
-use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
-
-use crate::event::Event;
-use crate::log::{Archived, Log};
-use crate::tasks::Tasks;
+mod submit;
+mod writers;
 
 pub use file::LINE_BYTES_MAX;
-pub use lines::{Lines, Sender};
-pub use parse::{ParseError, Parsed, READINGS_PER_REQUEST_MAX, parse};
-pub use reading::{AHEAD_SECONDS_MAX, CONTEXT_BYTES_MAX, Draft, Narrowing, Rejected, accept};
-
-/// A request of so many readings is large.
-const LARGE_READINGS_MIN: usize = 8;
-/// Readings of large requests that wait for a commit at one time, over all shards.
-pub const READINGS_QUEUED_MAX: usize = 100_000;
-/// The same of small requests.
-const SMALL_READINGS_QUEUED_MAX: usize = 20_000;
-/// The longest anybody waits for a commit.
-const COMMIT_MS_MAX: u64 = 10_000;
-/// The longest that who can wait waits for room in the queue.
-const ROOM_MS_MAX: u64 = 20_000;
-/// Transactions of small requests at one time, however few cores there are.
-const TURNS_MIN: usize = 2;
-/// Between two looks for room.
-const ROOM_PAUSE_MS: u64 = 50;
-
-/// Why nothing was acknowledged.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum IngestError {
-    /// More readings wait than may.
-    #[error("as many readings as may are waiting to be written: send again in a second")]
-    QueueFull,
-    /// The log cannot be written now.
-    #[error("the log cannot be written at the moment: send again, nothing is stored twice")]
-    Unavailable,
-}
-
-/// What became of a batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stored {
-    /// New readings.
-    pub stored: usize,
-    /// Readings that the log had already.
-    pub duplicates: usize,
-}
-
-impl std::ops::AddAssign for Stored {
-    fn add_assign(&mut self, more: Stored) {
-        self.stored += more.stored;
-        self.duplicates += more.duplicates;
-    }
-}
-
-/// The door: cheap to clone.
-#[derive(Clone)]
-pub struct Ingest(Arc<Door>);
-
-struct Door {
-    log: Log,
-    small: Lane,
-    large: Lane,
-}
-
-/// A way to every shard's writer, with the room on it.
-struct Lane {
-    writers: Vec<mpsc::UnboundedSender<writer::Request>>,
-    room: Arc<Semaphore>,
-}
-
-impl Lane {
-    fn new(readings_max: usize) -> Lane {
-        Lane { writers: Vec::new(), room: Arc::new(Semaphore::new(readings_max)) }
-    }
-
-    fn another_writer(&mut self) -> mpsc::UnboundedReceiver<writer::Request> {
-        let (sender, requests) = mpsc::unbounded_channel();
-        self.writers.push(sender);
-        requests
-    }
-}
-
-impl Ingest {
-    /// Starts one writer a shard in `tasks`. They end when the last clone of the
-    /// door is gone and all that was handed in is written.
-    pub fn start(log: &Log, tasks: &Tasks) -> Ingest {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let turns = Arc::new(Semaphore::new(cores.max(TURNS_MIN)));
-        let (mut small, mut large) =
-            (Lane::new(SMALL_READINGS_QUEUED_MAX), Lane::new(READINGS_QUEUED_MAX));
-        for shard in log.shards() {
-            let queue = writer::Queue::new(small.another_writer(), large.another_writer());
-            let run = writer::run(log.clone(), shard, turns.clone(), queue);
-            tasks.spawn("a writer of the log", run);
-        }
-        Ingest(Arc::new(Door { log: log.clone(), small, large }))
-    }
-
-    /// The months that take no readings, as this process knows them.
-    pub fn archived(&self) -> Archived {
-        self.0.log.archived()
-    }
-
-    /// Stores events and returns after the commit. A full queue stores none of them.
-    pub async fn store(&self, events: Vec<Event>) -> Result<Stored, IngestError> {
-        let room = self.room(&events)?;
-        self.write(room, events).await
-    }
-
-    /// [`Ingest::store`] for who can wait: a full queue is tried again until there is
-    /// room, [`ROOM_MS_MAX`] is over, or `hurry` is cancelled.
-    ///
-    /// It looks again and does not line up: who waits here is a recording, and who does
-    /// not may be a bedside.
-    pub async fn store_when_room(
-        &self,
-        events: Vec<Event>,
-        hurry: &CancellationToken,
-    ) -> Result<Stored, IngestError> {
-        let until = Instant::now() + Duration::from_millis(ROOM_MS_MAX);
-        let room = loop {
-            match self.room(&events) {
-                Ok(room) => break room,
-                Err(full) if hurry.is_cancelled() || Instant::now() >= until => return Err(full),
-                Err(_) => tokio::select! {
-                    () = hurry.cancelled() => {}
-                    () = sleep(Duration::from_millis(ROOM_PAUSE_MS)) => {}
-                },
-            }
-        };
-        self.write(room, events).await
-    }
-
-    fn lane(&self, readings: usize) -> &Lane {
-        if readings < LARGE_READINGS_MIN { &self.0.small } else { &self.0.large }
-    }
-
-    /// Room for all or for none.
-    fn room(&self, events: &[Event]) -> Result<OwnedSemaphorePermit, IngestError> {
-        let room = u32::try_from(events.len()).ok().and_then(|size| {
-            let room = self.lane(events.len()).room.clone();
-            room.try_acquire_many_owned(size).ok()
-        });
-        room.ok_or_else(|| {
-            metrics::counter!("vitals_queue_full_total").increment(1);
-            IngestError::QueueFull
-        })
-    }
-
-    /// Everything is handed in before anything is awaited: who goes away while it
-    /// waits leaves nothing half done.
-    async fn write(
-        &self,
-        mut room: OwnedSemaphorePermit,
-        events: Vec<Event>,
-    ) -> Result<Stored, IngestError> {
-        let count = events.len();
-        let mut replies = Vec::new();
-        for (writer, events) in self.by_shard(events) {
-            let room = room.split(events.len()).ok_or(IngestError::QueueFull)?;
-            let (reply, answer) = oneshot::channel();
-            writer
-                .send(writer::Request { events, reply, _room: room })
-                .map_err(|_| IngestError::Unavailable)?;
-            replies.push(answer);
-        }
-        let stored = async {
-            let mut stored = 0;
-            for answer in replies {
-                stored += answer.await.map_err(|_| IngestError::Unavailable)??;
-            }
-            Ok(stored)
-        };
-        let stored = tokio::time::timeout(Duration::from_millis(COMMIT_MS_MAX), stored).await;
-        let stored = stored.map_err(|_| IngestError::Unavailable)??;
-        Ok(Stored { stored, duplicates: count - stored })
-    }
-
-    fn by_shard(
-        &self,
-        events: Vec<Event>,
-    ) -> impl Iterator<Item = (&mpsc::UnboundedSender<writer::Request>, Vec<Event>)> {
-        let writers = &self.lane(events.len()).writers;
-        let mut shards: Vec<Vec<Event>> = vec![Vec::new(); writers.len()];
-        for event in events {
-            let shard = self.0.log.shard_of(&event.tenant, &event.patient_id);
-            if let Some(of_shard) = usize::try_from(shard).ok().and_then(|s| shards.get_mut(s)) {
-                of_shard.push(event);
-            }
-        }
-        writers.iter().zip(shards).filter(|(_, events)| !events.is_empty())
-    }
-}
+pub use lines::Lines;
+pub use parse::{ParseError, READINGS_PER_REQUEST_MAX, parse};
+pub use reading::{AHEAD_SECONDS_MAX, CONTEXT_BYTES_MAX, Draft, Fault, Rejected};
+pub use submit::{Batch, Intake, NotTaken, Outcome, Patience, Why};
+pub use writers::{READINGS_QUEUED_MAX, Writers, WritersError, Written};

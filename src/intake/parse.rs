@@ -2,11 +2,10 @@
 //!
 //! Guarantees that every item is judged by itself: what is wrong with one is said
 //! with its code, place and mend, and the others are kept; and that a body costs
-//! little more memory than its bytes. Does not judge values: [`accept`] does.
+//! little more memory than its bytes. Does not judge values: [`Batch::add`] does.
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::de::value::MapAccessDeserializer;
@@ -15,9 +14,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::quality::Quality;
-use super::reading::{Draft, Fault, Narrowing, Rejected, accept};
-use crate::event::Event;
-use crate::log::Archived;
+use super::reading::{Draft, Fault};
+use super::submit::Batch;
 
 /// The most readings of one request.
 pub const READINGS_PER_REQUEST_MAX: usize = 10_000;
@@ -53,7 +51,7 @@ pub struct RawReading<'a> {
 }
 
 impl<'a> RawReading<'a> {
-    fn draft(&'a self) -> Result<Draft<'a>, Fault> {
+    pub(super) fn draft(&self) -> Result<Draft<'_>, Fault> {
         Ok(Draft {
             patient_id: &self.patient_id,
             device_id: &self.device_id,
@@ -107,75 +105,40 @@ pub enum ParseError {
     TooMany(usize),
 }
 
-/// A judged request.
-#[derive(Debug, Default)]
-pub struct Parsed {
-    /// What may be stored.
-    pub events: Vec<Event>,
-    /// What may not.
-    pub rejected: Vec<Rejected>,
-}
-
-/// Reads a body: one reading or an array of them.
-pub fn parse(
-    body: &[u8],
-    tenant: &Arc<str>,
-    narrowing: Narrowing<'_>,
-    now: DateTime<Utc>,
-    archived: &Archived,
-) -> Result<Parsed, ParseError> {
+/// Reads a body, one reading or an array of them, into an empty batch.
+pub fn parse(body: &[u8], batch: &mut Batch<'_>) -> Result<(), ParseError> {
     let text =
         std::str::from_utf8(body).map_err(|e| ParseError::NotUtf8 { at: e.valid_up_to() })?;
-    let mut parsed = Parsed::default();
-    for Item { index, in_array, reading } in items(text)? {
-        match judge(reading, tenant, narrowing, now, archived) {
-            Ok(event) => parsed.events.push(event),
-            Err(fault) => parsed.rejected.push(fault.at(index, in_array)),
-        }
+    let (readings, in_array) = items(text)?;
+    if !in_array {
+        batch.single();
     }
-    Ok(parsed)
+    for reading in &readings {
+        batch.add(reading.as_ref().map_err(Fault::clone).and_then(RawReading::draft));
+    }
+    Ok(())
 }
 
 /// Reads a line of its own: what an item of an array is, and what is wrong with it is
 /// said in the same words. Unlike an array it can be unreadable by itself.
-pub(super) fn parse_line(
-    line: &[u8],
-    tenant: &Arc<str>,
-    narrowing: Narrowing<'_>,
-    now: DateTime<Utc>,
-    archived: &Archived,
-) -> Result<Event, Fault> {
+pub(super) fn parse_line(line: &[u8]) -> Result<RawReading<'_>, Fault> {
     let text = std::str::from_utf8(line).map_err(|error| {
         let detail = format!("the line is not UTF-8 from byte {} on", error.valid_up_to());
         Fault::new("not_utf8", "", detail)
     })?;
-    let reading = read_alone(text).map_err(|error| {
+    read_alone(text).map_err(|error| {
         let detail = format!("the line is no readable JSON from column {} on", error.column());
         Fault::new("unreadable_json", "", detail)
-    })?;
-    judge(reading, tenant, narrowing, now, archived)
+    })?
 }
 
-fn judge(
-    reading: Result<RawReading<'_>, Fault>,
-    tenant: &Arc<str>,
-    narrowing: Narrowing<'_>,
-    now: DateTime<Utc>,
-    archived: &Archived,
-) -> Result<Event, Fault> {
-    let reading = reading?;
-    accept(reading.draft()?, tenant, narrowing, now, archived)
-}
+/// A reading that can be read, or what is wrong with it.
+type Read<'a> = Result<RawReading<'a>, Fault>;
 
-struct Item<'a> {
-    index: usize,
-    in_array: bool,
-    reading: Result<RawReading<'a>, Fault>,
-}
-
-/// Splits a body into its items. The common case, all readable, is one pass; only
-/// when something is wrong is each item read by itself to find out what.
-fn items(text: &str) -> Result<Vec<Item<'_>>, ParseError> {
+/// Splits a body into its items, and whether they were an array. The common case, all
+/// readable, is one pass; only when something is wrong is each item read by itself to find
+/// out what.
+fn items(text: &str) -> Result<(Vec<Read<'_>>, bool), ParseError> {
     let in_array = match text.trim_ascii_start().bytes().next() {
         Some(b'[') => true,
         Some(b'{') => false,
@@ -184,7 +147,7 @@ fn items(text: &str) -> Result<Vec<Item<'_>>, ParseError> {
             return Err(ParseError::NeitherObjectNorArray);
         }
     };
-    let readings: Vec<Result<RawReading<'_>, Fault>> = if !in_array {
+    let readings = if !in_array {
         vec![read_alone(text).map_err(ParseError::NotJson)?]
     } else if let Ok(readings) = serde_json::from_str::<FirstOf<Object<'_>>>(text) {
         readings.all()?.into_iter().map(|Object(reading)| Ok(reading)).collect()
@@ -192,8 +155,7 @@ fn items(text: &str) -> Result<Vec<Item<'_>>, ParseError> {
         let raw: FirstOf<&RawValue> = serde_json::from_str(text).map_err(ParseError::NotJson)?;
         raw.all()?.into_iter().map(read_item).collect()
     };
-    let item = |(index, reading)| Item { index, in_array, reading };
-    Ok(readings.into_iter().enumerate().map(item).collect())
+    Ok((readings, in_array))
 }
 
 /// Reads the text of one item: in one pass, unless something is wrong with it.
@@ -304,15 +266,25 @@ fn read_time(text: &str) -> Result<DateTime<Utc>, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::Caller;
+    use crate::event::Event;
+    use crate::intake::Rejected;
+    use crate::log::Archived;
     use chrono::TimeDelta;
 
     fn now() -> DateTime<Utc> {
         "2025-10-20T10:20:00Z".parse().unwrap()
     }
 
-    fn parsed(body: &str) -> Parsed {
-        parse(body.as_bytes(), &"t".into(), Narrowing::default(), now(), &Archived::default())
-            .unwrap()
+    /// What of a body may be stored, and what not.
+    fn parsed_of(body: &str, caller: &Caller) -> (Vec<Event>, Vec<Rejected>) {
+        let mut batch = Batch::new(caller, now(), Archived::default());
+        parse(body.as_bytes(), &mut batch).unwrap();
+        (batch.events().to_vec(), batch.rejected().to_vec())
+    }
+
+    fn parsed(body: &str) -> (Vec<Event>, Vec<Rejected>) {
+        parsed_of(body, &Caller::operator("t".into()))
     }
 
     const GOOD: &str = r#"{"patientId":"101","deviceId":"watch-7","vital":"heart_rate","value":130,"unit":"/min","measuredAt":"2025-10-20T10:20:00Z","more":[1]}"#;
@@ -323,9 +295,9 @@ mod tests {
     fn check(change: (&str, &str), code: &str, pointer: &str) {
         let bad = GOOD.replace(change.0, change.1);
         assert_ne!(bad, GOOD);
-        let parsed = parsed(&format!("[{GOOD},{bad},{GOOD}]"));
-        assert_eq!(parsed.events.len(), 2);
-        let rejected = &parsed.rejected[0];
+        let (events, rejected) = parsed(&format!("[{GOOD},{bad},{GOOD}]"));
+        assert_eq!(events.len(), 2);
+        let rejected = &rejected[0];
         let expected = (1, code, format!("/1{pointer}"));
         assert_eq!(
             (rejected.index, rejected.code, rejected.pointer.clone()),
@@ -370,22 +342,22 @@ mod tests {
 
     #[test]
     fn a_clock_five_minutes_ahead_is_taken() {
-        let parsed = parsed(&GOOD.replace("10:20:00Z", "12:25:00+02:00"));
-        assert_eq!(parsed.events[0].occurred_at, now() + TimeDelta::minutes(5));
+        let (events, _) = parsed(&GOOD.replace("10:20:00Z", "12:25:00+02:00"));
+        assert_eq!(events[0].occurred_at, now() + TimeDelta::minutes(5));
     }
 
     #[test]
     fn a_single_reading_needs_no_array_and_its_pointer_no_index() {
-        assert_eq!(parsed(GOOD).events[0].value, Some(130.0));
-        assert_eq!(parsed(&GOOD.replace("130", "900")).rejected[0].pointer, "/value");
+        assert_eq!(parsed(GOOD).0[0].value, Some(130.0));
+        assert_eq!(parsed(&GOOD.replace("130", "900")).1[0].pointer, "/value");
     }
 
     #[test]
     fn what_is_no_list_of_readings_is_refused_as_a_whole() {
         let refuse = |body: &[u8]| {
-            parse(body, &"t".into(), Narrowing::default(), now(), &Archived::default())
-                .unwrap_err()
-                .to_string()
+            let caller = Caller::operator("t".into());
+            let mut batch = Batch::new(&caller, now(), Archived::default());
+            parse(body, &mut batch).unwrap_err().to_string()
         };
         assert!(refuse(b"[]").contains("empty"));
         assert!(refuse(b"7").contains("neither"));
@@ -398,9 +370,8 @@ mod tests {
 
     #[test]
     fn a_narrow_token_writes_only_its_own() {
-        let narrow = Narrowing { device: Some("watch-8"), patient: None };
-        let parsed =
-            parse(GOOD.as_bytes(), &"t".into(), narrow, now(), &Archived::default()).unwrap();
-        assert_eq!(parsed.rejected[0].code, "outside_token");
+        let mut narrow = Caller::operator("t".into());
+        narrow.device = Some("watch-8".to_owned());
+        assert_eq!(parsed_of(GOOD, &narrow).1[0].code, "outside_token");
     }
 }

@@ -1,14 +1,14 @@
 //! Which readings may be stored.
 //!
-//! Guarantees that what [`accept`] lets through can be appended as it is, whether it
-//! came by HTTP or from a file. Does not know who may send what; the caller names
-//! the narrowing of its token.
+//! Guarantees that what [`accept`] lets through can be appended as it is, whatever it came
+//! by. Does not know who may send what: it is told the narrowing of their token.
 
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
+use crate::auth::Narrowing;
 use crate::clock::truncate_to_micros;
 use crate::event::{Event, ID_RULE, READING, is_fhir_id};
 use crate::log::Archived;
@@ -34,15 +34,6 @@ pub struct Draft<'a> {
     pub context: Option<&'a str>,
 }
 
-/// What the sender's token may write.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Narrowing<'a> {
-    /// Only this device's readings.
-    pub device: Option<&'a str>,
-    /// Only this patient's readings.
-    pub patient: Option<&'a str>,
-}
-
 /// Why an item was not stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rejected {
@@ -57,7 +48,7 @@ pub struct Rejected {
 }
 
 /// What is wrong with an item, not yet where the item is.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// Stable.
     pub code: &'static str,
@@ -82,7 +73,7 @@ impl Fault {
 }
 
 /// Judges a reading.
-pub fn accept(
+pub(super) fn accept(
     raw: Draft<'_>,
     tenant: &Arc<str>,
     narrowing: Narrowing<'_>,

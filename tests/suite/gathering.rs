@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::join_all;
 use sqlx::{PgPool, Postgres, Transaction};
 use vitals::event::Event;
-use vitals::intake::{Ingest, IngestError, Stored};
+use vitals::intake::{Writers, WritersError, Written};
 use vitals::log::Log;
 use vitals::tasks::Tasks;
 
@@ -18,15 +18,15 @@ const PATIENT: &str = "p";
 
 /// A shard whose writer waits, so that all that comes meanwhile gathers for one commit.
 struct Gathering {
-    ingest: Ingest,
+    writers: Writers,
     pool: PgPool,
     shard: i16,
 }
 
 impl Gathering {
     async fn new(log: &Log) -> Gathering {
-        let ingest = Ingest::start(log, &Tasks::default());
-        Gathering { ingest, pool: log.pool().clone(), shard: log.shard_of("ward", PATIENT) }
+        let writers = Writers::start(log, &Tasks::default());
+        Gathering { writers, pool: log.pool().clone(), shard: log.shard_of("ward", PATIENT) }
     }
 
     async fn hold(&self) -> Transaction<'static, Postgres> {
@@ -40,20 +40,21 @@ impl Gathering {
     async fn together(
         &self,
         requests: Vec<Vec<Event>>,
-    ) -> (Vec<Result<Stored, IngestError>>, Vec<i32>) {
+    ) -> (Vec<Result<Written, WritersError>>, Vec<i32>) {
         let before = ["2026-02-01T00:00:00Z", "2026-02-02T00:00:00Z"];
         let [awake, first] = before.map(|at| vec![reading(PATIENT, time(at))]);
         // A writer begins with an append of nothing, which is not to be what waits.
-        self.ingest.store(awake).await.unwrap();
+        self.writers.store_events(awake).await.unwrap();
         let held = self.hold().await;
-        let mut first = pin!(self.ingest.store(first));
+        let mut first = pin!(self.writers.store_events(first));
         assert!((&mut first).now_or_never().is_none());
         somebody_waits_for_a_lock(&self.pool).await;
         // Polled once: handed in, before anybody can be written.
-        let mut all = pin!(join_all(requests.into_iter().map(|events| self.ingest.store(events))));
+        let mut all =
+            pin!(join_all(requests.into_iter().map(|events| self.writers.store_events(events))));
         assert!((&mut all).now_or_never().is_none());
         held.rollback().await.unwrap();
-        assert_eq!(first.await.unwrap(), Stored { stored: 1, duplicates: 0 });
+        assert_eq!(first.await.unwrap(), Written { stored: 1, duplicates: Vec::new() });
         let told = all.await;
         let sql = "select events from log_commit where shard = $1 order by position_to offset 2";
         let commits = sqlx::query_scalar(sql).bind(self.shard).fetch_all(&self.pool).await;
@@ -75,7 +76,8 @@ async fn of_requests_in_one_commit_one_stores_what_all_of_them_bring() {
     let request = |n: i64| [readings(PATIENT, n, n + 1), readings(PATIENT, 0, 1)].concat();
     let requests = (1..6).map(|n| [request(n), readings(PATIENT, 0, 1)].concat()).collect();
     let (told, commits) = all.together(requests).await;
-    let told: Vec<_> = told.into_iter().map(|t| t.map(|t| (t.stored, t.duplicates)).ok()).collect();
+    let told: Vec<_> =
+        told.into_iter().map(|t| t.map(|t| (t.stored, t.duplicates.len())).ok()).collect();
     assert_eq!(told, [Some((2, 1)), Some((1, 2)), Some((1, 2)), Some((1, 2)), Some((1, 2))]);
     assert_eq!(commits, [6], "they were one commit");
     assert_eq!(rows(&all.pool).await, 6);

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 const GROUND: [&str; 4] = ["clock", "event", "tasks", "vital"];
 
 /// The rooms of `src/lib.rs`, and which rooms each may enter beside the ground.
-const ROOMS: [(&str, &[&str]); 19] = [
+const ROOMS: [(&str, &[&str]); 21] = [
     ("clock", &[]),
     // One type: networks are options, and only webhooks know what they are.
     ("config", &["delivery"]),
@@ -18,16 +18,32 @@ const ROOMS: [(&str, &[&str]); 19] = [
     ("telemetry", &["config"]),
     ("vital", &[]),
     ("event", &["vital"]),
+    ("auth", &[]),
+    ("limits", &["auth"]),
     ("log", &[]),
     ("consumer", &["log"]),
     ("jobs", &["log"]),
     ("projection", &["consumer", "log"]),
     ("archive", &["consumer", "log"]),
-    ("intake", &["log"]),
+    ("intake", &["auth", "limits", "log"]),
     ("query", &["consumer", "log", "projection"]),
     ("rules", &["consumer", "jobs", "log", "projection"]),
-    ("delivery", &["consumer", "log", "projection"]),
-    ("adapter", &["consumer", "intake", "jobs", "log", "projection", "query", "rules", "delivery"]),
+    ("delivery", &["auth", "consumer", "log", "projection"]),
+    (
+        "adapter",
+        &[
+            "auth",
+            "limits",
+            "consumer",
+            "intake",
+            "jobs",
+            "log",
+            "projection",
+            "query",
+            "rules",
+            "delivery",
+        ],
+    ),
     ("embedded", &[]),
     // It uses the platform from outside, as a hospital does; signatures it verifies.
     ("demo", &["delivery"]),
@@ -36,12 +52,14 @@ const ROOMS: [(&str, &[&str]); 19] = [
         &[
             "adapter",
             "archive",
+            "auth",
             "config",
             "consumer",
             "demo",
             "embedded",
             "intake",
             "jobs",
+            "limits",
             "log",
             "projection",
             "query",
@@ -168,6 +186,36 @@ fn the_table_of_rooms_has_no_circle_and_no_room_that_is_gone() {
     assert!(
         may_enter("adapter", "log") && !may_enter("log", "adapter") && !may_enter("query", "rules")
     );
+}
+
+#[test]
+fn protocols_are_known_to_adapters_only() {
+    for (path, text) in sources("src") {
+        let knows = ["axum::", "hyper::"].iter().any(|word| text.contains(word));
+        // The demo has a receiver, which is a server.
+        let may = ["adapter", "demo"].contains(&room_of(&path));
+        assert!(may || !knows, "{path} knows a protocol");
+    }
+}
+
+#[test]
+fn readings_have_one_way_in() {
+    for (path, text) in sources("src") {
+        // One judge, and one caller of the writers.
+        for (word, at) in [
+            ("store_events(", "src/intake/"),
+            ("store_when_room(", "src/intake/"),
+            ("accept(draft", "src/intake/submit.rs"),
+        ] {
+            assert!(path.starts_with(at) || !text.contains(word), "{path}: {word}");
+        }
+    }
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).expect(path);
+    for door in
+        ["src/adapter/http/readings.rs", "src/adapter/http/ndjson.rs", "src/command/import.rs"]
+    {
+        assert!(read(door).contains("intake.submit("), "{door} has another way in");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use vitals::adapter::http::auth::SCOPES;
+use vitals::auth::SCOPES;
 
 use self::Met::{Makes, Nothing, Own, Refused};
 use crate::hospital::{Hospital, heart_rate, now};

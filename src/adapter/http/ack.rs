@@ -20,11 +20,11 @@ use serde_json::{Value, json};
 
 use self::page::Bed;
 use super::alerts::find;
-use super::auth::Caller;
 use super::extract::{Body, Id, Json, json};
 use super::patients::Questions;
 use super::problem::{Problem, Told};
 use super::wire;
+use crate::auth::Caller;
 use crate::delivery::ack::Shown;
 use crate::query::alerts::{self, Alert, Answer, Standing, Via};
 use crate::query::records;

@@ -7,11 +7,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::auth::Caller;
 use super::extract::{Id, Params};
 use super::patients::{Questions, limit};
 use super::problem::Problem;
 use super::{shadow, wire};
+use crate::auth::Caller;
 use crate::clock::rfc3339;
 use crate::event::{ID_RULE, is_fhir_id, number};
 use crate::query::alerts::{self, Alert, Filter, Standing};

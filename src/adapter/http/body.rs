@@ -27,7 +27,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::io::StreamReader;
 
 use super::problem::Problem;
-use super::shares::{Held, Holder, Shares};
+use crate::limits::shares::{Held, Holder, Shares};
 
 /// The largest batch of readings, after decoding.
 pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -70,7 +70,7 @@ impl Allowance {
     async fn take(&self, bytes: usize) -> Result<Option<Held>, Problem> {
         let Some((shares, holder)) = &self.lends else { return Ok(None) };
         let wait = Duration::from_millis(BUDGET_MS_MAX);
-        shares.bodies.lend_within(holder, bytes, wait).await.map(Some)
+        Ok(Some(shares.bodies.lend_within(holder, bytes, wait).await?))
     }
 
     /// Ends when the time is over, and never once the limit was lifted.

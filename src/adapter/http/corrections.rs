@@ -10,10 +10,10 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::auth::Caller;
 use super::extract::{Json, PatientId};
 use super::patients::Questions;
 use super::problem::Problem;
+use crate::auth::Caller;
 use crate::clock::{rfc3339, truncate_to_micros};
 use crate::event::{ID_RULE, is_fhir_id, number};
 use crate::query::corrections::{self, RetractError, Retraction};

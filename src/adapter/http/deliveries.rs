@@ -11,12 +11,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::auth::Caller;
 use super::extract::{Id, Json, Params, Time};
 use super::patients::limit;
 use super::problem::Problem;
 use super::webhooks::{Registry, SCOPE, no_endpoint};
 use super::wire;
+use crate::auth::Caller;
 use crate::clock::rfc3339;
 use crate::delivery::deliveries::{self, Attempt, Delivery};
 use crate::delivery::endpoint;

@@ -6,11 +6,11 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::auth::Caller;
 use super::extract::Params;
 use super::patients::{Questions, limit};
 use super::problem::Problem;
 use super::wire;
+use crate::auth::Caller;
 use crate::clock::rfc3339;
 use crate::event::{is_fhir_id, number};
 use crate::query::devices::{self, Device, Filter};

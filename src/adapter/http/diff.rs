@@ -8,12 +8,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::auth::Caller;
 use super::extract::{Params, PatientId, Time};
 use super::history::place;
 use super::patients::{Questions, limit};
 use super::problem::Problem;
 use super::wire;
+use crate::auth::Caller;
 use crate::clock::rfc3339;
 use crate::query::diff::{Changed, Question, diff as difference};
 use crate::query::history::place_of;

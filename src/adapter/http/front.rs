@@ -20,7 +20,7 @@ use super::body::Incoming;
 use super::cors::Origins;
 use super::gate::{Gate, every_answer};
 use super::problem::Problem;
-use super::readings::{self, Door};
+use super::readings::{self, Readings};
 use super::standing::Standing;
 
 /// With a query, also an empty one (`?&`), it is the router's: so both ways can be compared.
@@ -38,7 +38,7 @@ pub struct Front {
 
 struct ShortWay {
     gate: Arc<Gate>,
-    door: Arc<Door>,
+    door: Arc<Readings>,
     standing: Standing,
 }
 
@@ -54,7 +54,7 @@ impl Front {
     pub(super) fn new(
         router: Router,
         gate: Arc<Gate>,
-        door: Arc<Door>,
+        door: Arc<Readings>,
         standing: Standing,
         origins: Option<Origins>,
     ) -> Front {

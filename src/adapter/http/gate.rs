@@ -18,11 +18,13 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 
-use super::auth::{Caller, Keys};
 use super::body::{self, Allowance};
-use super::limits::Limits;
 use super::problem::Problem;
-use super::shares::{Held, Holder, Shares};
+use super::ratelimit;
+use super::token::bearer;
+use crate::auth::{Caller, Keys};
+use crate::limits::Limits;
+use crate::limits::shares::{Held, Holder, Shares};
 
 /// The longest that an answer may take to begin.
 const ANSWER_MS_MAX: u64 = 30_000;
@@ -46,7 +48,7 @@ impl Gate {
 
     /// Who calls, by the token of their request.
     pub async fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Problem> {
-        self.keys.caller(headers).await
+        Ok(self.keys.caller(bearer(headers)?).await?)
     }
 
     /// Rate limits, a net and a time limit, for whoever has been let in.
@@ -58,10 +60,10 @@ impl Gate {
     ) -> Result<Response, Problem> {
         let asked = match self.limits.request(caller) {
             Ok(asked) => asked,
-            Err(problem) => {
+            Err(limited) => {
                 // So that its sender gets to read the answer.
                 body::discard(request).await;
-                return Err(problem);
+                return Err(limited.into());
             }
         };
         // Inside the limits: also an answer that came too late, or a defect, is counted and
@@ -82,7 +84,7 @@ impl Gate {
             within_time(request, lends, handler).await
         });
         let response = self.held(caught(answer).await, &holder).await;
-        Ok(self.limits.answer(asked, response).await)
+        Ok(ratelimit::told(&self.limits, asked, response).await)
     }
 
     /// The same answer, held for its asker until all of it was sent; or that they hold too
@@ -95,7 +97,7 @@ impl Gate {
         let held =
             match self.shares.answers.lend(holder, usize::try_from(bytes).unwrap_or(usize::MAX)) {
                 Ok(held) => held,
-                Err(problem) => return problem.into_response(),
+                Err(used_up) => return Problem::from(used_up).into_response(),
             };
         let (parts, body) = response.into_parts();
         match axum::body::to_bytes(body, usize::MAX).await {

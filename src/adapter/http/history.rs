@@ -12,14 +12,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::format::Format;
-use super::auth::Caller;
 use super::extract::{Params, PatientId, Time};
 use super::patients::{Questions, limit};
 use super::problem::Problem;
-use super::shares::{Held, Holder};
 use super::wire;
+use crate::auth::Caller;
 use crate::clock::rfc3339;
 use crate::event::number;
+use crate::limits::shares::{Held, Holder};
 use crate::log::Log;
 use crate::query::chart::thin;
 use crate::query::history::{Place, Question, Range, buckets, page};

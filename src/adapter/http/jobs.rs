@@ -8,10 +8,10 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::auth::Caller;
 use super::extract::Id;
 use super::problem::Problem;
 use super::rules::Rulebook;
+use crate::auth::Caller;
 use crate::clock::rfc3339;
 use crate::jobs::{Job, Kind};
 

@@ -10,7 +10,6 @@
 //!
 //! Does not wait for the end of an encoding whose checksum would cover it all.
 
-use std::mem::take;
 use std::time::Duration;
 
 use axum::http::StatusCode;
@@ -20,12 +19,11 @@ use futures_util::stream::FuturesUnordered;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
-use super::auth::Caller;
 use super::body::Incoming;
 use super::problem::Problem;
-use super::readings::{Door, Rejections, answer};
-use crate::event::Event;
-use crate::intake::{Lines, Rejected, Stored};
+use super::readings::{Readings, Rejections, answer};
+use crate::auth::Caller;
+use crate::intake::{Batch, Lines, NotTaken, Outcome, Patience, Rejected};
 
 /// Lines handed in at once, unless the caller's limit makes it fewer.
 const LINES_PER_CHUNK_MAX: usize = 2_000;
@@ -38,14 +36,18 @@ const REJECTED_TOLD_MAX: usize = 1_000;
 const DETAIL_CHARS_MAX: usize = 300;
 
 /// Stores the lines of a body.
-pub async fn store(door: &Door, caller: &Caller, mut body: Incoming) -> Result<Response, Problem> {
+pub async fn store(
+    readings: &Readings,
+    caller: &Caller,
+    mut body: Incoming,
+) -> Result<Response, Problem> {
     body.lift_time_limit();
-    let mut stream = Stream::new(door, caller);
+    let mut stream = Stream::new(readings, caller);
     match stream.run(&mut body).await {
-        Ok(()) if stream.lines.judged() == 0 => {
+        Ok(()) if stream.lines.added() == 0 => {
             Err(Problem::unreadable("empty_batch", "there is no line: send at least one reading"))
         }
-        Ok(()) => Ok(answer(stream.stored, stream.rejections)),
+        Ok(()) => Ok(answer(stream.stored, stream.duplicates, stream.rejections)),
         Err(problem) => {
             body.discard().await;
             Err(stream.so_far(problem))
@@ -54,52 +56,52 @@ pub async fn store(door: &Door, caller: &Caller, mut body: Incoming) -> Result<R
 }
 
 struct Stream<'a> {
-    door: &'a Door,
+    readings: &'a Readings,
     caller: &'a Caller,
     lines: Lines,
     /// Judged, and not handed in yet.
-    chunk: Vec<Event>,
-    /// The lines of the chunk, those that were rejected too.
-    chunk_lines: usize,
+    chunk: Batch<'a>,
     chunk_lines_max: usize,
     /// When the chunk is handed in, full or not.
     due: Instant,
-    stored: Stored,
+    stored: usize,
+    duplicates: usize,
     rejections: Rejections,
 }
 
 impl<'a> Stream<'a> {
-    fn new(door: &'a Door, caller: &'a Caller) -> Stream<'a> {
+    fn new(readings: &'a Readings, caller: &'a Caller) -> Stream<'a> {
         Stream {
-            door,
+            readings,
             caller,
             lines: Lines::default(),
-            chunk: Vec::new(),
-            chunk_lines: 0,
-            chunk_lines_max: door.limits.readings_per_part().min(LINES_PER_CHUNK_MAX),
+            chunk: readings.intake.batch(caller),
+            chunk_lines_max: readings.intake.items_per_part().min(LINES_PER_CHUNK_MAX),
             due: Instant::now(),
-            stored: Stored::default(),
+            stored: 0,
+            duplicates: 0,
             rejections: Rejections::default(),
         }
     }
 
     /// Reads and stores to the end of the body, or to where it has to be given up.
     async fn run(&mut self, body: &mut Incoming) -> Result<(), Problem> {
-        let door = self.door;
+        let stop = &self.readings.stop;
         // One, or none.
         let mut storing = FuturesUnordered::new();
         let ended = loop {
             if storing.is_empty() && (self.is_full() || self.is_due()) {
                 storing.push(self.hand_in());
             }
+            let waits = self.chunk.items() > 0;
             tokio::select! {
                 biased;
-                Some(stored) = storing.next() => self.stored += stored?,
-                () = door.stop.cancelled() => break Err(stopping()),
-                () = sleep_until(self.due), if storing.is_empty() && self.chunk_lines > 0 => {}
+                Some(outcome) = storing.next() => self.count(outcome)?,
+                () = stop.cancelled() => break Err(stopping()),
+                () = sleep_until(self.due), if storing.is_empty() && waits => {}
                 part = body.part(), if !self.is_full() => match part {
                     Ok([]) => {
-                        self.end_of_body();
+                        self.lines.last(&mut self.chunk);
                         break Ok(());
                     }
                     Ok(part) => {
@@ -111,75 +113,89 @@ impl<'a> Stream<'a> {
                     Err(problem) => {
                         if problem.status() != StatusCode::REQUEST_TIMEOUT {
                             // What cannot be read to the end is not trusted any further.
-                            self.chunk.clear();
-                            self.chunk_lines = 0;
+                            let dropped = self.begin_chunk();
+                            self.reject(dropped.rejected().to_vec());
                         }
                         break Err(problem);
                     }
                 },
             }
         };
-        while let Some(stored) = storing.next().await {
-            self.stored += stored?;
+        while let Some(outcome) = storing.next().await {
+            self.count(outcome)?;
         }
-        if self.chunk_lines > 0 {
-            let stored = self.hand_in().await?;
-            self.stored += stored;
+        if self.chunk.items() > 0 {
+            let outcome = self.hand_in().await;
+            self.count(outcome)?;
         }
         ended
     }
 
     fn is_full(&self) -> bool {
-        self.chunk_lines >= self.chunk_lines_max
+        self.chunk.items() >= self.chunk_lines_max
     }
 
     fn is_due(&self) -> bool {
-        self.chunk_lines > 0 && self.due <= Instant::now()
+        self.chunk.items() > 0 && self.due <= Instant::now()
+    }
+
+    /// Begins another chunk; the one before.
+    fn begin_chunk(&mut self) -> Batch<'a> {
+        let next = self.readings.intake.batch(self.caller).from(self.lines.added());
+        std::mem::replace(&mut self.chunk, next)
     }
 
     /// Hands the chunk in and begins another one.
-    fn hand_in(&mut self) -> impl Future<Output = Result<Stored, Problem>> + use<'a> {
-        let (events, lines) = (take(&mut self.chunk), take(&mut self.chunk_lines));
-        self.door.hand_in(self.caller, lines, events)
+    fn hand_in(&mut self) -> impl Future<Output = Result<Outcome, NotTaken>> + use<'a> {
+        let (chunk, readings) = (self.begin_chunk(), self.readings);
+        readings.intake.submit(chunk, Patience::Until(&readings.stop))
     }
 
     /// Judges the lines of a part until the chunk is full; how many bytes that took.
     fn judge(&mut self, part: &[u8]) -> usize {
-        let (mut left, sender) = (part, self.door.sender(self.caller));
-        while !self.is_full()
-            && let Some(judged) = self.lines.next(&mut left, &sender)
-        {
-            self.keep(judged);
+        let mut left = part;
+        self.readings.intake.renew(&mut self.chunk);
+        while !self.is_full() {
+            let is_first = self.chunk.items() == 0;
+            if !self.lines.next(&mut left, &mut self.chunk) {
+                break;
+            }
+            if is_first {
+                self.due = Instant::now() + Duration::from_millis(CHUNK_MS_MAX);
+            }
         }
         part.len() - left.len()
     }
 
-    fn end_of_body(&mut self) {
-        if let Some(judged) = self.lines.last(&self.door.sender(self.caller)) {
-            self.keep(judged);
+    /// Counts what became of a chunk.
+    fn count(&mut self, outcome: Result<Outcome, NotTaken>) -> Result<(), Problem> {
+        match outcome {
+            Ok(Outcome { stored, duplicates, rejected }) => {
+                self.stored += stored;
+                self.duplicates += duplicates.len();
+                self.reject(rejected);
+                Ok(())
+            }
+            Err(NotTaken { why, rejected }) => {
+                self.reject(rejected);
+                Err(why.into())
+            }
         }
     }
 
-    fn keep(&mut self, judged: Result<Event, Rejected>) {
-        if self.chunk_lines == 0 {
-            self.due = Instant::now() + Duration::from_millis(CHUNK_MS_MAX);
-        }
-        self.chunk_lines += 1;
-        match judged {
-            Ok(event) => self.chunk.push(event),
-            Err(mut rejected) => {
-                if let Some((end, _)) = rejected.detail.char_indices().nth(DETAIL_CHARS_MAX) {
-                    rejected.detail.truncate(end);
-                }
-                self.rejections.add(rejected, REJECTED_TOLD_MAX);
+    fn reject(&mut self, rejected: Vec<Rejected>) {
+        for mut rejected in rejected {
+            if let Some((end, _)) = rejected.detail.char_indices().nth(DETAIL_CHARS_MAX) {
+                rejected.detail.truncate(end);
             }
+            self.rejections.add(rejected, REJECTED_TOLD_MAX);
         }
     }
 
     /// What an end before the end leaves to say.
     fn so_far(self, problem: Problem) -> Problem {
-        let Stored { stored, duplicates } = self.stored;
-        let problem = problem.with("stored", json!(stored)).with("duplicates", json!(duplicates));
+        let problem =
+            problem.with("stored", json!(self.stored)).with("duplicates", json!(self.duplicates));
         self.rejections.told_in(problem)
     }
 }

@@ -7,13 +7,13 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::auth::Caller;
 use super::extract::{Params, PatientId, Time};
 use super::problem::Problem;
-use super::shares::Share;
 use super::wire;
+use crate::auth::Caller;
 use crate::clock::{Clock, rfc3339};
 use crate::event::number;
+use crate::limits::shares::Share;
 use crate::log::Log;
 use crate::query::patients::{Filter, Listed};
 use crate::query::state::Moment;

@@ -8,7 +8,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use crate::intake::IngestError;
+use crate::intake::WritersError;
 use crate::log::AppendError;
 use crate::query::chart::ChartError;
 use crate::query::reach::Unanswered;
@@ -160,11 +160,11 @@ impl From<AppendError> for Problem {
     }
 }
 
-impl From<IngestError> for Problem {
-    fn from(error: IngestError) -> Problem {
+impl From<WritersError> for Problem {
+    fn from(error: WritersError) -> Problem {
         let code = match error {
-            IngestError::QueueFull => "queue_full",
-            IngestError::Unavailable => "log_unavailable",
+            WritersError::QueueFull => "queue_full",
+            WritersError::Unavailable => "log_unavailable",
         };
         Problem::unavailable(code, error.to_string())
     }

@@ -13,92 +13,66 @@ use serde::Serialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::auth::Caller;
 use super::body::{BATCH_BYTES_MAX, Incoming};
-use super::limits::Limits;
 use super::ndjson;
 use super::problem::Problem;
-use super::shares::{Holder, Share};
-use crate::clock::Clock;
-use crate::event::Event;
-use crate::intake::{Ingest, ParseError, Parsed, Rejected, Sender, Stored, parse};
+use crate::auth::Caller;
+use crate::intake::{Intake, NotTaken, Outcome, ParseError, Patience, Rejected, Why, parse};
+use crate::limits::shares::{Holder, Share};
 
 /// What the route stands on.
-pub struct Door {
-    pub(super) ingest: Ingest,
-    pub(super) clock: Clock,
-    pub(super) limits: Limits,
-    uploads: Share,
+pub struct Readings {
+    pub(super) intake: Intake,
+    pub(super) uploads: Share,
     /// Ends streams.
     pub(super) stop: CancellationToken,
 }
 
 /// Stores readings.
 pub async fn store(
-    State(door): State<Arc<Door>>,
+    State(readings): State<Arc<Readings>>,
     Extension(caller): Extension<Arc<Caller>>,
     mut body: Incoming,
 ) -> Result<Response, Problem> {
-    if let Err(refused) = caller.may("readings:write") {
+    // Before anything of the body is read.
+    if let Err(denied) = caller.may("readings:write") {
         body.discard().await;
-        return Err(refused);
+        return Err(denied.into());
     }
     if body.is_ndjson() {
-        let _place = match door.uploads.lend(&Holder::of(&caller), 1) {
+        let _place = match readings.uploads.lend(&Holder::of(&caller), 1) {
             Ok(place) => place,
-            Err(refused) => {
+            Err(used_up) => {
                 body.discard().await;
-                return Err(refused);
+                return Err(used_up.into());
             }
         };
         // Boxed, as what is rare: it is larger than all that an array needs.
-        return Box::pin(ndjson::store(&door, &caller, body)).await;
+        return Box::pin(ndjson::store(&readings, &caller, body)).await;
     }
     let body = body.whole(BATCH_BYTES_MAX).await?;
-    let (now, archived) = (door.clock.now(), door.ingest.archived());
-    let Parsed { events, rejected } =
-        parse(&body, &caller.tenant, caller.narrowing(), now, &archived).map_err(refuse)?;
+    let mut batch = readings.intake.batch(&caller);
+    parse(&body, &mut batch).map_err(refuse)?;
     // Others may need what it took of the budget while this one waits for its commit.
     drop(body);
-    door.limits.readings(&caller, events.len() + rejected.len())?;
-    let stored =
-        if events.is_empty() { Stored::default() } else { door.ingest.store(events).await? };
-    Ok(answer(stored, Rejections::of(rejected)))
+    let outcome = readings.intake.submit(batch, Patience::None).await?;
+    let Outcome { stored, duplicates, rejected } = outcome;
+    Ok(answer(stored, duplicates.len(), Rejections::of(rejected)))
 }
 
-impl Door {
-    /// A door without streams.
-    pub fn new(
-        ingest: Ingest,
-        clock: Clock,
-        limits: Limits,
-        uploads: Share,
-        stop: CancellationToken,
-    ) -> Door {
-        Door { ingest, clock, limits, uploads, stop }
+impl From<NotTaken> for Problem {
+    fn from(not_taken: NotTaken) -> Problem {
+        not_taken.why.into()
     }
+}
 
-    /// Counts some lines of a stream and stores the readings among them. Its sender can
-    /// be made to wait: for the limit and for the queue, each for a bounded time.
-    pub(super) async fn hand_in(
-        &self,
-        caller: &Caller,
-        lines: usize,
-        events: Vec<Event>,
-    ) -> Result<Stored, Problem> {
-        caller.may_still(self.clock.now())?;
-        self.limits.readings_when_due(caller, lines, &self.stop).await?;
-        if events.is_empty() {
-            return Ok(Stored::default());
+impl From<Why> for Problem {
+    fn from(why: Why) -> Problem {
+        match why {
+            Why::Denied(denied) => denied.into(),
+            Why::Limited(limited) => limited.into(),
+            Why::Unwritten(error) => error.into(),
         }
-        Ok(self.ingest.store_when_room(events, &self.stop).await?)
-    }
-
-    /// The caller, as the judge of lines wants to know them.
-    pub(super) fn sender<'a>(&self, caller: &'a Caller) -> Sender<'a> {
-        let now = self.clock.now();
-        let archived = self.ingest.archived();
-        Sender { tenant: &caller.tenant, narrowing: caller.narrowing(), now, archived }
     }
 }
 
@@ -130,7 +104,6 @@ impl Rejections {
 
     /// Counts it, and keeps it if fewer than `told_max` are kept.
     pub(super) fn add(&mut self, rejected: Rejected, told_max: usize) {
-        metrics::counter!("vitals_readings_rejected_total").increment(1);
         self.count += 1;
         self.outside_token += usize::from(rejected.code == "outside_token");
         if self.told.len() < told_max {
@@ -154,8 +127,7 @@ impl Rejections {
 }
 
 /// The answer to a body that was read to its end.
-pub(super) fn answer(stored: Stored, rejections: Rejections) -> Response {
-    let Stored { stored, duplicates } = stored;
+pub(super) fn answer(stored: usize, duplicates: usize, rejections: Rejections) -> Response {
     let status = match rejections.told.first() {
         Some(first) if stored + duplicates == 0 => return nothing_stored(first, &rejections),
         Some(_) => StatusCode::MULTI_STATUS,

@@ -16,11 +16,11 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 
-use super::auth::Caller;
 use super::extract::{Json, PatientId};
 use super::patients::Questions;
 use super::problem::Problem;
 use super::wire;
+use crate::auth::Caller;
 use crate::clock::rfc3339;
 use crate::query::records::{self, Record};
 

@@ -19,13 +19,13 @@ use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::auth::Caller;
 use super::extract::{Params, PatientId, Time};
 use super::problem::Problem;
-use super::shares::{Holder, Share};
 use super::stream::{render, silence, sse};
 use super::wire;
+use crate::auth::Caller;
 use crate::clock::Clock;
+use crate::limits::shares::{Holder, Share};
 use crate::log::Log;
 use crate::query::replay::{Range, check, replay as replayed};
 use crate::query::{END_OF_TIME, state as states};

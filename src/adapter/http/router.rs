@@ -13,25 +13,25 @@ use axum::routing::{get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::auth::link::Links;
-use super::auth::{Caller, Keys};
 use super::cors::Origins;
 use super::front::Front;
 use super::gate::{self, Gate};
-use super::limits::Limits;
+use super::link::Links;
 use super::problem::Problem;
-use super::shares::Shares;
 use super::standing::Standing;
 use super::{
     ack, alerts, corrections, deliveries, devices, diff, health, history, jobs, openapi, page,
     parameters, patients, readings, record, replay, rules, shadow, silences, stream, trials,
     webhook_events, webhooks,
 };
+use crate::auth::{Caller, Keys};
 use crate::clock::Clock;
 use crate::delivery::ack::AckLinks;
 use crate::delivery::line::Lines;
-use crate::intake::Ingest;
+use crate::intake::Intake;
 use crate::jobs::Jobs;
+use crate::limits::Limits;
+use crate::limits::shares::Shares;
 use crate::log::{Log, wall};
 use crate::query::live::Live;
 
@@ -41,8 +41,8 @@ pub struct Api {
     pub log: Log,
     /// The truth as it answers somebody: the rows of their tenant.
     pub questions: Log,
-    /// The door.
-    pub ingest: Ingest,
+    /// The way in for readings.
+    pub intake: Intake,
     /// The log as it grows.
     pub live: Live,
     /// Who may call.
@@ -81,9 +81,8 @@ pub fn router(api: Api) -> Front {
     };
     let standing = api.standing.clone();
 
-    let uploads = shares.uploads.clone();
-    let (clock, limits, stop) = (api.clock.clone(), api.limits.clone(), api.stop.clone());
-    let door = Arc::new(readings::Door::new(api.ingest, clock, limits, uploads, stop));
+    let (intake, uploads, stop) = (api.intake, shares.uploads.clone(), api.stop.clone());
+    let door = Arc::new(readings::Readings { intake, uploads, stop });
     let senders = Router::new().route("/readings", post(readings::store)).with_state(door.clone());
     let dashboards = Router::new()
         .route("/patients", get(patients::list))

@@ -10,11 +10,11 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::auth::Caller;
 use super::extract::{Body, Params};
 use super::problem::Problem;
 use super::trials::{Trying, refuse_too_many_pages};
 use super::wire;
+use crate::auth::Caller;
 use crate::clock::{Clock, rfc3339};
 use crate::jobs::Jobs;
 use crate::log::Log;

@@ -8,12 +8,12 @@ use chrono::{NaiveDate, TimeDelta};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::auth::Caller;
 use super::extract::{Params, Time};
 use super::patients::{Questions, limit};
 use super::problem::Problem;
 use super::rules::Rulebook;
 use super::wire;
+use crate::auth::Caller;
 use crate::query::alerts::{Alert, Filter};
 use crate::query::shadow::{self, Wanted};
 use crate::rules::Mode;

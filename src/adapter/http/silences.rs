@@ -8,11 +8,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::auth::Caller;
 use super::extract::{Id, Json, Time};
 use super::problem::Problem;
 use super::rules::Rulebook;
 use super::wire;
+use crate::auth::Caller;
 use crate::clock::rfc3339;
 use crate::event::{ID_RULE, is_fhir_id};
 use crate::rules::registry::Silence;

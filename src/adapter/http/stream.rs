@@ -20,13 +20,13 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::auth::Caller;
 use super::extract::Params;
 use super::problem::Problem;
-use super::shares::{Holder, Share};
 use super::wire;
+use crate::auth::Caller;
 use crate::clock::Clock;
 use crate::event::Recorded;
+use crate::limits::shares::{Holder, Share};
 use crate::query::live::{Heard, Live, Place, Rendered, SubscribeError, Told};
 
 /// The longest silence of a stream.

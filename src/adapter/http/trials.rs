@@ -13,10 +13,10 @@ use axum::response::{IntoResponse, Response};
 use chrono::DateTime;
 use serde_json::{Value, json};
 
-use super::auth::Caller;
 use super::extract::Body;
 use super::problem::Problem;
 use super::rules::{Rulebook, unreadable_json};
+use crate::auth::Caller;
 use crate::clock::END_OF_TIME;
 use crate::jobs::{Kind, SubmitError, Wanted};
 use crate::rules::Rule;

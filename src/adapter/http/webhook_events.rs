@@ -12,12 +12,12 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::auth::Caller;
 use super::extract::{Id, Params};
 use super::patients::limit;
 use super::problem::Problem;
 use super::webhooks::{Registry, SCOPE, no_endpoint};
 use super::wire;
+use crate::auth::Caller;
 use crate::clock::rfc3339;
 use crate::delivery::endpoint;
 use crate::delivery::events::{self, Numbered};

@@ -13,10 +13,10 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::auth::Caller;
 use super::extract::{Id, Json, Optional};
 use super::problem::Problem;
 use super::wire;
+use crate::auth::Caller;
 use crate::clock::{Clock, rfc3339};
 use crate::delivery::breaker::{self, Broken};
 use crate::delivery::endpoint::{self, Change, Endpoint, EndpointError};

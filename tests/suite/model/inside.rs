@@ -1,4 +1,4 @@
-//! Programs against `Ingest` and `Log`, two instances on one database, each in a runtime
+//! Programs against `Writers` and `Log`, two instances on one database, each in a runtime
 //! of its own that can be dropped in the middle of whatever it does.
 
 use std::time::Duration;
@@ -9,7 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 use vitals::event::{Event, READING};
-use vitals::intake::{Ingest, IngestError, Stored};
+use vitals::intake::{Writers, WritersError, Written};
 use vitals::log::Log;
 use vitals::tasks::Tasks;
 
@@ -66,7 +66,7 @@ fn event(tenant: &str, item: &Item) -> Event {
 struct Instance {
     runtime: Runtime,
     log: Log,
-    ingest: Ingest,
+    writers: Writers,
     name: String,
 }
 
@@ -74,20 +74,20 @@ impl Instance {
     fn start(url: &str, name: &str) -> Instance {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let options: PgConnectOptions = url.parse().unwrap();
-        let (log, ingest) = runtime.block_on(async {
+        let (log, writers) = runtime.block_on(async {
             let options = options.application_name(name);
             let pool = PgPoolOptions::new().max_connections(5).connect_lazy_with(options);
             let log = Log::open(pool, None).await.unwrap();
-            let ingest = Ingest::start(&log, &Tasks::default());
-            (log, ingest)
+            let writers = Writers::start(&log, &Tasks::default());
+            (log, writers)
         });
-        Instance { runtime, log, ingest, name: name.to_owned() }
+        Instance { runtime, log, writers, name: name.to_owned() }
     }
 
-    fn store(&self, tenant: &str, items: &[Item]) -> JoinHandle<Result<Stored, IngestError>> {
+    fn store(&self, tenant: &str, items: &[Item]) -> JoinHandle<Result<Written, WritersError>> {
         let events = items.iter().map(|item| event(tenant, item)).collect();
-        let ingest = self.ingest.clone();
-        self.runtime.spawn(async move { ingest.store(events).await })
+        let writers = self.writers.clone();
+        self.runtime.spawn(async move { writers.store_events(events).await })
     }
 
     /// Gone, with all that it was about to do.
@@ -135,8 +135,9 @@ impl Stage {
             Step::Store(nth, items) => {
                 let answer = self.instance(nth).store(tenant, &items);
                 let said = self.runtime.block_on(answer).unwrap().unwrap();
-                let stored = model.store(&items).into_iter().filter(|new| *new).count();
-                assert_eq!(said, Stored { stored, duplicates: items.len() - stored });
+                let new = model.store(&items);
+                let duplicates: Vec<usize> = (0..items.len()).filter(|nth| !new[*nth]).collect();
+                assert_eq!(said, Written { stored: items.len() - duplicates.len(), duplicates });
             }
             Step::Append(nth, items) => {
                 for patient in 0..3 {
@@ -206,7 +207,7 @@ impl Stage {
                 let survives = crash.is_none_or(|(crashed, _)| crashed != *nth);
                 assert!(!survives || matches!(said, Ok(Ok(_))), "{said:?}");
                 let stored = said.ok().and_then(Result::ok).map(|said| {
-                    assert_eq!(said.stored + said.duplicates, items.len());
+                    assert_eq!(said.stored + said.duplicates.len(), items.len());
                     said.stored
                 });
                 Answered { items, stored }

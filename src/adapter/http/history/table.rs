@@ -23,11 +23,11 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 
 use super::format::Format;
-use crate::adapter::http::shares::Held;
 use crate::adapter::http::wire;
 use crate::adapter::http::wire::line::one_line;
 use crate::clock::rfc3339;
 use crate::event::number;
+use crate::limits::shares::Held;
 use crate::log::Log;
 use crate::query::history::{Question, page, place_of};
 use crate::query::reach::Unanswered;

@@ -1,31 +1,29 @@
 //! Who is calling, and what they may do.
 //!
 //! Guarantees that a [`Caller`] comes from a token signed with our key, for us, not
-//! expired, of one tenant. Does not decide what a handler needs: each handler names
-//! its scope. One route has a second door beside tokens: [`link`].
+//! expired, of one tenant. Does not decide what is needed: whoever does something names
+//! its scope. Knows no protocol: where a token stands is a door's to know, and how a
+//! [`Denied`] is said.
 
 pub mod jwks;
 mod known;
-pub mod link;
+pub mod strength;
 
 use std::sync::{Arc, OnceLock};
 
-use axum::extract::FromRequestParts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use chrono::{DateTime, Utc};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use self::jwks::Jwks;
 use self::known::Known;
-use super::limits::Subject;
-use super::problem::Problem;
+use self::strength::{Guessable, check};
 use crate::clock::Clock;
-use crate::delivery::strength::{Guessable, check};
 use crate::event::{ID_RULE, is_fhir_id};
-use crate::intake::Narrowing;
 
 /// Whom our tokens are for.
 pub const AUDIENCE: &str = "vitals";
@@ -47,6 +45,48 @@ pub const SCOPES: [&str; 8] = [
     "rules:manage",
     "webhooks:manage",
 ];
+
+/// Why somebody is not let in, or may not do what they want.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// There is no token, or none that is good here.
+    #[error("{0}")]
+    Unauthorised(String),
+    /// The token lacks a scope.
+    #[error("the token lacks the scope {0}")]
+    ScopeMissing(&'static str),
+    /// The token is narrowed to something else.
+    #[error("{0}")]
+    OutsideToken(&'static str),
+    /// Nobody can be judged now.
+    #[error("the keys of tokens are not known yet: try again")]
+    KeysUnavailable,
+}
+
+/// What a token may touch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Narrowing<'a> {
+    /// Only this device's readings.
+    pub device: Option<&'a str>,
+    /// Only this patient's readings.
+    pub patient: Option<&'a str>,
+}
+
+/// Who is counted: 128 bits of the SHA-256 of tenant and subject, whose names may be
+/// long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Subject(pub [u8; 16]);
+
+impl Subject {
+    /// The subject of a tenant.
+    pub fn new(tenant: &str, subject: &str) -> Subject {
+        // No tenant holds a zero byte, so no two pairs are the same text.
+        let hash = Sha256::new_with_prefix(tenant).chain_update([0]).chain_update(subject);
+        let mut first = [0; 16];
+        first.copy_from_slice(&hash.finalize()[..16]);
+        Subject(first)
+    }
+}
 
 /// A token's claims.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -156,7 +196,7 @@ impl Keys {
 
     /// Whose a token is, if a key that fits its algorithm signed it. HS256 is only ever
     /// our secret, and everything else only ever a key of the set.
-    async fn signed(&self, token: &str) -> Result<Arc<Caller>, Problem> {
+    async fn signed(&self, token: &str) -> Result<Arc<Caller>, Denied> {
         let known = self.ours.as_ref().and_then(|ours| ours.known.get(token));
         if let Some(caller) = known.or_else(|| self.others.as_ref()?.known(token)) {
             return Ok(caller);
@@ -184,9 +224,9 @@ impl Keys {
         }
     }
 
-    /// Who calls, by the token of their request.
-    pub async fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Problem> {
-        let caller = self.signed(bearer(headers)?).await?;
+    /// Who calls, by their token.
+    pub async fn caller(&self, token: &str) -> Result<Arc<Caller>, Denied> {
+        let caller = self.signed(token).await?;
         let now = self.clock.now();
         caller.may_still(now)?;
         if caller.begins_ms.is_some_and(|begins| begins > now.timestamp_millis()) {
@@ -244,7 +284,7 @@ fn milliseconds(seconds: &Number) -> i64 {
 
 impl Caller {
     /// Whoever these claims are about, if one of `issuers` (or there are none) says so.
-    fn of(claims: Claims, issuers: &[String]) -> Result<Caller, Problem> {
+    fn of(claims: Claims, issuers: &[String]) -> Result<Caller, Denied> {
         if !issuers.is_empty() && !issuers.contains(&claims.iss) {
             return Err(unauthorised("the token was made by another issuer (iss) than is taken"));
         }
@@ -269,36 +309,66 @@ impl Caller {
         })
     }
 
-    /// 401 once the token has expired: for what lasts longer than a request.
-    pub fn may_still(&self, now: DateTime<Utc>) -> Result<(), Problem> {
-        if self.expires_ms <= now.timestamp_millis() { Err(expired()) } else { Ok(()) }
+    /// Who has the database and hands in readings at the command line: no token says so.
+    pub fn operator(tenant: Arc<str>) -> Caller {
+        Caller {
+            tenant,
+            subject: "operator".to_owned(),
+            scope: "readings:write".to_owned(),
+            device: None,
+            patient: None,
+            begins_ms: None,
+            expires_ms: i64::MAX,
+            linked: false,
+            counted_as: OnceLock::new(),
+        }
     }
 
-    /// 403 unless the token has the scope.
-    pub fn may(&self, scope: &'static str) -> Result<(), Problem> {
-        if self.scope.split(' ').any(|s| s == scope) {
+    /// Who came by the link of an alert: may acknowledge, for this one request. Each link
+    /// is a subject of its own: who knows one can use up no other's limits.
+    pub fn linked(tenant: &str, alert: Uuid, now: DateTime<Utc>) -> Caller {
+        Caller {
+            tenant: tenant.into(),
+            subject: format!("link {alert}"),
+            scope: "alerts:ack".to_owned(),
+            device: None,
+            patient: None,
+            begins_ms: None,
+            expires_ms: now.timestamp_millis(),
+            linked: true,
+            counted_as: OnceLock::new(),
+        }
+    }
+
+    /// Not once the token has expired: for what lasts longer than a request.
+    pub fn may_still(&self, now: DateTime<Utc>) -> Result<(), Denied> {
+        if self.expires_ms > now.timestamp_millis() {
             return Ok(());
         }
-        Err(Problem::forbidden("scope_missing", format!("the token lacks the scope {scope}")))
+        Err(unauthorised("the token has expired: get a new one"))
     }
 
-    /// 403 when the token is narrowed to another patient.
-    pub fn may_see(&self, patient_id: &str) -> Result<(), Problem> {
+    /// Only with the scope.
+    pub fn may(&self, scope: &'static str) -> Result<(), Denied> {
+        let has = self.scope.split(' ').any(|s| s == scope);
+        if has { Ok(()) } else { Err(Denied::ScopeMissing(scope)) }
+    }
+
+    /// Not when the token is narrowed to another patient.
+    pub fn may_see(&self, patient_id: &str) -> Result<(), Denied> {
         match &self.patient {
-            Some(only) if only != patient_id => Err(Problem::forbidden(
-                "outside_token",
-                "the token is for another patient".to_owned(),
-            )),
+            Some(only) if only != patient_id => {
+                Err(Denied::OutsideToken("the token is for another patient"))
+            }
             _ => Ok(()),
         }
     }
 
-    /// 403 for tokens of one device or patient, where the whole tenant is meant.
-    pub fn may_administer(&self, scope: &'static str) -> Result<(), Problem> {
+    /// Not with a token of one device or patient, where the whole tenant is meant.
+    pub fn may_administer(&self, scope: &'static str) -> Result<(), Denied> {
         self.may(scope)?;
         if self.device.is_some() || self.patient.is_some() {
-            let detail = "the token is for one device or patient only";
-            return Err(Problem::forbidden("outside_token", detail));
+            return Err(Denied::OutsideToken("the token is for one device or patient only"));
         }
         Ok(())
     }
@@ -333,38 +403,6 @@ fn reason(error: &ErrorKind) -> String {
     }
 }
 
-fn expired() -> Problem {
-    unauthorised("the token has expired: get a new one")
-}
-
-fn unauthorised(detail: impl Into<String>) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, "unauthorised", detail)
-        .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
-}
-
-/// The token of a request.
-fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
-    if headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
-        // A proxy before us may have judged the other one.
-        let detail = "the request has more than one Authorization header: send one";
-        return Err(Problem::unreadable("ambiguous_authorization", detail));
-    }
-    headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| {
-            let (scheme, token) = value.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-        })
-        .ok_or_else(|| unauthorised("send the token as: Authorization: Bearer TOKEN"))
-}
-
-impl<S: Sync> FromRequestParts<S> for Caller {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Caller, Problem> {
-        // Absent only where a route stands outside the gate.
-        let caller: Option<Arc<Caller>> = parts.extensions.remove();
-        caller.map(Arc::unwrap_or_clone).ok_or_else(|| unauthorised("no token was checked"))
-    }
+fn unauthorised(detail: impl Into<String>) -> Denied {
+    Denied::Unauthorised(detail.into())
 }

@@ -4,19 +4,16 @@
 //! however many ask, so that others find some left; that what was lent is back when its
 //! holder is dropped, whatever ended it; and that a refusal names the limit, whose it is
 //! and the mend, and is counted. Each process lends for itself: an installation of n
-//! processes lends n times as much. Does not count what is over at once ([`super::limits`]
-//! counts by the minute).
+//! processes lends n times as much. Does not count what is over at once (what is
+//! beside this counts by the minute).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::http::{HeaderValue, StatusCode, header};
 use tokio::sync::Notify;
 
-use super::auth::Caller;
-use super::limits::Subject;
-use super::problem::Problem;
+use crate::auth::{Caller, Subject};
 
 /// Questions that are being answered, of a process: one and a half for each connection that
 /// answers them, so that one subject's never have all of these.
@@ -183,8 +180,22 @@ pub struct Held {
     n: usize,
 }
 
+/// Why nothing was lent.
+#[derive(Clone, Debug)]
+pub struct UsedUp {
+    /// Stable.
+    pub code: &'static str,
+    /// Of what, as the metric names it.
+    pub limit: &'static str,
+    /// Whose part: `subject`, `tenant` or `process`.
+    pub whose: &'static str,
+    /// For a person, with the mend.
+    pub detail: String,
+}
+
 /// Whose part is used up, how much it is, and how much of it is held.
-struct UsedUp {
+#[derive(Clone, Copy)]
+struct Short {
     whose: &'static str,
     most: usize,
     held: usize,
@@ -197,8 +208,8 @@ impl Share {
     }
 
     /// Lends `n`, or says why not.
-    pub fn lend(&self, holder: &Holder, n: usize) -> Result<Held, Problem> {
-        self.try_lend(holder, n).map_err(|used_up| self.0.refuse(&used_up, n))
+    pub fn lend(&self, holder: &Holder, n: usize) -> Result<Held, UsedUp> {
+        self.try_lend(holder, n).map_err(|short| self.0.refuse(&short, n))
     }
 
     /// The same, for who may wait a while until others are done.
@@ -207,7 +218,7 @@ impl Share {
         holder: &Holder,
         n: usize,
         wait: Duration,
-    ) -> Result<Held, Problem> {
+    ) -> Result<Held, UsedUp> {
         let until = tokio::time::Instant::now() + wait;
         loop {
             // Listening before looking: what comes back in between is heard.
@@ -215,16 +226,16 @@ impl Share {
             back.as_mut().enable();
             match self.try_lend(holder, n) {
                 Ok(held) => return Ok(held),
-                Err(used_up) => {
+                Err(short) => {
                     if tokio::time::timeout_at(until, back).await.is_err() {
-                        return Err(self.0.refuse(&used_up, n));
+                        return Err(self.0.refuse(&short, n));
                     }
                 }
             }
         }
     }
 
-    fn try_lend(&self, holder: &Holder, n: usize) -> Result<Held, UsedUp> {
+    fn try_lend(&self, holder: &Holder, n: usize) -> Result<Held, Short> {
         self.0.lent().take(&self.0.most, holder, n)?;
         Ok(Held { share: self.0.clone(), holder: holder.clone(), n })
     }
@@ -236,27 +247,19 @@ impl Inner {
         self.lent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// 503 when the process has no more, 429 when it is one's own part that is used up.
-    fn refuse(&self, used_up: &UsedUp, n: usize) -> Problem {
-        let (Named(limit, code, what, mend), UsedUp { whose, most, held }) = (self.named, used_up);
-        metrics::counter!("vitals_refused_total", "limit" => limit, "whose" => *whose).increment(1);
+    fn refuse(&self, short: &Short, n: usize) -> UsedUp {
+        let (Named(limit, code, what, mend), Short { whose, most, held }) = (self.named, *short);
+        metrics::counter!("vitals_refused_total", "limit" => limit, "whose" => whose).increment(1);
         let detail = format!(
             "{held} of {most} {what} are held (the limit of a {whose} at each process of vitals), and \
              {n} more would be too many: {mend}"
         );
-        let status = match *whose {
-            "process" => StatusCode::SERVICE_UNAVAILABLE,
-            _ => StatusCode::TOO_MANY_REQUESTS,
-        };
-        Problem::new(status, code, detail)
-            .header(header::RETRY_AFTER, HeaderValue::from_static("1"))
-            .with("limit", limit.into())
-            .with("whose", (*whose).into())
+        UsedUp { code, limit, whose, detail }
     }
 }
 
 impl Lent {
-    fn take(&mut self, most: &Most, holder: &Holder, n: usize) -> Result<(), UsedUp> {
+    fn take(&mut self, most: &Most, holder: &Holder, n: usize) -> Result<(), Short> {
         let of_subject = self.subjects.get(&holder.subject).copied().unwrap_or(0);
         let of_tenant = self.tenants.get(&holder.tenant).copied().unwrap_or(0);
         let part = |of: usize| (most.process / of).max(1);
@@ -266,7 +269,7 @@ impl Lent {
             ("process", self.all, most.process),
         ] {
             if held.saturating_add(n) > most {
-                return Err(UsedUp { whose, most, held });
+                return Err(Short { whose, most, held });
             }
         }
         self.all += n;
@@ -320,7 +323,7 @@ mod tests {
         loop {
             match share.try_lend(holder, 1) {
                 Ok(one) => held.push(one),
-                Err(used_up) => return (held, used_up.whose),
+                Err(short) => return (held, short.whose),
             }
         }
     }
@@ -364,7 +367,7 @@ mod tests {
         });
         let second = waited.expect("it came back");
         let late = share.lend_within(&nurse, 1, Duration::from_millis(1)).await;
-        assert_eq!(late.err().expect("none is left").status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(late.err().expect("none is left").whose, "subject");
         drop(second);
     }
 }

@@ -1,31 +1,26 @@
-//! How much a subject of a tenant may ask for in a minute.
+//! How much a subject of a tenant may ask for in a minute, and what a process lends.
 //!
-//! Guarantees that every answer to a good token says where its subject stands; that
-//! from 80 % of a limit on answers go out later, and only the answers: what was asked
-//! for is done by then; and that what is refused with 429 was not done. One subject's
-//! use is never another's. Does not count requests without a good token, nor what the
-//! other processes of an installation count.
-//!
-//! The headers are those of draft-ietf-httpapi-ratelimit-headers-06, the last one that
-//! has them as four. They tell of the limit of which most is used. `RateLimit-Reset` is
-//! when the whole limit is back, but beside `Retry-After` the same moment as that.
+//! Guarantees that from 80 % of a limit on answers are to go out later, and only the
+//! answers: what was asked for is done by then; and that what is refused was not done. One
+//! subject's use is never another's. Knows no protocol: how a [`Limited`] is said, and
+//! where a caller is told where they stand, is a door's to know. Does not count requests
+//! without a good token, nor what the other processes of an installation count.
 
 mod meter;
+pub mod shares;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use axum::response::Response;
+use bytes::Bytes;
 use governor::clock::MonotonicClock;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use self::meter::Subject;
-use self::meter::{Meter, Refused, SUBJECTS_MAX, Standing};
-use super::auth::Caller;
-use super::problem::Problem;
+pub use self::meter::Standing;
+use self::meter::{Meter, Refused, SUBJECTS_MAX};
+use crate::auth::{Caller, Subject};
 
 /// The longest that a part of a stream waits until it is due.
 const DUE_MS_MAX: u64 = 20_000;
@@ -33,11 +28,6 @@ const DUE_MS_MAX: u64 = 20_000;
 const STREAM_PART: u32 = 10;
 /// How often subjects are forgotten of whom nothing is to be remembered.
 const FORGET_SECONDS: u64 = 60;
-
-const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
-const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
-const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
-const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// How many a minute.
 #[derive(Clone, Copy, Debug)]
@@ -65,13 +55,34 @@ pub struct Asked<'a> {
     subject: Subject,
     /// With this request, whatever flows back while it is done.
     standing: Standing,
-    policy: &'a HeaderValue,
+    /// Both limits of the caller, as draft-ietf-httpapi-ratelimit-headers-06 writes them.
+    pub policy: &'a Bytes,
+}
+
+/// Why something was not taken; nothing of it was done.
+#[derive(Clone, Debug)]
+pub struct Limited {
+    /// For a person, with the mend.
+    pub detail: String,
+    /// When to come again, and where one stands; `None` when it is more than there ever is.
+    pub again: Option<Again>,
+}
+
+/// What somebody is told who may come again.
+#[derive(Clone, Debug)]
+pub struct Again {
+    /// After so many seconds.
+    pub seconds: u64,
+    /// How much is used, of what.
+    pub standing: Standing,
+    /// See [`Asked::policy`].
+    pub policy: Bytes,
 }
 
 /// What a kind of caller is told and counted by, beside its readings.
 struct Kind {
     requests: Limit,
-    policy: HeaderValue,
+    policy: Bytes,
 }
 
 /// A limit with its names.
@@ -113,32 +124,21 @@ impl Limits {
         }))
     }
 
-    /// Counts a request before anything is done: 429 when none is left.
-    pub fn request(&self, caller: &Caller) -> Result<Asked<'_>, Problem> {
+    /// Counts a request before anything is done, if one is left.
+    pub fn request(&self, caller: &Caller) -> Result<Asked<'_>, Limited> {
         let (Kind { requests, policy }, subject) = (self.kind(caller), caller.counted());
         requests.take(&subject, NonZeroU32::MIN, policy)?;
         Ok(Asked { standing: requests.meter.standing(&subject), subject, policy })
     }
 
-    /// Says with a request's answer where its subject stands, and holds it back if that
-    /// is near a limit.
-    pub async fn answer(&self, asked: Asked<'_>, mut response: Response) -> Response {
-        // Refused because of its readings: that is what it was told, and at once.
-        if response.headers().contains_key(LIMIT) {
-            return response;
-        }
-        let standing = asked.standing.tighter(self.0.readings.meter.standing(&asked.subject));
-        tell(response.headers_mut(), standing, asked.policy);
-        let slowed = standing.slowed();
-        if !slowed.is_zero() {
-            tokio::time::sleep(slowed).await;
-        }
-        response
+    /// Where the subject of a request stands once it is done, by the limit of which most is
+    /// used.
+    pub fn standing(&self, asked: &Asked<'_>) -> Standing {
+        asked.standing.tighter(self.0.readings.meter.standing(&asked.subject))
     }
 
-    /// Counts readings before they are stored: 429 when fewer are left, 413 when they
-    /// are more than ever can be.
-    pub fn readings(&self, caller: &Caller, count: usize) -> Result<(), Problem> {
+    /// Counts readings before they are stored, if so many are left.
+    pub fn readings(&self, caller: &Caller, count: usize) -> Result<(), Limited> {
         let limit = &self.0.readings;
         match NonZeroU32::new(u32::try_from(count).unwrap_or(u32::MAX)) {
             Some(count) => limit.take(&caller.counted(), count, &self.kind(caller).policy),
@@ -147,14 +147,14 @@ impl Limits {
     }
 
     /// Counts readings of a stream before they are stored. Its sender is made to wait
-    /// until they are due, so that a stream runs at the speed of the limit; 429 when
+    /// until they are due, so that a stream runs at the speed of the limit; refused when
     /// that takes longer than [`DUE_MS_MAX`], or `hurry` is cancelled.
     pub async fn readings_when_due(
         &self,
         caller: &Caller,
         count: usize,
         hurry: &CancellationToken,
-    ) -> Result<(), Problem> {
+    ) -> Result<(), Limited> {
         let until = Instant::now() + Duration::from_millis(DUE_MS_MAX);
         let subject = caller.counted();
         while let Some(n) = NonZeroU32::new(u32::try_from(count).unwrap_or(u32::MAX))
@@ -202,7 +202,7 @@ impl Limits {
 }
 
 impl Limit {
-    fn take(&self, subject: &Subject, n: NonZeroU32, policy: &HeaderValue) -> Result<(), Problem> {
+    fn take(&self, subject: &Subject, n: NonZeroU32, policy: &Bytes) -> Result<(), Limited> {
         let refused = match self.meter.take(subject, n) {
             Ok(()) => return Ok(()),
             Err(refused) => refused,
@@ -212,7 +212,7 @@ impl Limit {
         let Refused::For(wait) = refused else {
             let detail =
                 format!("{n} {unit} are more than the {most} of a whole minute: split them");
-            return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "batch_too_large", detail));
+            return Err(Limited { detail, again: None });
         };
         metrics::counter!("vitals_rate_limited_total", "limit" => self.name).increment(1);
         let seconds = wait.as_millis().div_ceil(1_000).max(1) as u64;
@@ -221,26 +221,12 @@ impl Limit {
             standing.remaining(),
             self.advice
         );
-        Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail)
-            .header(header::RETRY_AFTER, HeaderValue::from(seconds))
-            .header(LIMIT, HeaderValue::from(most))
-            .header(REMAINING, HeaderValue::from(standing.remaining()))
-            .header(RESET, HeaderValue::from(seconds))
-            .header(POLICY, policy.clone()))
+        let again = Again { seconds, standing, policy: policy.clone() };
+        Err(Limited { detail, again: Some(again) })
     }
 }
 
 /// Both limits of a caller, each for a window of a minute.
-fn policy(requests: NonZeroU32, readings: NonZeroU32) -> HeaderValue {
-    let text =
-        format!("{requests};w=60;comment=\"requests\", {readings};w=60;comment=\"readings\"");
-    // Digits and the words above: always a value.
-    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(""))
-}
-
-fn tell(headers: &mut HeaderMap, standing: Standing, policy: &HeaderValue) {
-    headers.insert(LIMIT, HeaderValue::from(standing.per_minute));
-    headers.insert(REMAINING, HeaderValue::from(standing.remaining()));
-    headers.insert(RESET, HeaderValue::from(standing.reset_seconds()));
-    headers.insert(POLICY, policy.clone());
+fn policy(requests: NonZeroU32, readings: NonZeroU32) -> Bytes {
+    format!("{requests};w=60;comment=\"requests\", {readings};w=60;comment=\"readings\"").into()
 }

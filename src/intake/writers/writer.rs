@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::IngestError;
+use super::WritersError;
 use crate::event::Event;
 use crate::log::{AppendError, Held, Log};
 
@@ -33,8 +33,8 @@ const HELD: Duration = Duration::from_secs(1);
 /// A part of a request, all of one shard.
 pub(super) struct Request {
     pub events: Vec<Event>,
-    /// How many were new.
-    pub reply: oneshot::Sender<Result<usize, IngestError>>,
+    /// Which of them the log had already.
+    pub reply: oneshot::Sender<Result<Vec<usize>, WritersError>>,
     /// Its place in the queue, given back with the request.
     pub _room: OwnedSemaphorePermit,
 }
@@ -138,8 +138,7 @@ async fn write(log: &Log, held: &mut Held, shard: i16, mut batch: Vec<Request>) 
             metrics::counter!("vitals_readings_stored_total").increment(appended.stored() as u64);
             let mut positions = appended.positions.iter();
             for (request, length) in batch.into_iter().zip(lengths) {
-                let stored = positions.by_ref().take(length).flatten().count();
-                answer(request, Ok(stored));
+                answer(request, Ok(duplicates(positions.by_ref().take(length))));
             }
         }
         Err(error) if batch.len() > 1 && is_about_the_data(&error) => {
@@ -147,7 +146,8 @@ async fn write(log: &Log, held: &mut Held, shard: i16, mut batch: Vec<Request>) 
             for (mut request, length) in batch.into_iter().zip(lengths) {
                 request.events = events.by_ref().take(length).collect();
                 let result = log.append_on(held, shard, &request.events).await;
-                answer(request, result.map(|a| a.stored()).map_err(|e| unavailable(shard, &e)));
+                let result = result.map(|appended| duplicates(appended.positions.iter()));
+                answer(request, result.map_err(|error| unavailable(shard, &error)));
             }
         }
         Err(error) => {
@@ -157,17 +157,22 @@ async fn write(log: &Log, held: &mut Held, shard: i16, mut batch: Vec<Request>) 
     }
 }
 
+/// Which readings were given no position.
+fn duplicates<'a>(positions: impl Iterator<Item = &'a Option<i64>>) -> Vec<usize> {
+    positions.enumerate().filter(|(_, at)| at.is_none()).map(|(nth, _)| nth).collect()
+}
+
 /// A caller that went away does not want its answer; its readings are stored.
-fn answer(request: Request, result: Result<usize, IngestError>) {
+fn answer(request: Request, result: Result<Vec<usize>, WritersError>) {
     if request.reply.send(result).is_err() {
         tracing::debug!("the caller went away before its commit was acknowledged");
     }
 }
 
-fn unavailable(shard: i16, error: &AppendError) -> IngestError {
+fn unavailable(shard: i16, error: &AppendError) -> WritersError {
     metrics::counter!("vitals_append_errors_total").increment(1);
     tracing::error!(shard, %error, "a batch was not written; its senders were told");
-    IngestError::Unavailable
+    WritersError::Unavailable
 }
 
 /// Data exceptions and violated constraints: another batch may well succeed.

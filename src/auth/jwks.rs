@@ -20,8 +20,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::known::Known;
-use super::{Caller, Claims, unauthorised, validation};
-use crate::adapter::http::problem::Problem;
+use super::{Caller, Claims, Denied, unauthorised, validation};
 
 /// How often a file is looked at.
 const FILE_SECONDS: u64 = 2;
@@ -143,16 +142,11 @@ impl Jwks {
         token: &str,
         header: &Header,
         issuers: &[String],
-    ) -> Result<Arc<Caller>, Problem> {
+    ) -> Result<Arc<Caller>, Denied> {
         if !self.knows(header) {
             self.look_for_unknown().await;
         }
-        let set = self.set().ok_or_else(|| {
-            Problem::unavailable(
-                "keys_unavailable",
-                "the keys of tokens are not known yet: try again",
-            )
-        })?;
+        let set = self.set().ok_or(Denied::KeysUnavailable)?;
         let mut fitting = set.keys.iter().filter(|key| key.fits(header)).peekable();
         if fitting.peek().is_none() {
             return Err(unauthorised("the token was signed with a key that is not known here"));

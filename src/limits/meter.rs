@@ -17,7 +17,8 @@ use governor::nanos::Nanos;
 use governor::state::StateStore;
 use governor::state::keyed::ShrinkableKeyedStateStore;
 use governor::{Quota, RateLimiter};
-use sha2::{Digest, Sha256};
+
+use crate::auth::Subject;
 
 /// Subjects that one limit counts at once. One takes some 50 bytes, and looking
 /// through all of them takes milliseconds.
@@ -26,22 +27,6 @@ pub const SUBJECTS_MAX: usize = 200_000;
 const SLOW_FROM_PERCENT: u64 = 80;
 /// How much an answer is slowed down at the limit. It grows evenly up to there.
 pub const SLOW_MS_MAX: u64 = 1_000;
-
-/// Who is counted: 128 bits of the SHA-256 of tenant and subject, whose names may be
-/// long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Subject([u8; 16]);
-
-impl Subject {
-    /// The subject of a tenant.
-    pub fn new(tenant: &str, subject: &str) -> Subject {
-        // No tenant holds a zero byte, so no two pairs are the same text.
-        let hash = Sha256::new_with_prefix(tenant).chain_update([0]).chain_update(subject);
-        let mut first = [0; 16];
-        first.copy_from_slice(&hash.finalize()[..16]);
-        Subject(first)
-    }
-}
 
 /// Why something was not taken; nothing of it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

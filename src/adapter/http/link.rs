@@ -4,15 +4,13 @@
 //! nothing else: this stands before that route alone, and the link's signature is over
 //! the alert's id. A request with a token is judged by its token.
 
-use std::sync::OnceLock;
-
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::{header, request::Parts};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::Caller;
-use crate::adapter::http::problem::Problem;
+use super::problem::Problem;
+use crate::auth::Caller;
 use crate::clock::Clock;
 use crate::delivery::ack::{AckLinks, LinkError, Shown};
 
@@ -57,19 +55,6 @@ impl Links {
             };
             Problem::forbidden(code, error.to_string())
         })?;
-        let caller = Caller {
-            tenant: tenant.into(),
-            // Its own subject: who knows one link can use up no other's limits.
-            subject: format!("link {alert}"),
-            scope: "alerts:ack".to_owned(),
-            device: None,
-            patient: None,
-            // For this one request.
-            begins_ms: None,
-            expires_ms: now.timestamp_millis(),
-            linked: true,
-            counted_as: OnceLock::new(),
-        };
-        Ok((caller, shown))
+        Ok((Caller::linked(&tenant, alert, now), shown))
     }
 }

@@ -1,0 +1,60 @@
+//! Where a token stands in a request, and how it is said that it does not do.
+//!
+//! Guarantees that a request with two tokens is judged by none. Whether a token is good,
+//! and for what, is [`crate::auth`]'s to say.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
+
+use super::problem::Problem;
+use crate::auth::{Caller, Denied};
+
+/// The token of a request.
+pub fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+    if headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
+        // A proxy before us may have judged the other one.
+        let detail = "the request has more than one Authorization header: send one";
+        return Err(Problem::unreadable("ambiguous_authorization", detail));
+    }
+    headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        })
+        .ok_or_else(|| unauthorised("send the token as: Authorization: Bearer TOKEN".to_owned()))
+}
+
+fn unauthorised(detail: String) -> Problem {
+    Denied::Unauthorised(detail).into()
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Problem {
+        let detail = denied.to_string();
+        match denied {
+            Denied::Unauthorised(_) => {
+                Problem::new(StatusCode::UNAUTHORIZED, "unauthorised", detail)
+                    .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+            }
+            Denied::ScopeMissing(_) => Problem::forbidden("scope_missing", detail),
+            Denied::OutsideToken(_) => Problem::forbidden("outside_token", detail),
+            Denied::KeysUnavailable => Problem::unavailable("keys_unavailable", detail),
+        }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Caller, Problem> {
+        // Absent only where a route stands outside the gate.
+        let caller: Option<Arc<Caller>> = parts.extensions.remove();
+        caller
+            .map(Arc::unwrap_or_clone)
+            .ok_or_else(|| unauthorised("no token was checked".to_owned()))
+    }
+}

@@ -1,0 +1,216 @@
+//! What every door calls with what it has read.
+//!
+//! Guarantees that nothing is stored of who may not write, or for whom the limits say no;
+//! that each item of a batch is stored, a duplicate or rejected, and that it is known
+//! which; and that an outcome comes after the commit. What was not taken as a whole may be
+//! handed in again: the log keeps each reading once.
+
+use chrono::{DateTime, Utc};
+use tokio_util::sync::CancellationToken;
+
+use super::reading::{Draft, Fault, Rejected, accept};
+use super::writers::{Writers, WritersError, Written};
+use crate::auth::{Caller, Denied};
+use crate::clock::Clock;
+use crate::event::Event;
+use crate::limits::{Limited, Limits};
+use crate::log::Archived;
+
+/// The scope of who hands in readings.
+const SCOPE: &str = "readings:write";
+
+/// The way in: cheap to clone.
+#[derive(Clone)]
+pub struct Intake {
+    writers: Writers,
+    /// `None` where the operator hands in.
+    limits: Option<Limits>,
+    clock: Clock,
+}
+
+/// Items of one sender, judged in their order.
+pub struct Batch<'a> {
+    caller: &'a Caller,
+    /// Judged by.
+    now: DateTime<Utc>,
+    archived: Archived,
+    /// The index of the first item, for who hands in a stream in parts.
+    first: usize,
+    /// Pointers say the index of an item.
+    is_list: bool,
+    items: usize,
+    events: Vec<Event>,
+    /// The index of each event.
+    places: Vec<usize>,
+    rejected: Vec<Rejected>,
+}
+
+/// How long a sender waits for their limits and for room.
+#[derive(Clone, Copy)]
+pub enum Patience<'a> {
+    /// Not at all: they are told to come again.
+    None,
+    /// For a bounded time, and not once this is cancelled: a stream runs at the speed of the
+    /// limit and of the log.
+    Until(&'a CancellationToken),
+}
+
+/// What became of the items of a batch: each that is not listed was stored.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// How many.
+    pub stored: usize,
+    /// The indices of readings that the log had already.
+    pub duplicates: Vec<usize>,
+    /// What is wrong with the others.
+    pub rejected: Vec<Rejected>,
+}
+
+/// Nothing of a batch was acknowledged.
+#[derive(Debug)]
+pub struct NotTaken {
+    /// The cause.
+    pub why: Why,
+    /// What would have been rejected anyway.
+    pub rejected: Vec<Rejected>,
+}
+
+/// Why a batch was not taken.
+#[derive(Debug)]
+pub enum Why {
+    /// The sender may not.
+    Denied(Denied),
+    /// The sender may not now.
+    Limited(Limited),
+    /// The log cannot take it now.
+    Unwritten(WritersError),
+}
+
+impl Intake {
+    /// The way to these writers, for who keeps to these limits.
+    pub fn new(writers: Writers, limits: Option<Limits>, clock: Clock) -> Intake {
+        Intake { writers, limits, clock }
+    }
+
+    /// A batch to be judged by the present.
+    pub fn batch<'a>(&self, caller: &'a Caller) -> Batch<'a> {
+        Batch::new(caller, self.clock.now(), self.writers.archived())
+    }
+
+    /// From here on a batch is judged by the present: time has passed since it was begun.
+    pub fn renew(&self, batch: &mut Batch<'_>) {
+        (batch.now, batch.archived) = (self.clock.now(), self.writers.archived());
+    }
+
+    /// How many items of a stream may be handed in at once.
+    pub fn items_per_part(&self) -> usize {
+        self.limits.as_ref().map_or(usize::MAX, Limits::readings_per_part)
+    }
+
+    /// Stores a batch, and returns after the commit.
+    pub async fn submit(
+        &self,
+        batch: Batch<'_>,
+        patience: Patience<'_>,
+    ) -> Result<Outcome, NotTaken> {
+        let Batch { caller, items, events, places, rejected, .. } = batch;
+        metrics::counter!("vitals_readings_rejected_total").increment(rejected.len() as u64);
+        let written = async {
+            let may = caller.may(SCOPE).and_then(|()| caller.may_still(self.clock.now()));
+            may.map_err(Why::Denied)?;
+            self.count(caller, items, patience).await.map_err(Why::Limited)?;
+            match (events.is_empty(), patience) {
+                (true, _) => Ok(Written::default()),
+                (_, Patience::None) => self.writers.store_events(events).await,
+                (_, Patience::Until(stop)) => self.writers.store_when_room(events, stop).await,
+            }
+            .map_err(Why::Unwritten)
+        };
+        match written.await {
+            Ok(Written { stored, duplicates }) => {
+                let duplicates = duplicates.into_iter().map(|nth| places[nth]).collect();
+                Ok(Outcome { stored, duplicates, rejected })
+            }
+            Err(why) => Err(NotTaken { why, rejected }),
+        }
+    }
+
+    async fn count(
+        &self,
+        caller: &Caller,
+        items: usize,
+        patience: Patience<'_>,
+    ) -> Result<(), Limited> {
+        match (&self.limits, patience) {
+            (None, _) => Ok(()),
+            (Some(limits), Patience::None) => limits.readings(caller, items),
+            (Some(limits), Patience::Until(stop)) => {
+                limits.readings_when_due(caller, items, stop).await
+            }
+        }
+    }
+}
+
+impl<'a> Batch<'a> {
+    /// A batch of nothing, to be judged by a moment and the months that take no readings.
+    pub fn new(caller: &'a Caller, now: DateTime<Utc>, archived: Archived) -> Batch<'a> {
+        Batch {
+            caller,
+            now,
+            archived,
+            first: 0,
+            is_list: true,
+            items: 0,
+            events: Vec::new(),
+            places: Vec::new(),
+            rejected: Vec::new(),
+        }
+    }
+
+    /// Its first item has this index.
+    pub fn from(self, first: usize) -> Batch<'a> {
+        Batch { first, ..self }
+    }
+
+    /// It is one item alone: pointers into it say no index.
+    pub(super) fn single(&mut self) {
+        self.is_list = false;
+    }
+
+    /// Judges an item and adds it.
+    pub fn add(&mut self, item: Result<Draft<'_>, Fault>) {
+        let Caller { tenant, .. } = self.caller;
+        let narrowing = self.caller.narrowing();
+        let judged =
+            item.and_then(|draft| accept(draft, tenant, narrowing, self.now, &self.archived));
+        let index = self.first + self.items;
+        self.items += 1;
+        match judged {
+            Ok(event) => {
+                self.events.push(event);
+                self.places.push(index);
+            }
+            Err(fault) => self.rejected.push(fault.at(index, self.is_list)),
+        }
+    }
+
+    /// How many items it has.
+    pub fn items(&self) -> usize {
+        self.items
+    }
+
+    /// How many of them may be stored.
+    pub fn accepted(&self) -> usize {
+        self.events.len()
+    }
+
+    /// What is wrong with the others.
+    pub fn rejected(&self) -> &[Rejected] {
+        &self.rejected
+    }
+
+    #[cfg(test)]
+    pub(super) fn events(&self) -> &[Event] {
+        &self.events
+    }
+}
