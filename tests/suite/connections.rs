@@ -92,6 +92,34 @@ async fn the_limit_of_open_files_is_raised_to_what_the_system_allows() {
 }
 
 #[tokio::test]
+async fn a_crowd_that_says_nothing_does_not_end_a_connection_with_a_good_token() {
+    let database = Database::new().await;
+    let server = Server::start_under(&database, "ulimit -n 512", &[]).await;
+    let token = server.token("vitals:read");
+    let mut kept = connect(&server).await;
+    let request = format!(
+        "GET /api/v1/patients HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n"
+    );
+    let mut crowd = Vec::new();
+    for _ in 0..3 {
+        kept.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        kept.read_exact(&mut answer).await.expect("it is open, although others came since");
+        assert_eq!(&answer, b"HTTP/1.1 200");
+        let mut rest = [0; 16 * 1024];
+        while !rest.windows(2).any(|end| end == b"]}" || end == b"}}") {
+            assert_ne!(kept.read(&mut rest).await.unwrap(), 0);
+        }
+        // More than there are places for.
+        for _ in 0..600 {
+            crowd.push(connect(&server).await);
+        }
+        // The last of them was taken.
+        client().get(server.url("/health/live")).send().await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn connections_that_only_wait_make_room_and_pages_go_out() {
     const IDLE: usize = 700;
     let database = Database::new().await;

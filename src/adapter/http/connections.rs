@@ -3,14 +3,14 @@
 //! Guarantees that there are never more than the process has descriptors for, beside those
 //! that pages, the database and files need; that a head which does not come, and a silence
 //! between two requests, end after a bounded time; and that a newcomer finds a place as
-//! long as any connection only waits: the one that waits longest goes. HTTP/1.1 alone is
-//! spoken. What was refused is counted and told. Does not look at requests: who asks too
+//! long as any connection only waits: the one that waits longest goes, of those first on
+//! which no good token was sent yet. HTTP/1.1 alone is spoken. What was refused is counted and told. Does not look at requests: who asks too
 //! much is refused behind this.
 
 use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -31,6 +31,7 @@ use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
 use super::front::Front;
+use super::ratelimit;
 
 /// How long a request's head may take, from its first byte.
 const HEAD_MS_MAX: u64 = 10_000;
@@ -91,7 +92,13 @@ async fn answer(stream: TcpStream, front: Front, place: Place, stop: Cancellatio
     let io = Watched { io: TokioIo::new(stream), seen: seen.clone() };
     let service = hyper::service::service_fn(|request: Request<Incoming>| {
         seen.asks();
-        front.clone().call(request.map(Body::new))
+        let answer = front.clone().call(request.map(Body::new));
+        async {
+            let answer = answer.await;
+            let is_known = answer.as_ref().is_ok_and(|a| ratelimit::is_of_known(a.headers()));
+            seen.known.fetch_or(is_known, Ordering::Relaxed);
+            answer
+        }
     });
     let mut connection = std::pin::pin!(
         http1::Builder::new()
@@ -176,7 +183,8 @@ impl Open {
             return None;
         }
         let (state, close) = (AtomicU64::new(Phase::New as u64), Notify::new());
-        let seen = Arc::new(Seen { started: self.started, state, close });
+        let known = AtomicBool::new(false);
+        let seen = Arc::new(Seen { started: self.started, state, known, close });
         seen.enter(Phase::New);
         places.insert(number, seen.clone());
         metrics::gauge!("vitals_connections").set(places.len() as f64);
@@ -216,11 +224,14 @@ impl Open {
     }
 }
 
-/// Ends the connection that waits longest for a request; whether there is one.
+/// Ends the connection that waits longest for a request; whether there is one. Whoever opens
+/// many and says nothing must not end those of a ward, which wait from one reading to the
+/// next.
 fn make_room(places: &mut HashMap<u64, Arc<Seen>>) -> bool {
-    let waiting = places.iter().map(|(number, seen)| (seen.phase(), *number));
-    let waiting = waiting.filter(|((phase, _), _)| *phase != Phase::Busy);
-    let Some((_, number)) = waiting.min_by_key(|((_, since), _)| *since) else { return false };
+    let waiting = places.iter().filter(|(_, seen)| seen.phase().0 != Phase::Busy);
+    let first =
+        waiting.min_by_key(|(_, seen)| (seen.known.load(Ordering::Relaxed), seen.phase().1));
+    let Some(number) = first.map(|(number, _)| *number) else { return false };
     if let Some(seen) = places.remove(&number) {
         metrics::counter!("vitals_refused_total", "limit" => "idle_connections", "whose" => "process")
             .increment(1);
@@ -267,6 +278,8 @@ struct Seen {
     started: Instant,
     /// A phase in the last two bits, and since when, in milliseconds.
     state: AtomicU64,
+    /// A good token was sent on it.
+    known: AtomicBool,
     close: Notify,
 }
 
