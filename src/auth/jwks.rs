@@ -19,8 +19,10 @@ use jsonwebtoken::{Algorithm, DecodingKey, Header};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::caller::Caller;
+use super::claims::{Claims, reason, unauthorised, validation};
+use super::denied::Denied;
 use super::known::Known;
-use super::{Caller, Claims, Denied, unauthorised, validation};
 
 /// How often a file is looked at.
 const FILE_SECONDS: u64 = 2;
@@ -162,7 +164,7 @@ impl Jwks {
                 Err(error) => refused = error.into_kind(),
             }
         }
-        Err(unauthorised(super::reason(&refused)))
+        Err(unauthorised(reason(&refused)))
     }
 
     fn set(&self) -> Option<Arc<Set>> {

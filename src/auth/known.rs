@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::Caller;
+use super::caller::Caller;
 
 /// Tokens after which those that were not seen meanwhile are forgotten.
 const TOKENS: usize = 4_096;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::database::Database;
-use super::serve::{REBUILD_CONNECTIONS_MAX, renew};
+use super::rebuilds::{REBUILD_CONNECTIONS_MAX, renew};
 use super::{Error, anchor};
 use crate::clock::Clock;
 use crate::config::{Role, Serving};

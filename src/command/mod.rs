@@ -16,6 +16,7 @@ mod parked;
 mod progress;
 mod reach;
 mod rebuild;
+mod rebuilds;
 mod replay;
 mod secret;
 mod serve;

@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::database::Database;
+use super::rebuilds::{REBUILD_CONNECTIONS_MAX, renew};
 use super::{Error, descriptors, history, secret};
 use crate::adapter::http::cors::Origins;
 use crate::adapter::http::standing::Standing;
@@ -66,10 +67,6 @@ const PAGE_CONNECTIONS_MAX: u32 = 4;
 const FOLD_CONNECTIONS_MAX: u32 = 3;
 /// Connections for what jobs ask: half of them for each of those that run at once.
 const JOB_CONNECTIONS_MAX: u32 = 8;
-/// Connections for rebuilds of projections whose SQL has changed, while there are any.
-pub(super) const REBUILD_CONNECTIONS_MAX: u32 = 8;
-/// The pause after a rebuild that failed.
-const REBUILD_PAUSE_SECONDS: u64 = 10;
 /// How often the coming months are made sure of.
 const AHEAD_SECONDS: u64 = 3_600;
 /// How long a month that came back is still refused, at most.
@@ -368,15 +365,6 @@ async fn follow<C: Consumer>(
     }
     tasks.spawn("who resumes", consumer::resume_asked(pool.clone(), consumer, stop.clone()));
     Ok(())
-}
-
-/// Projections whose SQL has changed since their tables were made. Meanwhile the old
-/// tables are read, and folded by the old text.
-pub(super) async fn renew(log: Log) {
-    while let Err(error) = projection::renew(&log).await {
-        tracing::error!(%error, "a projection still stands by its old SQL; trying again");
-        tokio::time::sleep(Duration::from_secs(REBUILD_PAUSE_SECONDS)).await;
-    }
 }
 
 fn rates(serving: &Serving) -> Rates {

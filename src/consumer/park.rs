@@ -13,7 +13,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
-use super::{Consumer, ConsumerError};
+use super::contract::{Consumer, ConsumerError};
 use crate::log::{Window, answered};
 
 /// When one step would park more, it is not the events that are wrong.

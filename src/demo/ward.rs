@@ -8,15 +8,13 @@
 //! Does not model physiology: it is made to show the platform, not to test a rule's
 //! clinical worth. For that there are recordings.
 
+mod patient;
 mod plan;
 
-use std::collections::BTreeMap;
-
-use chrono::NaiveDate;
-
-use self::plan::Episode;
+use self::patient::{Device, SIGNALS, Signal, smooth};
 use crate::vital::Vital;
 
+pub use self::patient::Patient;
 pub use self::plan::WardError;
 
 /// The ward that comes with the program.
@@ -26,60 +24,11 @@ const BUILT_IN: &str = include_str!("../../fixtures/ward.toml");
 /// soon complete.
 const FIRST_READING_SECONDS_MAX: u64 = 60;
 
-/// What measures a vital; a device's readings fall on the same seconds.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Device {
-    Watch,
-    Patch,
-    Cuff,
-    Nurse,
-}
-
-/// How a vital is measured and how it wanders at rest.
-struct Signal {
-    vital: Vital,
-    device: Device,
-    every_s: u64,
-    /// Steps a unit: a thermometer shows tenths.
-    steps_per_unit: f64,
-    /// It strays this far from rest, smoothly, over this time.
-    wander: f64,
-    wander_s: u64,
-    /// What the device shows at least and at most.
-    shown: (f64, f64),
-}
-
-#[rustfmt::skip]
-const SIGNALS: [Signal; 8] = [
-    Signal { vital: Vital::HeartRate, device: Device::Watch, every_s: 5, steps_per_unit: 1.0, wander: 3.0, wander_s: 120, shown: (25.0, 220.0) },
-    Signal { vital: Vital::RespiratoryRate, device: Device::Patch, every_s: 30, steps_per_unit: 1.0, wander: 1.5, wander_s: 180, shown: (4.0, 60.0) },
-    Signal { vital: Vital::Spo2, device: Device::Watch, every_s: 10, steps_per_unit: 1.0, wander: 0.9, wander_s: 120, shown: (55.0, 100.0) },
-    Signal { vital: Vital::BodyTemperature, device: Device::Patch, every_s: 600, steps_per_unit: 10.0, wander: 0.15, wander_s: 3600, shown: (32.0, 42.0) },
-    // Of blood pressure every_s is a unit: each patient has one, two or three of them.
-    Signal { vital: Vital::SystolicBp, device: Device::Cuff, every_s: 300, steps_per_unit: 1.0, wander: 5.0, wander_s: 1800, shown: (50.0, 260.0) },
-    Signal { vital: Vital::DiastolicBp, device: Device::Cuff, every_s: 300, steps_per_unit: 1.0, wander: 3.0, wander_s: 1800, shown: (30.0, 160.0) },
-    Signal { vital: Vital::OxygenFlow, device: Device::Nurse, every_s: 1200, steps_per_unit: 2.0, wander: 0.0, wander_s: 1, shown: (0.0, 15.0) },
-    Signal { vital: Vital::Consciousness, device: Device::Nurse, every_s: 1200, steps_per_unit: 1.0, wander: 0.0, wander_s: 1, shown: (0.0, 4.0) },
-];
-
 /// A seeded ward.
 #[derive(Clone, Debug)]
 pub struct Ward {
     seed: u64,
     patients: Vec<Patient>,
-}
-
-/// A simulated patient.
-#[derive(Clone, Debug)]
-pub struct Patient {
-    /// A FHIR id.
-    pub id: String,
-    /// The ward they lie on.
-    pub ward: String,
-    /// Adults, for NEWS2.
-    pub birth_date: NaiveDate,
-    at_rest: BTreeMap<Vital, f64>,
-    episodes: Vec<Episode>,
 }
 
 /// A simulated measurement.
@@ -105,7 +54,8 @@ impl Ward {
 
     /// Reads a ward; `fixtures/ward.toml` shows the format.
     pub fn parse(toml: &str) -> Result<Ward, WardError> {
-        plan::read(toml)
+        let (seed, patients) = plan::read(toml)?;
+        Ok(Ward { seed, patients })
     }
 
     /// The patients, in the order of the file.
@@ -189,17 +139,6 @@ impl Ward {
     }
 }
 
-impl Device {
-    fn id(self, patient: &Patient) -> String {
-        match self {
-            Device::Watch => format!("watch-{}", patient.id),
-            Device::Patch => format!("patch-{}", patient.id),
-            Device::Cuff => format!("cuff-{}", patient.id),
-            Device::Nurse => format!("nurse-{}", patient.ward),
-        }
-    }
-}
-
 /// SplitMix64's step and finaliser (Steele, Lea, Flood: "Fast Splittable Pseudorandom
 /// Number Generators", OOPSLA 2014).
 fn mix(x: u64) -> u64 {
@@ -209,15 +148,10 @@ fn mix(x: u64) -> u64 {
     x ^ (x >> 31)
 }
 
-/// From 0 to 1 without a kink at either end. A polynomial, so that every machine gets
-/// the same bits.
-fn smooth(x: f64) -> f64 {
-    let x = x.clamp(0.0, 1.0);
-    x * x * (3.0 - 2.0 * x)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -6,6 +6,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// The file in the data directory that says where else the cluster is.
+pub(super) const LOCATION: &str = "postgres.location";
+/// The oldest major version that vitals works with.
+pub(super) const MAJOR_MIN: u32 = 14;
 /// Why the private PostgreSQL could not be started, joined or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum EmbeddedError {
@@ -39,7 +43,7 @@ pub enum EmbeddedError {
     #[error(
         "the database of {} was kept in {}, which is gone; restore it there, or delete {}/{} \
          to start with an empty database",
-        data_dir.display(), home.display(), data_dir.display(), super::place::LOCATION
+        data_dir.display(), home.display(), data_dir.display(), LOCATION
     )]
     Gone {
         /// The data directory.
@@ -97,7 +101,7 @@ pub enum EmbeddedError {
         "no PostgreSQL {} or newer on this machine (it has {found}) and the download from \
          github.com failed ({reason}); install one (apt install postgresql, brew install postgresql), or give \
          vitals a database with --database-url",
-        super::locate::MAJOR_MIN
+        MAJOR_MIN
     )]
     NoBinaries {
         /// What was found instead, for reading.

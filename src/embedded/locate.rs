@@ -10,12 +10,10 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::download;
-use super::error::EmbeddedError;
+use super::error::{EmbeddedError, MAJOR_MIN};
 use super::place::Place;
 use super::program;
 
-/// The oldest major version that vitals works with.
-pub(super) const MAJOR_MIN: u32 = 14;
 /// The newest major version that is asked for by download.
 const MAJOR_MAX: u32 = 18;
 /// The major version that is downloaded for a new cluster.

@@ -15,10 +15,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::error::{EmbeddedError, files};
+use super::error::{EmbeddedError, LOCATION, files};
 
-/// The file in the data directory that says where else the cluster is.
-pub(super) const LOCATION: &str = "postgres.location";
 /// Where root keeps clusters whose data directory the server's user cannot enter.
 const ELSEWHERE: &str = "/var/lib/vitals";
 /// The longest path of a socket, in bytes: `sun_path` holds 103 on macOS, 107 on Linux.

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::error::EmbeddedError;
 use super::server::{self, Reached};
 use super::session::{self, Answer};
-use super::{Embedded, turn};
+use super::share::{Embedded, turn};
 
 /// How often the server is asked whether it lives.
 const LOOK_MS: u64 = 250;

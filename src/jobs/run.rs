@@ -15,8 +15,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::job::{Jobs, Kind, RESULT_BYTES_MAX};
 use super::store::{Claimed, End, LEASE_SECONDS};
-use super::{Jobs, Kind, RESULT_BYTES_MAX};
 
 /// Jobs that a process runs at once, each of another tenant.
 const RUNNING_MAX: usize = 2;

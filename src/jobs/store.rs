@@ -5,7 +5,7 @@
 
 use uuid::Uuid;
 
-use super::{
+use super::job::{
     Job, Jobs, KEPT_HOURS, KEPT_PER_TENANT_MAX, Kind, OPEN_MAX, OPEN_PER_TENANT_MAX, State,
     SubmitError, Wanted,
 };

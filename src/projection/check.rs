@@ -7,7 +7,7 @@
 use futures_util::{StreamExt, TryStreamExt};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 
-use super::{Projection, SNAPSHOT, look};
+use super::fold::{Projection, SNAPSHOT, look};
 use crate::consumer::leave_out;
 
 /// How many differing rows are reported of a shard.

@@ -11,7 +11,7 @@ mod swap;
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use super::Projection;
+use super::fold::Projection;
 use crate::consumer::ConsumerError;
 use crate::log::Log;
 

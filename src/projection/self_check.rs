@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 
-use super::{ALL, Difference, Projection, check_patients};
+use super::check::{Difference, check_patients};
+use super::fold::{ALL, Projection};
 use crate::log::{Log, answered};
 
 /// Patients looked at by one check.

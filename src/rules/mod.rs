@@ -21,6 +21,7 @@ mod state;
 mod step;
 #[cfg(test)]
 mod step_tests;
+mod table;
 pub mod ticks;
 mod timers;
 pub mod versions;
@@ -36,5 +37,5 @@ pub use raise::Raise;
 pub use registry::Book;
 pub use state::State;
 pub use step::step;
+pub use table::RuleError;
 pub use timers::due;
-pub use written::RuleError;

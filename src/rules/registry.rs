@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::facts::Facts;
 use super::model::{Mode, Op, Rule};
-use super::written::{DURATION_MAX, RuleError, fault};
+use super::table::{DURATION_MAX, RuleError, fault};
 use crate::event::Priority;
 use crate::vital::Vital;
 

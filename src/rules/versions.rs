@@ -14,7 +14,8 @@ use sqlx::{PgConnection, Row};
 
 use super::model::{Mode, Rule};
 use super::registry::{RULES_PER_TENANT_MAX, RuleSet, shipped_bodies};
-use super::written::{RuleError, fault, short_enough};
+use super::table::{RuleError, fault};
+use super::written::short_enough;
 use crate::event::{Event, NO_PATIENT, RULE_CHANGED};
 use crate::log::{AppendError, Log, append, in_turn};
 

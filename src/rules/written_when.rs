@@ -7,7 +7,7 @@ use chrono::TimeDelta;
 use serde_json::Value;
 
 use super::model::{Leaf, Node, Of, Op, When};
-use super::written::{Read, Table, fault};
+use super::table::{Read, Table, fault};
 use crate::vital::{MeasureError, Vital};
 
 /// Leaves of a condition.

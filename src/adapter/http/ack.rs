@@ -18,6 +18,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use self::page::BY_CHARS_MAX;
 use self::page::Bed;
 use super::alerts::find;
 use super::extract::{Body, Id, Json, json};
@@ -29,8 +30,6 @@ use crate::delivery::ack::Shown;
 use crate::query::alerts::{self, Alert, Answer, Standing, Via};
 use crate::query::records;
 
-/// The longest name and note of an acknowledgement.
-const BY_CHARS_MAX: usize = 200;
 const NOTE_CHARS_MAX: usize = 1_000;
 
 /// What somebody says of an alert.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use chrono::NaiveDate;
 use serde::Deserialize;
 
-use super::{Patient, SIGNALS, Ward, smooth};
+use super::patient::{Episode, Patient, SIGNALS, Shape};
 use crate::event::{ID_BYTES_MAX, is_fhir_id};
 use crate::vital::Vital;
 
@@ -66,82 +66,8 @@ struct EpisodePlan {
     every_min: u64,
 }
 
-/// How an episode comes and goes, and what it does meanwhile.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Shape {
-    rise_s: u32,
-    hold_s: u32,
-    fall_s: u32,
-    change: BTreeMap<Vital, f64>,
-    wave_s: u32,
-    wave: BTreeMap<Vital, f64>,
-    reads_zero: BTreeSet<Vital>,
-}
-
-impl Shape {
-    fn length_s(&self) -> u64 {
-        u64::from(self.rise_s) + u64::from(self.hold_s) + u64::from(self.fall_s)
-    }
-
-    fn is_sound(&self) -> bool {
-        let mut changes = self.change.values().chain(self.wave.values());
-        self.length_s() > 0
-            && (self.wave_s > 0 || self.wave.is_empty())
-            && changes.all(|change| change.is_finite())
-    }
-
-    fn vitals(&self) -> impl Iterator<Item = Vital> {
-        self.change.keys().chain(self.wave.keys()).chain(&self.reads_zero).copied()
-    }
-}
-
-/// Something that happens to a patient, again and again.
-#[derive(Clone, Debug)]
-pub(super) struct Episode {
-    shape: Arc<Shape>,
-    first_s: u64,
-    every_s: u64,
-}
-
-impl Episode {
-    /// How strong it is at a second, 0–1; `None` when it is not on.
-    pub(super) fn strength(&self, at_s: u64) -> Option<f64> {
-        let since_s = self.since_s(at_s)?;
-        if since_s >= self.shape.length_s() {
-            return None;
-        }
-        let left_s = self.shape.length_s() - since_s;
-        let part = |s: u64, of_s: u32| if of_s == 0 { 1.0 } else { s as f64 / f64::from(of_s) };
-        Some(smooth(part(since_s, self.shape.rise_s)) * smooth(part(left_s, self.shape.fall_s)))
-    }
-
-    /// Whether the sensor of `vital` is off meanwhile.
-    pub(super) fn reads_zero(&self, vital: Vital) -> bool {
-        self.shape.reads_zero.contains(&vital)
-    }
-
-    /// What it adds to `vital` at full strength.
-    pub(super) fn change(&self, vital: Vital, at_s: u64) -> f64 {
-        let of = |map: &BTreeMap<Vital, f64>| map.get(&vital).copied().unwrap_or_default();
-        let wave = of(&self.shape.wave);
-        if wave == 0.0 {
-            return of(&self.shape.change);
-        }
-        // Up from the trough for half the wave, and down again.
-        let wave_s = u64::from(self.shape.wave_s);
-        let along = (self.since_s(at_s).unwrap_or_default() % wave_s) as f64 / wave_s as f64;
-        let height = smooth(1.0 - (2.0 * along - 1.0).abs());
-        of(&self.shape.change) + wave * (2.0 * height - 1.0)
-    }
-
-    fn since_s(&self, at_s: u64) -> Option<u64> {
-        Some(at_s.checked_sub(self.first_s)? % self.every_s)
-    }
-}
-
-/// Reads and checks a ward.
-pub(super) fn read(toml: &str) -> Result<Ward, WardError> {
+/// Reads and checks a ward: its seed and its patients.
+pub(super) fn read(toml: &str) -> Result<(u64, Vec<Patient>), WardError> {
     let plan: Plan = toml::from_str(toml)?;
     let mut shapes = BTreeMap::new();
     for (name, shape) in plan.episode {
@@ -161,7 +87,7 @@ pub(super) fn read(toml: &str) -> Result<Ward, WardError> {
         }
         patients.push(checked(patient, &shapes)?);
     }
-    Ok(Ward { seed: plan.seed, patients })
+    Ok((plan.seed, patients))
 }
 
 fn is_simulated(vital: Vital) -> bool {
@@ -203,6 +129,7 @@ fn checked(plan: PatientPlan, shapes: &BTreeMap<String, Arc<Shape>>) -> Result<P
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demo::ward::patient::smooth;
 
     const SMALL: &str = r#"
         seed = 1
@@ -223,8 +150,8 @@ mod tests {
 
     #[test]
     fn an_episode_comes_goes_and_comes_again() {
-        let ward = read(SMALL).unwrap();
-        let episode = &ward.patients()[0].episodes[0];
+        let (_, patients) = read(SMALL).unwrap();
+        let episode = &patients[0].episodes[0];
         for (at_s, strength) in [
             (0, None),
             (119, None),

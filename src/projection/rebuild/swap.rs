@@ -13,7 +13,8 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use super::{Beside, Purpose, RebuildError, run};
 use crate::consumer::{ConsumerError, act_apart, register};
 use crate::log::{Log, Window};
-use crate::projection::{Apply, remember};
+use crate::projection::fold::Apply;
+use crate::projection::stored::{made_by, remember};
 
 /// How long the first try waits for a table, and its readers behind it. Each further one
 /// waits twice as long: the last one longer than PostgreSQL's `deadlock_timeout`, after which
@@ -46,7 +47,7 @@ impl Beside {
         .bind(projection.consumer)
         .fetch_all(&mut *tx)
         .await?;
-        let stored = crate::projection::made_by(&mut tx, projection).await?;
+        let stored = made_by(&mut tx, projection).await?;
         let comparable = stored == Some(projection.sql_hash());
         let mut positions = 0;
         for ((shard, rebuilt), (_, live)) in reached.into_iter().zip(live) {

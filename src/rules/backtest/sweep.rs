@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use crate::rules::model::Rule;
-use crate::rules::written::RuleError;
+use crate::rules::table::RuleError;
 
 /// Settings tried at once: all are folded in one reading of the history.
 const VARIANTS_MAX: usize = 200;

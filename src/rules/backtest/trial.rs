@@ -15,8 +15,8 @@ use crate::clock::END_OF_TIME;
 use crate::jobs::{Failure, Task, Work};
 use crate::log::Log;
 use crate::rules::model::Rule;
+use crate::rules::table::{RuleError, Table, fault};
 use crate::rules::versions;
-use crate::rules::written::{RuleError, Table, fault};
 
 /// What people write when they want a sweep.
 const SWEEP_EXAMPLE: &str =

@@ -18,10 +18,11 @@ use sha2::{Digest, Sha256};
 
 use super::super::problem::Told;
 use super::super::wire;
-use super::BY_CHARS_MAX;
 use crate::event::number;
 use crate::query::alerts::{Alert, Standing};
 
+/// The longest name and note of an acknowledgement.
+pub(super) const BY_CHARS_MAX: usize = 200;
 /// Inside the page, so that it works behind any path of a proxy.
 const STYLE: &str = include_str!("../../../../web/ack.css");
 

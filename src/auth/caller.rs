@@ -1,0 +1,198 @@
+//! Whoever calls: of which tenant, and what they may.
+//!
+//! Guarantees that a [`Caller`] is made of claims whose names are names, for whoever made
+//! them. Whether the claims are true is [`super::Keys`]'s to know.
+
+use std::sync::{Arc, OnceLock};
+
+use chrono::{DateTime, Utc};
+use serde_json::Number;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::claims::{Claims, unauthorised};
+use super::denied::Denied;
+use crate::event::{ID_RULE, is_fhir_id};
+
+/// The longest name of a subject.
+const SUBJECT_CHARS_MAX: usize = 255;
+
+/// Every scope there is.
+pub const SCOPES: [&str; 8] = [
+    "patients:manage",
+    "readings:write",
+    "readings:correct",
+    "vitals:read",
+    "alerts:read",
+    "alerts:ack",
+    "rules:manage",
+    "webhooks:manage",
+];
+
+/// What a token may touch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Narrowing<'a> {
+    /// Only this device's readings.
+    pub device: Option<&'a str>,
+    /// Only this patient's readings.
+    pub patient: Option<&'a str>,
+}
+
+/// Who is counted: 128 bits of the SHA-256 of tenant and subject, whose names may be
+/// long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Subject(pub [u8; 16]);
+
+impl Subject {
+    /// The subject of a tenant.
+    pub fn new(tenant: &str, subject: &str) -> Subject {
+        // No tenant holds a zero byte, so no two pairs are the same text.
+        let hash = Sha256::new_with_prefix(tenant).chain_update([0]).chain_update(subject);
+        let mut first = [0; 16];
+        first.copy_from_slice(&hash.finalize()[..16]);
+        Subject(first)
+    }
+}
+
+/// Who calls.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Their tenant: nothing else exists for them.
+    pub tenant: Arc<str>,
+    /// Their name.
+    pub subject: String,
+    pub(super) scope: String,
+    /// If set, the one device that they may write and read.
+    pub device: Option<String>,
+    /// If set, the one patient that they may write and read.
+    pub patient: Option<String>,
+    /// When the token begins and ceases to be good, milliseconds since 1970.
+    pub(super) begins_ms: Option<i64>,
+    pub(super) expires_ms: i64,
+    /// Came by a link and not by a token: nobody knows who it is, and they are shown
+    /// nothing but what they did.
+    pub linked: bool,
+    /// By what limits know them, once they have asked.
+    pub(super) counted_as: OnceLock<Subject>,
+}
+
+/// Whether a text can be the name of a subject: it is looked for in logs and on screens.
+pub fn is_subject(text: &str) -> bool {
+    let fits = (1..=SUBJECT_CHARS_MAX).contains(&text.chars().count());
+    fits && !text.trim().is_empty() && !text.chars().any(char::is_control)
+}
+
+/// A time of a token in milliseconds; beyond what can be told it is never, or always was.
+fn milliseconds(seconds: &Number) -> i64 {
+    match seconds.as_i64() {
+        Some(whole) => whole.saturating_mul(1_000),
+        None => (seconds.as_f64().unwrap_or_default() * 1_000.0) as i64,
+    }
+}
+
+impl Caller {
+    /// Whoever these claims are about, if one of `issuers` (or there are none) says so.
+    pub(super) fn of(claims: Claims, issuers: &[String]) -> Result<Caller, Denied> {
+        if !issuers.is_empty() && !issuers.contains(&claims.iss) {
+            return Err(unauthorised("the token was made by another issuer (iss) than is taken"));
+        }
+        if !is_subject(&claims.sub) {
+            let detail = format!("sub must have 1 to {SUBJECT_CHARS_MAX} printable characters");
+            return Err(unauthorised(detail));
+        }
+        let ids = [Some(&claims.tenant), claims.device.as_ref(), claims.patient.as_ref()];
+        if !ids.into_iter().flatten().all(|id| is_fhir_id(id)) {
+            return Err(unauthorised(format!("each of tenant, device and patient {ID_RULE}")));
+        }
+        Ok(Caller {
+            tenant: claims.tenant.into(),
+            subject: claims.sub,
+            scope: claims.scope,
+            device: claims.device,
+            patient: claims.patient,
+            begins_ms: claims.nbf.as_ref().map(milliseconds),
+            expires_ms: milliseconds(&claims.exp),
+            linked: false,
+            counted_as: OnceLock::new(),
+        })
+    }
+
+    /// Who has the database and hands in readings at the command line: no token says so.
+    pub fn operator(tenant: Arc<str>) -> Caller {
+        Caller {
+            tenant,
+            subject: "operator".to_owned(),
+            scope: "readings:write".to_owned(),
+            device: None,
+            patient: None,
+            begins_ms: None,
+            expires_ms: i64::MAX,
+            linked: false,
+            counted_as: OnceLock::new(),
+        }
+    }
+
+    /// Who came by the link of an alert: may acknowledge, for this one request. Each link
+    /// is a subject of its own: who knows one can use up no other's limits.
+    pub fn linked(tenant: &str, alert: Uuid, now: DateTime<Utc>) -> Caller {
+        Caller {
+            tenant: tenant.into(),
+            subject: format!("link {alert}"),
+            scope: "alerts:ack".to_owned(),
+            device: None,
+            patient: None,
+            begins_ms: None,
+            expires_ms: now.timestamp_millis(),
+            linked: true,
+            counted_as: OnceLock::new(),
+        }
+    }
+
+    /// Not once the token has expired: for what lasts longer than a request.
+    pub fn may_still(&self, now: DateTime<Utc>) -> Result<(), Denied> {
+        if self.expires_ms > now.timestamp_millis() {
+            return Ok(());
+        }
+        Err(unauthorised("the token has expired: get a new one"))
+    }
+
+    /// Only with the scope.
+    pub fn may(&self, scope: &'static str) -> Result<(), Denied> {
+        let has = self.scope.split(' ').any(|s| s == scope);
+        if has { Ok(()) } else { Err(Denied::ScopeMissing(scope)) }
+    }
+
+    /// Not when the token is narrowed to another patient.
+    pub fn may_see(&self, patient_id: &str) -> Result<(), Denied> {
+        match &self.patient {
+            Some(only) if only != patient_id => {
+                Err(Denied::OutsideToken("the token is for another patient"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Not with a token of one device or patient, where the whole tenant is meant.
+    pub fn may_administer(&self, scope: &'static str) -> Result<(), Denied> {
+        self.may(scope)?;
+        if self.device.is_some() || self.patient.is_some() {
+            return Err(Denied::OutsideToken("the token is for one device or patient only"));
+        }
+        Ok(())
+    }
+
+    /// By what limits know them.
+    pub fn counted(&self) -> Subject {
+        *self.counted_as.get_or_init(|| Subject::new(&self.tenant, &self.subject))
+    }
+
+    /// Whether readings of this device are theirs to see.
+    pub fn sees_device(&self, device_id: &str) -> bool {
+        self.device.as_deref().is_none_or(|only| only == device_id)
+    }
+
+    /// What they may write.
+    pub fn narrowing(&self) -> Narrowing<'_> {
+        Narrowing { device: self.device.as_deref(), patient: self.patient.as_deref() }
+    }
+}

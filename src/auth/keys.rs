@@ -1,0 +1,137 @@
+//! The keys that tokens are signed with, and whose a token is.
+
+use std::sync::Arc;
+
+use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+
+use super::caller::Caller;
+use super::claims::{Claims, ISSUER, reason, unauthorised, validation};
+use super::denied::Denied;
+use super::jwks::Jwks;
+use super::known::Known;
+use super::strength::{Guessable, check};
+use crate::clock::Clock;
+
+/// The shortest secret that HS256 is worth using with (RFC 7518, 3.2).
+pub const SECRET_BYTES_MIN: usize = 32;
+
+/// The keys that tokens are signed with, ours or others': cheap to clone.
+#[derive(Clone)]
+pub struct Keys {
+    ours: Option<Arc<Signing>>,
+    others: Option<Arc<Jwks>>,
+    /// Whose tokens are taken; empty: anybody's who has the key.
+    issuers: Arc<[String]>,
+    clock: Clock,
+}
+
+struct Signing {
+    decoding: DecodingKey,
+    encoding: EncodingKey,
+    validation: Validation,
+    known: Known,
+}
+
+/// Why a secret cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum WeakSecret {
+    /// Fewer bytes than the algorithm has.
+    #[error("the token secret has {0} bytes: use at least {SECRET_BYTES_MIN} random ones")]
+    Short(usize),
+    /// As many as it takes, and not random.
+    #[error("the token secret {0}")]
+    Guessable(#[from] Guessable),
+}
+
+impl Keys {
+    /// Keys of an HS256 secret.
+    pub fn hs256(secret: &[u8], clock: Clock) -> Result<Keys, WeakSecret> {
+        if secret.len() < SECRET_BYTES_MIN {
+            return Err(WeakSecret::Short(secret.len()));
+        }
+        check(secret)?;
+        let signing = Signing {
+            decoding: DecodingKey::from_secret(secret),
+            encoding: EncodingKey::from_secret(secret),
+            validation: validation(Algorithm::HS256),
+            known: Known::default(),
+        };
+        Ok(Keys { ours: Some(Arc::new(signing)), others: None, issuers: Arc::default(), clock })
+    }
+
+    /// Keys of a set and no secret: tokens are verified, and cannot be made here.
+    pub fn jwks(set: Jwks, clock: Clock) -> Keys {
+        Keys { ours: None, others: Some(Arc::new(set)), issuers: Arc::default(), clock }
+    }
+
+    /// These keys, and those of a set beside them.
+    pub fn with_jwks(self, set: Jwks) -> Keys {
+        Keys { others: Some(Arc::new(set)), ..self }
+    }
+
+    /// The same keys for tokens of these issuers alone; none: of any.
+    pub fn of_issuers(self, issuers: &[String]) -> Keys {
+        Keys { issuers: issuers.into(), ..self }
+    }
+
+    /// The issuer of tokens that are made here.
+    pub fn issuer(&self) -> &str {
+        self.issuers.first().map_or(ISSUER, |issuer| issuer)
+    }
+
+    /// Keeps a set up to date, for ever.
+    pub async fn keep(self) {
+        match &self.others {
+            Some(set) => set.keep().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Signs claims, with our secret.
+    pub fn sign(&self, claims: &Claims) -> Result<String, jsonwebtoken::errors::Error> {
+        let ours = self.ours.as_ref().ok_or(ErrorKind::InvalidKeyFormat)?;
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &ours.encoding)
+    }
+
+    /// Whose a token is, if a key that fits its algorithm signed it. HS256 is only ever
+    /// our secret, and everything else only ever a key of the set.
+    async fn signed(&self, token: &str) -> Result<Arc<Caller>, Denied> {
+        let known = self.ours.as_ref().and_then(|ours| ours.known.get(token));
+        if let Some(caller) = known.or_else(|| self.others.as_ref()?.known(token)) {
+            return Ok(caller);
+        }
+        let refused = |error: jsonwebtoken::errors::Error| unauthorised(reason(error.kind()));
+        let header = jsonwebtoken::decode_header(token).map_err(refused)?;
+        if header.crit.is_some() {
+            // RFC 7515, 4.1.11: who does not understand all of them refuses, and nothing is here.
+            return Err(unauthorised("the token demands what is not understood here (crit)"));
+        }
+        match (header.alg, &self.ours, &self.others) {
+            (Algorithm::HS256, Some(ours), _) => {
+                let decoded =
+                    jsonwebtoken::decode::<Claims>(token, &ours.decoding, &ours.validation);
+                let claims = decoded.map_err(refused)?.claims;
+                let caller = Arc::new(Caller::of(claims, &self.issuers)?);
+                ours.known.put(token, &caller);
+                Ok(caller)
+            }
+            (Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA, _, Some(set)) => {
+                set.caller(token, &header, &self.issuers).await
+            }
+            (_, Some(_), None) => Err(unauthorised("the token is not signed with HS256")),
+            _ => Err(unauthorised("the token is not signed with RS256, ES256 or EdDSA")),
+        }
+    }
+
+    /// Who calls, by their token.
+    pub async fn caller(&self, token: &str) -> Result<Arc<Caller>, Denied> {
+        let caller = self.signed(token).await?;
+        let now = self.clock.now();
+        caller.may_still(now)?;
+        if caller.begins_ms.is_some_and(|begins| begins > now.timestamp_millis()) {
+            return Err(unauthorised("the token is not good yet"));
+        }
+        Ok(caller)
+    }
+}

@@ -1,0 +1,185 @@
+//! What a job is, and how it stands.
+//!
+//! Guarantees that what is stored is read again, and that a word which this version does
+//! not know is an error. Does not ask the database.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::{FromRow, PgPool};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+/// Jobs of a tenant that wait or run.
+pub const OPEN_PER_TENANT_MAX: i64 = 20;
+/// Jobs of the installation that wait or run.
+pub const OPEN_MAX: i64 = 1_000;
+/// Jobs of a tenant that are kept after their end; the oldest go first.
+pub const KEPT_PER_TENANT_MAX: i64 = 100;
+/// How long a job is kept after its end.
+pub const KEPT_HOURS: i32 = 24;
+/// What a job's result may be long, as JSON.
+pub const RESULT_BYTES_MAX: usize = 1024 * 1024;
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Rules tried over the recorded history.
+    Backtest,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 1] = [Kind::Backtest];
+
+    /// As it is stored.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Backtest => "backtest",
+        }
+    }
+}
+
+/// How a job stands. Waiting → running → done, failed or cancelled; back to waiting when
+/// whoever runs it stops, or could not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the documentation")]
+pub enum State {
+    Waiting,
+    Running,
+    Done,
+    Failed,
+    Cancelled,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [State; 5] =
+        [State::Waiting, State::Running, State::Done, State::Failed, State::Cancelled];
+
+    /// As it is stored and told.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Waiting => "waiting",
+            State::Running => "running",
+            State::Done => "done",
+            State::Failed => "failed",
+            State::Cancelled => "cancelled",
+        }
+    }
+}
+
+/// A word in the table that this version does not know.
+#[derive(Debug, thiserror::Error)]
+#[error("\"{0}\" is no job's kind or state that this version knows")]
+pub struct Unknown(String);
+
+impl TryFrom<String> for Kind {
+    type Error = Unknown;
+
+    fn try_from(name: String) -> Result<Kind, Unknown> {
+        Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or(Unknown(name))
+    }
+}
+
+impl TryFrom<String> for State {
+    type Error = Unknown;
+
+    fn try_from(name: String) -> Result<State, Unknown> {
+        State::ALL.into_iter().find(|state| state.name() == name).ok_or(Unknown(name))
+    }
+}
+
+/// A job, as it stands.
+#[derive(Clone, Debug, FromRow)]
+pub struct Job {
+    /// Its id.
+    pub id: Uuid,
+    /// What is done.
+    #[sqlx(try_from = "String")]
+    pub kind: Kind,
+    /// How it stands.
+    #[sqlx(try_from = "String")]
+    pub state: State,
+    /// Who asked for it.
+    pub asked_by: String,
+    /// When.
+    pub asked_at: DateTime<Utc>,
+    /// When somebody first began with it.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it was over.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// How far it is.
+    pub done: i64,
+    /// Of how much; 0 before that is known.
+    pub total: i64,
+    /// What came of it, as JSON.
+    pub result: Option<String>,
+    /// Why nothing came of it.
+    pub error: Option<String>,
+}
+
+/// What somebody wants done.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Whose it will be.
+    pub tenant: &'a str,
+    /// What.
+    pub kind: Kind,
+    /// With what: understood by who does it, and judged before.
+    pub argument: &'a Value,
+    /// Who asks.
+    pub by: &'a str,
+}
+
+/// Why a job was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// The tenant has as many as it may.
+    #[error("{OPEN_PER_TENANT_MAX} jobs of yours wait or run: let one end, or cancel one")]
+    TenantFull,
+    /// The installation has as many as it may.
+    #[error("{OPEN_MAX} jobs wait or run here: ask again later")]
+    Full,
+    /// PostgreSQL said no, or is gone.
+    #[error("accepting a job: {0}")]
+    Database(#[from] sqlx::Error),
+}
+
+/// The jobs of an installation: cheap to clone.
+#[derive(Clone)]
+pub struct Jobs {
+    pub(super) pool: PgPool,
+    /// A hint for who runs jobs in this process; others look by themselves.
+    pub(super) asked: Arc<Notify>,
+}
+
+impl Jobs {
+    /// Those of a database.
+    pub fn new(pool: PgPool) -> Jobs {
+        Jobs { pool, asked: Arc::default() }
+    }
+
+    /// The same over other connections.
+    pub fn with_pool(&self, pool: PgPool) -> Jobs {
+        Jobs { pool, ..self.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stored_is_read_again_and_a_foreign_word_is_an_error() {
+        for state in State::ALL {
+            assert_eq!(State::try_from(state.name().to_owned()).unwrap(), state);
+        }
+        for kind in Kind::ALL {
+            assert_eq!(Kind::try_from(kind.name().to_owned()).unwrap(), kind);
+        }
+        assert!(State::try_from("paused".to_owned()).is_err());
+        assert!(Kind::try_from("export".to_owned()).is_err());
+    }
+}
