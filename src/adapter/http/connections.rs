@@ -9,8 +9,9 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -48,13 +49,22 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// How long a client may take nothing of what was sent to it before its connection is cut.
 #[cfg(target_os = "linux")]
 const UNTAKEN_MS_MAX: u32 = 30_000;
+/// Connections that were ended to make room and still have their descriptors. Newcomers wait
+/// while there are as many: they must not come faster than the others go.
+const ENDING_MAX: usize = 32;
 /// The pause after a connection could not be taken for want of something of the machine's.
 const WANT_PAUSE_MS: u64 = 50;
 
 /// Answers whoever connects, with `most` connections at one time, until `stop`; then ends
 /// when what was under way is answered.
 pub async fn serve(listener: TcpListener, front: Front, most: usize, stop: CancellationToken) {
-    let open = Arc::new(Open { most, started: Instant::now(), places: Mutex::default() });
+    let open = Arc::new(Open {
+        most,
+        started: Instant::now(),
+        places: Mutex::default(),
+        ending: AtomicUsize::new(0),
+        gone: Notify::new(),
+    });
     let tracker = TaskTracker::new();
     let mut look = tokio::time::interval(Duration::from_millis(LOOK_MS));
     let mut number = 0;
@@ -65,7 +75,7 @@ pub async fn serve(listener: TcpListener, front: Front, most: usize, stop: Cance
                 open.end_late();
                 continue;
             }
-            accepted = listener.accept() => match accepted {
+            accepted = open.next(&listener) => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     open.wants(&error).await;
@@ -122,6 +132,7 @@ async fn answer(stream: TcpStream, front: Front, place: Place, stop: Cancellatio
                 if seen.phase().0 != Phase::Busy {
                     break;
                 }
+                place.stays();
             }
             () = stop.cancelled(), if !stopping => {
                 stopping = true;
@@ -168,6 +179,10 @@ struct Open {
     most: usize,
     started: Instant,
     places: Mutex<HashMap<u64, Arc<Seen>>>,
+    /// See [`ENDING_MAX`].
+    ending: AtomicUsize,
+    /// One of them is gone.
+    gone: Notify,
 }
 
 impl Open {
@@ -176,10 +191,18 @@ impl Open {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The next connection, once few enough are ending.
+    async fn next(&self, listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+        while self.ending.load(Ordering::Relaxed) >= ENDING_MAX {
+            self.gone.notified().await;
+        }
+        listener.accept().await
+    }
+
     /// A place for one more, if need be that of the one that has waited longest.
     fn place(self: &Arc<Open>, number: u64) -> Option<Place> {
         let mut places = self.places();
-        if places.len() >= self.most && !make_room(&mut places) {
+        if places.len() >= self.most && !self.make_room(&mut places) {
             return None;
         }
         let (state, close) = (AtomicU64::new(Phase::New as u64), Notify::new());
@@ -219,25 +242,32 @@ impl Open {
         tracing::error!(%error, "a connection could not be taken");
         metrics::counter!("vitals_refused_total", "limit" => "descriptors", "whose" => "process")
             .increment(1);
-        make_room(&mut self.places());
+        self.make_room(&mut self.places());
         tokio::time::sleep(Duration::from_millis(WANT_PAUSE_MS)).await;
     }
-}
 
-/// Ends the connection that waits longest for a request; whether there is one. Whoever opens
-/// many and says nothing must not end those of a ward, which wait from one reading to the
-/// next.
-fn make_room(places: &mut HashMap<u64, Arc<Seen>>) -> bool {
-    let waiting = places.iter().filter(|(_, seen)| seen.phase().0 != Phase::Busy);
-    let first =
-        waiting.min_by_key(|(_, seen)| (seen.known.load(Ordering::Relaxed), seen.phase().1));
-    let Some(number) = first.map(|(number, _)| *number) else { return false };
-    if let Some(seen) = places.remove(&number) {
-        metrics::counter!("vitals_refused_total", "limit" => "idle_connections", "whose" => "process")
-            .increment(1);
-        seen.close.notify_one();
+    /// One less is ending.
+    fn one_less_ends(&self) {
+        self.ending.fetch_sub(1, Ordering::Relaxed);
+        self.gone.notify_one();
     }
-    true
+
+    /// Ends the connection that waits longest for a request; whether there is one. Whoever
+    /// opens many and says nothing must not end those of a ward, which wait from one reading
+    /// to the next.
+    fn make_room(&self, places: &mut HashMap<u64, Arc<Seen>>) -> bool {
+        let waiting = places.iter().filter(|(_, seen)| seen.phase().0 != Phase::Busy);
+        let first =
+            waiting.min_by_key(|(_, seen)| (seen.known.load(Ordering::Relaxed), seen.phase().1));
+        let Some(number) = first.map(|(number, _)| *number) else { return false };
+        if let Some(seen) = places.remove(&number) {
+            metrics::counter!("vitals_refused_total", "limit" => "idle_connections", "whose" => "process")
+            .increment(1);
+            self.ending.fetch_add(1, Ordering::Relaxed);
+            seen.close.notify_one();
+        }
+        true
+    }
 }
 
 fn count_late_head() {
@@ -252,10 +282,21 @@ struct Place {
     seen: Arc<Seen>,
 }
 
+impl Place {
+    /// It was to make room, and a request had come by then.
+    fn stays(&self) {
+        if self.open.places().insert(self.number, self.seen.clone()).is_none() {
+            self.open.one_less_ends();
+        }
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         let mut places = self.open.places();
-        places.remove(&self.number);
+        if places.remove(&self.number).is_none() {
+            self.open.one_less_ends();
+        }
         metrics::gauge!("vitals_connections").set(places.len() as f64);
     }
 }
