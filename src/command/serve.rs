@@ -208,19 +208,7 @@ impl Server {
         let webhooks = Webhooks::open(common, serving, &log).await?;
         let jobs = Jobs::new(log.pool().clone());
         if serving.roles.contains(&Role::Workers) {
-            let folds = database.worker_pool(FOLD_CONNECTIONS_MAX);
-            let of_rebuilds = log.with_pool(database.owner_pool(REBUILD_CONNECTIONS_MAX));
-            tasks.spawn_until("the rebuilds", &stop, renew(of_rebuilds));
-            let (of_check, pause) =
-                (log.with_pool(database.patient_pool(1)), serving.self_check_pause);
-            let check = projection::check_always(of_check, pause);
-            tasks.spawn_until("the self-check", &stop, check);
-            let turns = Arc::new(Semaphore::new(folds_at_once()));
-            for projection in &projection::ALL {
-                let fold = Arc::new(projection::Apply(projection));
-                let turns = Some(turns.clone());
-                follow(&log, &folds, || folds.clone(), fold, turns, &stop, &tasks).await?;
-            }
+            start_folds(&log, database, serving.self_check_pause, &stop, &tasks).await?;
             let trials = Trials::new(log.with_pool(database.patient_pool(JOB_CONNECTIONS_MAX)));
             let works = vec![(Kind::Backtest, Arc::new(trials) as _)];
             let runner = Runner::new(jobs.with_pool(database.worker_pool(1)), works);
@@ -309,6 +297,29 @@ impl Webhooks {
         let guard = Guard::new(&serving.allow_webhook_net);
         Ok(Webhooks { lines: Lines::new(log, guard, seal)?, links })
     }
+}
+
+/// Starts what folds the log into tables, and looks whether they are right.
+async fn start_folds(
+    log: &Log,
+    database: &Database,
+    self_check_pause: Duration,
+    stop: &CancellationToken,
+    tasks: &Tasks,
+) -> Result<(), Error> {
+    let folds = database.worker_pool(FOLD_CONNECTIONS_MAX);
+    let of_rebuilds = log.with_pool(database.owner_pool(REBUILD_CONNECTIONS_MAX));
+    tasks.spawn_until("the rebuilds", stop, renew(of_rebuilds));
+    let of_check = log.with_pool(database.patient_pool(1));
+    let check = projection::check_always(of_check, self_check_pause);
+    tasks.spawn_until("the self-check", stop, check);
+    let turns = Arc::new(Semaphore::new(folds_at_once()));
+    for projection in &projection::ALL {
+        let fold = Arc::new(projection::Apply(projection));
+        let turns = Some(turns.clone());
+        follow(log, &folds, || folds.clone(), fold, turns, stop, tasks).await?;
+    }
+    Ok(())
 }
 
 /// Those who page: rules, fan-out, deliverer.

@@ -14,7 +14,7 @@ use crate::archive::{Access, Shelves};
 use crate::config::{Buckets, Common};
 use crate::log::chain::{self, VerifyError};
 use crate::log::{ArchivedMonth, Log, archived_months, exchange, roles};
-use crate::projection;
+use crate::projection::{self, Projection};
 
 /// Options of `vitals verify`.
 #[derive(Args)]
@@ -46,22 +46,7 @@ pub async fn run(common: &Common, options: &Options) -> Result<ExitCode, Error> 
 }
 
 async fn verify(log: &Log, options: &Options) -> Result<bool, Error> {
-    let mut sound = true;
-    let faults = roles::faults(log.pool()).await?;
-    for fault in &faults {
-        sound = false;
-        println!("rights: WRONG: {fault}: run vitals migrate");
-    }
-    if faults.is_empty() {
-        let roles = roles::identity(&mut *log.pool().acquire().await?).await?;
-        println!(
-            "{}",
-            match roles.has_roles {
-                true => "rights: the service appends and folds, and may no more",
-                false => "rights: nobody but the owner of the log (docs/operations.md)",
-            }
-        );
-    }
+    let mut sound = check_rights(log).await?;
     // A month that left in the middle would look like a crime.
     let mut session = log.pool().acquire().await?.detach();
     if !exchange::none_meanwhile(&mut session).await? {
@@ -74,32 +59,7 @@ async fn verify(log: &Log, options: &Options) -> Result<bool, Error> {
         sound &= check_archive(log, &shelves, month).await?;
     }
     for shard in log.shards() {
-        let mut progress = Progress::new("events", 0);
-        let walk = chain::verify_with(log.pool(), shard, &mut shelves, |n| progress.at(n)).await;
-        progress.end();
-        let walk = match walk {
-            Ok(walk) => walk,
-            Err(VerifyError::Unreadable(unreadable)) => {
-                sound = false;
-                println!("chain of shard {shard}: NOT CHECKED: {unreadable}");
-                continue;
-            }
-            Err(VerifyError::Database(error)) => return Err(error.into()),
-        };
-        let archived = match walk.archived {
-            0 => String::new(),
-            n => format!(" ({n} of them archived)"),
-        };
-        match walk.broken {
-            None => println!(
-                "chain of shard {shard}: {} events{archived} in {} commits, intact",
-                walk.events, walk.commits
-            ),
-            Some(broken) => {
-                sound = false;
-                println!("chain of shard {shard}: BROKEN: {broken}");
-            }
-        }
+        sound &= check_chain(log, &mut shelves, shard).await?;
     }
     if let Some(path) = &options.anchor {
         sound &= anchor::check(log, path).await?;
@@ -107,32 +67,79 @@ async fn verify(log: &Log, options: &Options) -> Result<bool, Error> {
     // What no worker has folded yet would be compared with nothing.
     projection::catch_up(log).await?;
     for projection in &projection::ALL {
-        let mut differing = 0;
-        for shard in log.shards() {
-            let (position, differences) = projection::check(log.pool(), projection, shard).await?;
-            differing += differences.len();
-            if let Some(first) = differences.first() {
-                println!(
-                    "projection {}: shard {shard} at position {position}: {} should be {} and is {}",
-                    projection.name,
-                    first.key,
-                    first.expected.as_deref().unwrap_or("absent"),
-                    first.found.as_deref().unwrap_or("absent"),
-                );
-            }
-        }
-        match differing {
-            0 => println!("projection {}: as the log says", projection.name),
-            _ => {
-                sound = false;
-                println!(
-                    "projection {}: DIFFERS: run vitals rebuild {}",
-                    projection.name, projection.name
-                );
-            }
-        }
+        sound &= check_projection(log, projection).await?;
     }
     Ok(sound)
+}
+
+/// Whether nobody has rights that they should not have.
+async fn check_rights(log: &Log) -> Result<bool, Error> {
+    let faults = roles::faults(log.pool()).await?;
+    for fault in &faults {
+        println!("rights: WRONG: {fault}: run vitals migrate");
+    }
+    if faults.is_empty() {
+        let roles = roles::identity(&mut *log.pool().acquire().await?).await?;
+        println!(
+            "{}",
+            match roles.has_roles {
+                true => "rights: the service appends and folds, and may no more",
+                false => "rights: nobody but the owner of the log (docs/operations.md)",
+            }
+        );
+    }
+    Ok(faults.is_empty())
+}
+
+/// Whether a shard's chain is whole.
+async fn check_chain(log: &Log, shelves: &mut Shelves, shard: i16) -> Result<bool, Error> {
+    let mut progress = Progress::new("events", 0);
+    let walk = chain::verify_with(log.pool(), shard, shelves, |n| progress.at(n)).await;
+    progress.end();
+    let walk = match walk {
+        Ok(walk) => walk,
+        Err(VerifyError::Unreadable(unreadable)) => {
+            println!("chain of shard {shard}: NOT CHECKED: {unreadable}");
+            return Ok(false);
+        }
+        Err(VerifyError::Database(error)) => return Err(error.into()),
+    };
+    let archived = match walk.archived {
+        0 => String::new(),
+        n => format!(" ({n} of them archived)"),
+    };
+    match &walk.broken {
+        None => println!(
+            "chain of shard {shard}: {} events{archived} in {} commits, intact",
+            walk.events, walk.commits
+        ),
+        Some(broken) => println!("chain of shard {shard}: BROKEN: {broken}"),
+    }
+    Ok(walk.broken.is_none())
+}
+
+/// Whether a projection is the fold of the log.
+async fn check_projection(log: &Log, projection: &Projection) -> Result<bool, Error> {
+    let mut differing = 0;
+    for shard in log.shards() {
+        let (position, differences) = projection::check(log.pool(), projection, shard).await?;
+        differing += differences.len();
+        if let Some(first) = differences.first() {
+            println!(
+                "projection {}: shard {shard} at position {position}: {} should be {} and is {}",
+                projection.name,
+                first.key,
+                first.expected.as_deref().unwrap_or("absent"),
+                first.found.as_deref().unwrap_or("absent"),
+            );
+        }
+    }
+    let name = projection.name;
+    match differing {
+        0 => println!("projection {name}: as the log says"),
+        _ => println!("projection {name}: DIFFERS: run vitals rebuild {name}"),
+    }
+    Ok(differing == 0)
 }
 
 /// Whether a month's file is the one that was archived. Its rows are the chain's matter.

@@ -235,10 +235,7 @@ pub async fn run<C: Consumer>(
                 (is_waited_for, is_behind) = (false, false);
             }
             Err(error) => {
-                let name = consumer.name();
-                metrics::counter!("vitals_consumer_errors_total", "consumer" => name.to_owned())
-                    .increment(1);
-                tracing::error!(consumer = name, shard, %error, "stopped in this window; trying again");
+                told(consumer.name(), shard, &error);
                 tokio::select! {
                     () = stop.cancelled() => {}
                     () = tokio::time::sleep(Duration::from_millis(RETRY_PAUSE_MS)) => {}
@@ -264,4 +261,10 @@ pub async fn run<C: Consumer>(
             Ok(()) = urgent.changed(), if consumer.hurries() => {}
         }
     }
+}
+
+fn told(consumer: &str, shard: i16, error: &ConsumerError) {
+    metrics::counter!("vitals_consumer_errors_total", "consumer" => consumer.to_owned())
+        .increment(1);
+    tracing::error!(consumer, shard, %error, "stopped in this window; trying again");
 }

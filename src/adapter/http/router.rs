@@ -84,20 +84,6 @@ pub fn router(api: Api) -> Front {
     let (intake, uploads, stop) = (api.intake, shares.uploads.clone(), api.stop.clone());
     let door = Arc::new(readings::Readings { intake, uploads, stop });
     let senders = Router::new().route("/readings", post(readings::store)).with_state(door.clone());
-    let dashboards = Router::new()
-        .route("/patients", get(patients::list))
-        .route("/patients/{patient_id}", get(patients::state).put(record::put))
-        .route(
-            "/patients/{patient_id}/record",
-            get(record::get).put(record::put).patch(record::patch),
-        )
-        .route("/patients/{patient_id}/readings", get(history::readings))
-        .route("/patients/{patient_id}/diff", get(diff::diff))
-        .route("/patients/{patient_id}/readings/retract", post(corrections::retract))
-        .route("/patients/{patient_id}/{vital}", get(patients::vital))
-        .route("/devices", get(devices::list))
-        .route("/devices/{id}", get(devices::get))
-        .with_state(questions.clone());
     let feed =
         stream::Feed { live: api.live, clock: api.clock.clone(), places: shares.streams.clone() };
     let streams = Router::new().route("/stream", get(stream::live)).with_state(feed);
@@ -127,47 +113,21 @@ pub fn router(api: Api) -> Front {
         .layer(middleware::from_fn(ack::told_as_a_page));
     let rulebook = rules::Rulebook {
         log: api.log.clone(),
-        clock: questions.clock,
+        clock: questions.clock.clone(),
         jobs: api.jobs,
         trying: trials::Trying::default(),
     };
-    let clinicians = Router::new()
-        .route("/rules", get(rules::list))
-        .route("/rules/backtest", post(trials::start))
-        .route("/rules/{id}", get(rules::get).put(rules::put).delete(rules::retire))
-        .route("/rules/{id}/versions", get(rules::history))
-        .route("/rules/{id}/report", get(shadow::report))
-        .route("/silences", get(silences::list).post(silences::create))
-        .route("/silences/{id}", get(silences::get).delete(silences::end))
-        .route("/jobs/{id}", get(jobs::get).delete(jobs::cancel))
-        .with_state(rulebook);
-    let hospitals = Router::new()
-        .route("/webhooks", get(webhooks::list).post(webhooks::create))
-        .route(
-            "/webhooks/{id}",
-            get(webhooks::get).patch(webhooks::change).delete(webhooks::delete),
-        )
-        .route("/webhooks/{id}/rotate-secret", post(webhooks::rotate))
-        .route("/webhooks/{id}/ping", post(webhooks::ping))
-        .route("/webhooks/{id}/deliveries", get(deliveries::list))
-        .route("/webhooks/{id}/events", get(webhook_events::list))
-        .route("/webhooks/{id}/replay", post(deliveries::replay_range))
-        .route("/deliveries/{id}", get(deliveries::get))
-        .route("/deliveries/{id}/replay", post(deliveries::replay))
-        .with_state(webhooks::Registry {
-            log: api.questions,
-            lines: api.lines,
-            clock: api.clock.clone(),
-        });
+    let registry =
+        webhooks::Registry { log: api.questions, lines: api.lines, clock: api.clock.clone() };
 
     let v1 = Router::new()
         .merge(senders)
-        .merge(dashboards)
+        .merge(dashboards(questions.clone()))
         .merge(streams)
         .merge(past)
         .merge(nurses)
-        .merge(clinicians)
-        .merge(hospitals)
+        .merge(clinicians(rulebook))
+        .merge(hospitals(registry))
         .route_layer(middleware::from_fn(parameters::known_only))
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed);
@@ -187,6 +147,56 @@ pub fn router(api: Api) -> Front {
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(standing.clone(), answered));
     Front::new(router, gate, door, standing, api.origins)
+}
+
+/// What is and was measured of patients.
+fn dashboards(questions: patients::Questions) -> Router {
+    Router::new()
+        .route("/patients", get(patients::list))
+        .route("/patients/{patient_id}", get(patients::state).put(record::put))
+        .route(
+            "/patients/{patient_id}/record",
+            get(record::get).put(record::put).patch(record::patch),
+        )
+        .route("/patients/{patient_id}/readings", get(history::readings))
+        .route("/patients/{patient_id}/diff", get(diff::diff))
+        .route("/patients/{patient_id}/readings/retract", post(corrections::retract))
+        .route("/patients/{patient_id}/{vital}", get(patients::vital))
+        .route("/devices", get(devices::list))
+        .route("/devices/{id}", get(devices::get))
+        .with_state(questions)
+}
+
+/// When to page, and trying it before.
+fn clinicians(rulebook: rules::Rulebook) -> Router {
+    Router::new()
+        .route("/rules", get(rules::list))
+        .route("/rules/backtest", post(trials::start))
+        .route("/rules/{id}", get(rules::get).put(rules::put).delete(rules::retire))
+        .route("/rules/{id}/versions", get(rules::history))
+        .route("/rules/{id}/report", get(shadow::report))
+        .route("/silences", get(silences::list).post(silences::create))
+        .route("/silences/{id}", get(silences::get).delete(silences::end))
+        .route("/jobs/{id}", get(jobs::get).delete(jobs::cancel))
+        .with_state(rulebook)
+}
+
+/// Where pages go.
+fn hospitals(registry: webhooks::Registry) -> Router {
+    Router::new()
+        .route("/webhooks", get(webhooks::list).post(webhooks::create))
+        .route(
+            "/webhooks/{id}",
+            get(webhooks::get).patch(webhooks::change).delete(webhooks::delete),
+        )
+        .route("/webhooks/{id}/rotate-secret", post(webhooks::rotate))
+        .route("/webhooks/{id}/ping", post(webhooks::ping))
+        .route("/webhooks/{id}/deliveries", get(deliveries::list))
+        .route("/webhooks/{id}/events", get(webhook_events::list))
+        .route("/webhooks/{id}/replay", post(deliveries::replay_range))
+        .route("/deliveries/{id}", get(deliveries::get))
+        .route("/deliveries/{id}/replay", post(deliveries::replay))
+        .with_state(registry)
 }
 
 async fn admit_by_token(

@@ -170,8 +170,22 @@ const BOTTOM: f64 = 48.0;
 /// Told apart also without colour, by their names at the lines' ends.
 const COLOURS: [&str; 6] = ["#1b6ca8", "#c2571a", "#2e7d4f", "#8a3a8f", "#7a6a00", "#444444"];
 
-/// The other axes' settings, and the points of the picture.
-type Line<'a> = (&'a [Value], Vec<(f64, f64)>);
+/// The other axes' settings; and the place on the first axis, with the rate there.
+type Line<'a> = (&'a [Value], Vec<(usize, f64)>);
+
+/// A line for each setting of the other axes.
+fn lines<'a>(first: &Axis, points: &'a [(Vec<Value>, f64)]) -> Vec<Line<'a>> {
+    let mut lines: Vec<Line<'_>> = Vec::new();
+    for (setting, rate) in points {
+        let Some((value, others)) = setting.split_first() else { continue };
+        let at = first.values.iter().position(|v| v == value).unwrap_or_default();
+        match lines.iter_mut().find(|(of, _)| *of == others) {
+            Some((_, line)) => line.push((at, *rate)),
+            None => lines.push((others, vec![(at, *rate)])),
+        }
+    }
+    lines
+}
 
 /// Alerts a patient-day against the first axis, a line for each setting of the others.
 pub fn picture(title: &str, axes: &[Axis], points: &[(Vec<Value>, f64)]) -> String {
@@ -218,16 +232,8 @@ pub fn picture(title: &str, axes: &[Axis], points: &[(Vec<Value>, f64)]) -> Stri
         HEIGHT - 10.0,
         escaped(&first.key)
     ));
-    let mut lines: Vec<Line<'_>> = Vec::new();
-    for (setting, rate) in points {
-        let Some((value, others)) = setting.split_first() else { continue };
-        let at = first.values.iter().position(|v| v == value).unwrap_or_default();
-        match lines.iter_mut().find(|(of, _)| *of == others) {
-            Some((_, line)) => line.push((x(at), y(*rate))),
-            None => lines.push((others, vec![(x(at), y(*rate))])),
-        }
-    }
-    for (n, (others, line)) in lines.iter().enumerate() {
+    for (n, (others, line)) in lines(first, points).iter().enumerate() {
+        let line: Vec<_> = line.iter().map(|(at, rate)| (x(*at), y(*rate))).collect();
         let colour = COLOURS[n % COLOURS.len()];
         let way: Vec<String> = line.iter().map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
         add(format!(
