@@ -96,6 +96,23 @@ fn options() -> Options {
     }
 }
 
+fn row(
+    what: &str,
+    per_second: f64,
+    plain: f64,
+    latencies: Option<&Latencies>,
+    server: Option<(f64, f64)>,
+) {
+    let ms = |part| latencies.map_or(String::new(), |l| format!("{:.2}", l.ms(part)));
+    let server = server.map_or(String::new(), |(mb, us)| format!("{mb:>6.0} {us:>7.1}"));
+    println!(
+        "{what:<44} {per_second:>11.0} {:>8.2} {:>8} {:>8} {server}",
+        per_second / plain,
+        ms(0.5),
+        ms(0.99)
+    );
+}
+
 async fn run(options: &Options, shards: Option<&str>) -> serde_json::Value {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench-ingest");
     let mut arguments = vec!["--roles", &options.roles];
@@ -117,20 +134,6 @@ async fn run(options: &Options, shards: Option<&str>) -> serde_json::Value {
         "{:<44} {:>11} {:>8} {:>8} {:>8} {:>6} {:>7}",
         "", "readings/s", "of SQL", "p50 ms", "p99 ms", "MB", "CPU µs"
     );
-    let row = |what: &str,
-               per_second: f64,
-               plain: f64,
-               latencies: Option<&Latencies>,
-               server: Option<(f64, f64)>| {
-        let ms = |part| latencies.map_or(String::new(), |l| format!("{:.2}", l.ms(part)));
-        let server = server.map_or(String::new(), |(mb, us)| format!("{mb:>6.0} {us:>7.1}"));
-        println!(
-            "{what:<44} {per_second:>11.0} {:>8.2} {:>8} {:>8} {server}",
-            per_second / plain,
-            ms(0.5),
-            ms(0.99)
-        );
-    };
     let fsync = fsync(&dir);
     println!("{:<44} {:>29.2} {:>8.2}", "fdatasync of 8 kB", fsync.ms(0.5), fsync.ms(0.99));
     let one_index = psql.plain(false);
@@ -169,15 +172,24 @@ async fn run(options: &Options, shards: Option<&str>) -> serde_json::Value {
         }
         measured.push((connections, batch, beside.is_some(), found, mb, around));
     }
-    row(
-        "plain SQL, on average",
-        plains.iter().sum::<f64>() / plains.len() as f64,
-        plain,
-        None,
-        None,
-    );
+    let average = plains.iter().sum::<f64>() / plains.len() as f64;
+    row("plain SQL, on average", average, plain, None, None);
     server.stop().await;
     embedded.stop().await.unwrap();
+    let mut said = ratios(&measured);
+    said["shards"] = shards.into();
+    said["roles"] = options.roles.clone().into();
+    said["fdatasync_p50_ms"] = fsync.ms(0.5).into();
+    said["plain_per_s"] = plains.into();
+    said["plain_one_index_per_s"] = one_index.into();
+    said
+}
+
+/// A load that was measured: connections, readings a request, whether beside another, what
+/// came of it, memory, and plain SQL around it.
+type Done = (usize, usize, bool, Measured, f64, f64);
+
+fn ratios(measured: &[Done]) -> serde_json::Value {
     let of = |connections, batch, beside| {
         let found = measured.iter().find(|m| (m.0, m.1, m.2) == (connections, batch, beside));
         found.map(|m| (&m.3, m.5))
@@ -188,11 +200,6 @@ async fn run(options: &Options, shards: Option<&str>) -> serde_json::Value {
     let per_second = |of: Option<(&Measured, f64)>| of.map(|(m, _)| m.per_second);
     let ratio = |of: Option<(&Measured, f64)>| of.map(|(m, around)| m.per_second / around);
     serde_json::json!({
-        "shards": shards,
-        "roles": options.roles,
-        "fdatasync_p50_ms": fsync.ms(0.5),
-        "plain_per_s": plains,
-        "plain_one_index_per_s": one_index,
         "batch_per_s": per_second(batch),
         "batch_ratio": ratio(batch),
         "batch_p99_ms": ms(batch, 0.99),

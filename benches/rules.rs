@@ -196,6 +196,63 @@ async fn tried(log: &Log, rules: Vec<Arc<Rule>>) -> (u64, f64) {
     (found.readings, started.elapsed().as_secs_f64())
 }
 
+/// What is printed and written: a name, a number and a note.
+type Row = (&'static str, f64, String);
+
+/// Rules tried over the history.
+async fn trials(log: &Log, rows: &mut Vec<Row>) {
+    let alone = reading_alone(log).await;
+    let rule =
+        |id: &str| Arc::new(shipped_rules().unwrap().into_iter().find(|r| r.id == id).unwrap());
+    let (readings, seconds) = tried(log, vec![rule("hr-high")]).await;
+    let rate = readings as f64 / seconds;
+    rows.push((
+        "reading alone, one connection, readings/s",
+        readings as f64 / alone,
+        String::new(),
+    ));
+    rows.push((
+        "backtest of one rule, readings/s",
+        rate,
+        format!("{:.2} of reading alone", rate * alone / readings as f64),
+    ));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    rows.push((
+        "  the same, a core",
+        rate / cores as f64,
+        format!("on {cores} cores, PostgreSQL's part with it"),
+    ));
+    let each =
+        ["hr-high", "low-spo2", "high-respiratory-rate", "low-systolic-bp"].map(rule).to_vec();
+    let (whole, seconds_whole) = tried(log, each).await;
+    rows.push((
+        "backtest of a rule for each vital, readings/s",
+        whole as f64 / seconds_whole,
+        format!("{:.0} a core", whole as f64 / seconds_whole / cores as f64),
+    ));
+    let (_, swept) = tried(log, vec![rule("hr-high"); 21]).await;
+    rows.push((
+        "backtest of 21 settings, readings/s",
+        readings as f64 / swept,
+        format!("{:.2} of one", seconds / swept),
+    ));
+}
+
+fn report(rows: &[Row], count: usize) {
+    println!("{:<52} {:>12}", "", "");
+    for (name, value, note) in rows {
+        println!("{name:<52} {value:>12.0}  {note}");
+    }
+    let all: Vec<Value> = rows
+        .iter()
+        .map(|(name, value, note)| json!({ "name": name, "value": value, "note": note }))
+        .collect();
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("bench");
+    std::fs::create_dir_all(&target).unwrap();
+    let body = json!({ "bench": "rules", "readings": count, "rows": all });
+    std::fs::write(target.join("rules.json"), body.to_string()).unwrap();
+}
+
 #[tokio::main]
 async fn main() {
     let wanted = std::env::args().skip_while(|arg| arg != "--readings").nth(1);
@@ -224,7 +281,7 @@ async fn main() {
     }
     sqlx::raw_sql("analyze event").execute(log.pool()).await.unwrap();
 
-    let mut rows: Vec<(&str, f64, String)> = Vec::new();
+    let mut rows: Vec<Row> = Vec::new();
     let fold = pure(thresholds(), count);
     rows.push(("the fold alone, 20 thresholds, readings/s a core", fold, String::new()));
     let whole = pure(twenty(), count);
@@ -247,53 +304,7 @@ async fn main() {
         median as f64,
         format!("worst {worst}"),
     ));
-    let alone = reading_alone(&log).await;
-    let rule =
-        |id: &str| Arc::new(shipped_rules().unwrap().into_iter().find(|r| r.id == id).unwrap());
-    let (readings, seconds) = tried(&log, vec![rule("hr-high")]).await;
-    let rate = readings as f64 / seconds;
-    rows.push((
-        "reading alone, one connection, readings/s",
-        readings as f64 / alone,
-        String::new(),
-    ));
-    rows.push((
-        "backtest of one rule, readings/s",
-        rate,
-        format!("{:.2} of reading alone", rate * alone / readings as f64),
-    ));
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    rows.push((
-        "  the same, a core",
-        rate / cores as f64,
-        format!("on {cores} cores, PostgreSQL's part with it"),
-    ));
-    let each =
-        ["hr-high", "low-spo2", "high-respiratory-rate", "low-systolic-bp"].map(rule).to_vec();
-    let (whole, seconds_whole) = tried(&log, each).await;
-    rows.push((
-        "backtest of a rule for each vital, readings/s",
-        whole as f64 / seconds_whole,
-        format!("{:.0} a core", whole as f64 / seconds_whole / cores as f64),
-    ));
-    let (_, swept) = tried(&log, vec![rule("hr-high"); 21]).await;
-    rows.push((
-        "backtest of 21 settings, readings/s",
-        readings as f64 / swept,
-        format!("{:.2} of one", seconds / swept),
-    ));
-
-    println!("{:<52} {:>12}", "", "");
-    for (name, value, note) in &rows {
-        println!("{name:<52} {value:>12.0}  {note}");
-    }
-    let all: Vec<Value> = rows
-        .iter()
-        .map(|(name, value, note)| json!({ "name": name, "value": value, "note": note }))
-        .collect();
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("bench");
-    std::fs::create_dir_all(&target).unwrap();
-    let body = json!({ "bench": "rules", "readings": count, "rows": all });
-    std::fs::write(target.join("rules.json"), body.to_string()).unwrap();
+    trials(&log, &mut rows).await;
+    report(&rows, count);
     embedded.stop().await.unwrap();
 }

@@ -236,10 +236,8 @@ pub async fn run<C: Consumer>(
             }
             Err(error) => {
                 told(consumer.name(), shard, &error);
-                tokio::select! {
-                    () = stop.cancelled() => {}
-                    () = tokio::time::sleep(Duration::from_millis(RETRY_PAUSE_MS)) => {}
-                }
+                let pause = Duration::from_millis(RETRY_PAUSE_MS);
+                stop.run_until_cancelled(tokio::time::sleep(pause)).await;
                 continue;
             }
         }

@@ -15,9 +15,10 @@ use vitals::query::state::{Moment, Newest, state};
 
 use crate::hospital::{Hospital, heart_rate, now};
 use crate::log::{reading, somebody_waits_for_a_lock};
+use crate::return_trips::replayed;
+use crate::support::pass_time;
 use crate::support::postgres::{Database, caught_up};
 use crate::support::server::Server;
-use crate::support::{cli, pass_time};
 
 const TENANT: &str = "ward";
 
@@ -208,11 +209,26 @@ fn fold(
     (vitals, &standing - &ended)
 }
 
-async fn replayed(database: &Database, patient: &str) -> Vec<Value> {
-    let printed = cli(database, &["replay", "--patient", patient, "--tenant", TENANT]).await;
-    assert!(printed.status.success(), "{printed:?}");
-    let text = String::from_utf8(printed.stdout).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+/// Most measured at few instants, so that devices meet at one; some hours late.
+fn some_readings(random: &mut StdRng, end: DateTime<Utc>) -> Vec<Value> {
+    let mut batch: BTreeMap<String, Value> = BTreeMap::new();
+    for _ in 0..random.random_range(1..8) {
+        let back = match random.random_range(0..3) {
+            0 => TimeDelta::minutes(random.random_range(0..300)),
+            _ => TimeDelta::seconds(random.random_range(0..40)),
+        };
+        let high = random.random_bool(0.3);
+        let value = if high { 121 } else { 60 } + random.random_range(0..40);
+        let mut one = heart_rate("p", f64::from(value), end - back);
+        one["deviceId"] = format!("d{}", random.random_range(0..3)).into();
+        if random.random_bool(0.3) {
+            one["vital"] = "respiratory_rate".into();
+            one["value"] = random.random_range(0..40).into();
+        }
+        let key = ["vital", "deviceId", "measuredAt"].map(|k| one[k].to_string()).join(" ");
+        batch.insert(key, one);
+    }
+    batch.into_values().collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -224,26 +240,8 @@ async fn the_state_of_any_moment_is_the_fold_of_what_a_replay_tells() {
     eprintln!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let end = now();
-    // Most measured at few instants, so that devices meet at one; some hours late.
     for _ in 0..40 {
-        let mut batch: BTreeMap<String, Value> = BTreeMap::new();
-        for _ in 0..random.random_range(1..8) {
-            let back = match random.random_range(0..3) {
-                0 => TimeDelta::minutes(random.random_range(0..300)),
-                _ => TimeDelta::seconds(random.random_range(0..40)),
-            };
-            let high = random.random_bool(0.3);
-            let value = if high { 121 } else { 60 } + random.random_range(0..40);
-            let mut one = heart_rate("p", f64::from(value), end - back);
-            one["deviceId"] = format!("d{}", random.random_range(0..3)).into();
-            if random.random_bool(0.3) {
-                one["vital"] = "respiratory_rate".into();
-                one["value"] = random.random_range(0..40).into();
-            }
-            let key = ["vital", "deviceId", "measuredAt"].map(|k| one[k].to_string()).join(" ");
-            batch.insert(key, one);
-        }
-        let batch: Vec<Value> = batch.into_values().collect();
+        let batch = some_readings(&mut random, end);
         let (status, body) = hospital.post("/readings", &json!(batch)).await;
         assert_eq!(status, 201, "{body}");
         retract_sometimes(&hospital, &mut random, &batch).await;
@@ -253,7 +251,8 @@ async fn the_state_of_any_moment_is_the_fold_of_what_a_replay_tells() {
     let alerts = hospital.found("/alerts?patientId=p").await;
     assert!(!alerts["items"].as_array().unwrap().is_empty(), "seed {seed}");
 
-    let lines = replayed(&database, "p").await;
+    let text = replayed(&database, TENANT, "p").await;
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let times: Vec<DateTime<Utc>> = lines
         .iter()
         .flat_map(|line| [time(&line["measuredAt"]), time(&line["recordedAt"])])

@@ -114,7 +114,7 @@ async fn changes_at_one_moment_are_made_one_of_the_other() {
 
 #[tokio::test]
 async fn a_key_that_nobody_reads_is_refused_with_its_place() {
-    let (_database, server, hospital) = scene().await;
+    let (_database, _server, hospital) = scene().await;
     for (record, code, pointer) in [
         (json!({ "spo2scale": 2 }), "unknown_field", "/spo2scale"),
         (json!({ "limit": {} }), "unknown_field", "/limit"),
@@ -151,8 +151,11 @@ async fn a_key_that_nobody_reads_is_refused_with_its_place() {
     let free = json!({ "extra": { "expires": "never", "limits": [1, null] } });
     assert_eq!(put(&hospital, RECORD, &free).await.0, 200);
     assert_eq!(hospital.found(RECORD).await["extra"], free["extra"]);
+}
 
-    // The same of everything else that steers an alarm.
+#[tokio::test]
+async fn so_is_one_of_everything_else_that_steers_an_alarm() {
+    let (_database, server, _) = scene().await;
     let id = "00000000-0000-0000-0000-000000000000";
     let until = rfc3339(now() + TimeDelta::hours(1));
     for (method, path, body, pointer) in [

@@ -118,7 +118,8 @@ async fn import(database: &Database, format: &str, tenant: &str, text: &str) -> 
     said.lines().last().unwrap_or_default().to_owned()
 }
 
-async fn replayed(database: &Database, tenant: &str, patient: &str) -> String {
+/// A patient's events by the command line, a line each.
+pub async fn replayed(database: &Database, tenant: &str, patient: &str) -> String {
     let output = cli(database, &["replay", "--tenant", tenant, "--patient", patient]).await;
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
@@ -129,6 +130,37 @@ async fn post(hospital: &Hospital, content_type: &str, body: String, count: usiz
     let request = hospital.request(Method::POST, "/readings").header("content-type", content_type);
     let answer: Value = request.body(body).send().await.unwrap().json().await.unwrap();
     assert_eq!((&answer["stored"], &answer["rejected"]), (&json!(count), &json!([])), "{answer}");
+}
+
+/// The lines of a replay without what the rules said meanwhile.
+fn said_of_readings(events: &str) -> String {
+    let is_said =
+        |line: &&str| line.starts_with("{\"type\":\"reading\"") || line.contains("_retracted");
+    events.lines().filter(is_said).map(|line| format!("{line}\n")).collect()
+}
+
+/// The source's log: all of it, and the readings that count.
+async fn source_log(pool: &PgPool) -> (Vec<Row>, Vec<Row>) {
+    let whole = log(pool, "source").await;
+    assert_eq!(whole.len(), READINGS + 3);
+    // A context has its line breaks as spaces where a line is a reading; all else to the letter.
+    let lined = |rows: &[Row]| -> Vec<Row> {
+        let lined = |row: &Row| {
+            let mut row = row.clone();
+            row.8 = row.8.map(|data| data.replace('\n', " "));
+            row
+        };
+        rows.iter().map(lined).collect()
+    };
+    let whole = lined(&whole);
+    let counts = |row: &&Row| {
+        let gone =
+            |other: &&Row| other.0 == "reading_retracted" && other.6 == row.6 && other.1 == row.1;
+        row.0 == "reading" && !whole.iter().any(|other| gone(&other))
+    };
+    let counting: Vec<Row> = whole.iter().filter(counts).cloned().collect();
+    assert_eq!(counting.len(), READINGS - 3);
+    (whole, counting)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -158,25 +190,7 @@ async fn what_any_export_gives_any_import_takes_and_the_log_is_the_same() {
         *retracted.entry(patient).or_insert(0) += 1;
     }
 
-    let whole = log(&pool, "source").await;
-    assert_eq!(whole.len(), READINGS + 3);
-    // A context has its line breaks as spaces where a line is a reading; all else to the letter.
-    let lined = |rows: &[Row]| -> Vec<Row> {
-        let lined = |row: &Row| {
-            let mut row = row.clone();
-            row.8 = row.8.map(|data| data.replace('\n', " "));
-            row
-        };
-        rows.iter().map(lined).collect()
-    };
-    let whole = lined(&whole);
-    let counts = |row: &&Row| {
-        let gone =
-            |other: &&Row| other.0 == "reading_retracted" && other.6 == row.6 && other.1 == row.1;
-        row.0 == "reading" && !whole.iter().any(|other| gone(&other))
-    };
-    let counting: Vec<Row> = whole.iter().filter(counts).cloned().collect();
-    assert_eq!(counting.len(), READINGS - 3);
+    let (whole, counting) = source_log(&pool).await;
 
     for patient in ["p.1", "p-2", LONG] {
         let mine = |rows: &[Row]| -> Vec<Row> {
@@ -202,25 +216,14 @@ async fn what_any_export_gives_any_import_takes_and_the_log_is_the_same() {
             }
         }
         let tenant = format!("replayed-{patient}");
-        let events: String = replayed(&database, "source", patient)
-            .await
-            .lines()
-            .filter(|line| line.starts_with("{\"type\":\"reading\"") || line.contains("_retracted"))
-            .map(|line| format!("{line}\n"))
-            .collect();
+        let events = said_of_readings(&replayed(&database, "source", patient).await);
         let said = import(&database, "ndjson", &tenant, &events).await;
         assert_eq!(said, sums(whole.len(), 0));
         assert_eq!(log(&pool, &tenant).await, whole);
         // Again nothing is new, retractions neither.
         assert_eq!(import(&database, "ndjson", &tenant, &events).await, sums(0, whole.len()));
-        let again: Vec<Value> = replayed(&database, &tenant, patient)
-            .await
-            .lines()
-            // What the rules say of it meanwhile is theirs.
-            .filter(|line| line.starts_with("{\"type\":\"reading\"") || line.contains("_retracted"))
-            .map(|line| serde_json::from_str(line).unwrap())
-            .collect();
-        assert_eq!(again.len(), whole.len());
+        let again = said_of_readings(&replayed(&database, &tenant, patient).await);
+        assert_eq!(again.lines().count(), whole.len());
 
         if patient != LONG {
             let path = format!("/patients/{patient}/readings?limit=1000");

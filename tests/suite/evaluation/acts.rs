@@ -97,6 +97,51 @@ pub fn happening(patient_id: &str, kind: &str, at: DateTime<Utc>, data: Value) -
     }
 }
 
+/// The alert of a patient that stands, by its id.
+async fn standing_alert(log: &Log, patient: &str) -> Option<String> {
+    sqlx::query_scalar(
+        "select state -> 'active' ->> 'id' from rule_state \
+         where patient_id = $1 and state -> 'active' ->> 'id' is not null order by rule limit 1",
+    )
+    .bind(patient)
+    .fetch_optional(log.pool())
+    .await
+    .unwrap()
+}
+
+/// The nth newest reading of a patient that counts: its vital, device, time and position.
+async fn newest_standing(
+    log: &Log,
+    patient: &str,
+    nth: u8,
+) -> Option<(String, String, DateTime<Utc>, i64)> {
+    sqlx::query_as(
+        "select vital::text, source_id, occurred_at, position from event e \
+         where patient_id = $1 and type = 'reading' and not exists (select from event x \
+             where x.type = 'reading_retracted' and x.patient_id = e.patient_id \
+               and (x.data ->> 'readingPosition')::bigint = e.position) \
+         order by position desc offset $2 limit 1",
+    )
+    .bind(patient)
+    .bind(i64::from(nth))
+    .fetch_optional(log.pool())
+    .await
+    .unwrap()
+}
+
+fn retraction(
+    patient: &str,
+    (vital, device, at, position): (String, String, DateTime<Utc>, i64),
+) -> Event {
+    let data = json!({ "v": 1, "vital": vital, "deviceId": device, "measuredAt": at,
+                       "readingPosition": position, "reason": "r" });
+    happening(patient, READING_RETRACTED, at, data)
+}
+
+fn to_all_shards(log: &Log, event: &Event) -> Vec<(i16, Event)> {
+    log.shards().map(|shard| (shard, event.clone())).collect()
+}
+
 /// What becomes of an act: where it goes, and as what. Acknowledgements name the alert
 /// that stands, as a nurse does.
 pub async fn events_of(log: &Log, act: &Act, versions: &mut [u32]) -> Vec<(i16, Event)> {
@@ -129,14 +174,7 @@ pub async fn events_of(log: &Log, act: &Act, versions: &mut [u32]) -> Vec<(i16, 
             all
         }
         Act::Acknowledge { patient } | Act::Clear { patient } => {
-            let standing: Option<String> = sqlx::query_scalar(
-                "select state -> 'active' ->> 'id' from rule_state \
-                 where patient_id = $1 and state -> 'active' ->> 'id' is not null order by rule limit 1",
-            )
-            .bind(name(patient))
-            .fetch_optional(log.pool())
-            .await
-            .unwrap();
+            let standing = standing_alert(log, &name(patient)).await;
             let (kind, state) = match act {
                 Act::Clear { .. } => (ALERT_CLEAR_REQUESTED, "clear_requested"),
                 _ => (ALERT_ACKNOWLEDGED, "acknowledged"),
@@ -146,32 +184,18 @@ pub async fn events_of(log: &Log, act: &Act, versions: &mut [u32]) -> Vec<(i16, 
             standing.into_iter().map(|id| (shard(patient), event(id))).collect()
         }
         Act::Retract { patient, nth } => {
-            let wrong: Option<(String, String, DateTime<Utc>, i64)> = sqlx::query_as(
-                "select vital::text, source_id, occurred_at, position from event e \
-                 where patient_id = $1 and type = 'reading' and not exists (select from event x \
-                     where x.type = 'reading_retracted' and x.patient_id = e.patient_id \
-                       and (x.data ->> 'readingPosition')::bigint = e.position) \
-                 order by position desc offset $2 limit 1",
-            )
-            .bind(name(patient))
-            .bind(i64::from(*nth))
-            .fetch_optional(log.pool())
-            .await
-            .unwrap();
-            let event = |(vital, device, at, position): (String, String, DateTime<Utc>, i64)| {
-                let data = json!({ "v": 1, "vital": vital, "deviceId": device, "measuredAt": at,
-                                   "readingPosition": position, "reason": "r" });
-                happening(&name(patient), READING_RETRACTED, at, data)
-            };
-            wrong.into_iter().map(|wrong| (shard(patient), event(wrong))).collect()
+            let wrong = newest_standing(log, &name(patient), *nth).await;
+            wrong
+                .into_iter()
+                .map(|wrong| (shard(patient), retraction(&name(patient), wrong)))
+                .collect()
         }
         Act::Silence { patient, milliseconds } => {
             let until = now() + TimeDelta::milliseconds(i64::from(*milliseconds));
             let id = Uuid::from_u128(u128::from(*patient));
             let data = json!({ "id": id, "patientId": name(patient), "by": "b", "reason": "r",
                                "from": now(), "until": until });
-            let event = happening(NO_PATIENT, SILENCE_SET, now(), data);
-            log.shards().map(|shard| (shard, event.clone())).collect()
+            to_all_shards(log, &happening(NO_PATIENT, SILENCE_SET, now(), data))
         }
         Act::Register { patient, ward, limit } => {
             let record =
@@ -185,8 +209,7 @@ pub async fn events_of(log: &Log, act: &Act, versions: &mut [u32]) -> Vec<(i16, 
             let mut body: Value = toml::from_str(&text_of(n, RULES[n])).unwrap();
             body["mode"] = if *retired { "retired" } else { "active" }.into();
             let data = json!({ "rule": body, "version": versions[n] });
-            let event = happening(NO_PATIENT, RULE_CHANGED, now(), data);
-            log.shards().map(|shard| (shard, event.clone())).collect()
+            to_all_shards(log, &happening(NO_PATIENT, RULE_CHANGED, now(), data))
         }
     }
 }
