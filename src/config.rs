@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, Command, ValueEnum};
 
-use crate::delivery::guard::Allow;
+use crate::delivery::webhook::guard::Allow;
 
 /// The file that is read when nobody names another.
 const FILE: &str = "vitals.toml";

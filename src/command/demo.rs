@@ -20,7 +20,7 @@ use super::serve::{Server, patient};
 use crate::auth::{AUDIENCE, Claims, Keys, SCOPES};
 use crate::clock::Clock;
 use crate::config::{Common, Serving, duration};
-use crate::delivery::guard::Allow;
+use crate::delivery::webhook::guard::Allow;
 use crate::demo::account::Account;
 use crate::demo::bedside::Bedside;
 use crate::demo::receiver::Receiver;

@@ -34,9 +34,9 @@ use crate::config::{Common, Role, Serving};
 use crate::consumer::{self, Consumer};
 use crate::delivery::ack::AckLinks;
 use crate::delivery::deliver::Deliverer;
-use crate::delivery::guard::Guard;
 use crate::delivery::heartbeat::Heartbeats;
-use crate::delivery::line::Lines;
+use crate::delivery::webhook::EndpointClients;
+use crate::delivery::webhook::guard::Guard;
 use crate::delivery::{Desk, Fanout, gauges, secrets};
 use crate::intake::{Intake, Writers};
 use crate::jobs::{Jobs, Kind, Runner};
@@ -225,7 +225,7 @@ impl Server {
             let shares = Arc::new(Shares::new(connections_max));
             let (clock, stop) = (Clock::system(), stop.clone());
             let intake = Intake::new(writers, Some(limits.clone()), clock.clone());
-            let Webhooks { lines, links } = webhooks;
+            let Webhooks { clients, links } = webhooks;
             let origins = Origins::new(&serving.cors_origin);
             let is_simulated = serving.is_simulated;
             let questions = log.with_pool(database.tenant_pool(QUESTION_CONNECTIONS_MAX));
@@ -239,7 +239,7 @@ impl Server {
                 shares,
                 clock,
                 jobs,
-                lines,
+                clients,
                 links,
                 metrics,
                 standing,
@@ -281,7 +281,7 @@ impl Server {
 
 /// What the API and the workers know of webhooks.
 struct Webhooks {
-    lines: Lines,
+    clients: EndpointClients,
     links: AckLinks,
 }
 
@@ -295,7 +295,7 @@ impl Webhooks {
         }
         let links = AckLinks::new(&secrets::ack_key(pool, &seal).await?);
         let guard = Guard::new(&serving.allow_webhook_net);
-        Ok(Webhooks { lines: Lines::new(log, guard, seal)?, links })
+        Ok(Webhooks { clients: EndpointClients::new(log, guard, seal)?, links })
     }
 }
 
@@ -343,8 +343,8 @@ async fn start_pages(
     follow(log, pool, own, fanout, None, stop, tasks).await?;
     let heartbeats = Heartbeats::new(log, pool.clone(), desk.clone());
     tasks.spawn("the heartbeats", heartbeats.run(stop.clone()));
-    let lines = webhooks.lines.clone();
-    let deliverer = Deliverer::new(log, pool.clone(), lines, Clock::system(), desk);
+    let clients = webhooks.clients.clone();
+    let deliverer = Deliverer::new(log, pool.clone(), clients, Clock::system(), desk);
     tasks.spawn("the deliverer", deliverer.run(stop.clone()));
     tasks.spawn_until("the webhooks' gauges", stop, gauges::keep(pool.clone()));
     Ok(())

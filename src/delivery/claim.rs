@@ -55,7 +55,7 @@ pub struct Claimed {
     pub probe: bool,
     /// What is sent, to the letter.
     pub body: String,
-    /// Of the endpoint: what its requests are made of, see [`super::line::Lines`].
+    /// Of the endpoint: see [`super::transport::Destination`].
     pub version: i32,
 }
 

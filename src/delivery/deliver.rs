@@ -13,67 +13,66 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
+use super::attempt::{Attempt, Fate, is_about_the_data, record};
 use super::breaker::{self, RETRY_AFTER_S_OPENS};
 use super::claim::{Claimed, Room, Waiting, claim, release};
 use super::desk::{Desk, Slot};
 use super::endpoint;
-use super::line::Lines;
-use super::outcome::{Fate, Outcome, is_about_the_data, record};
-use super::send::{Attempt, Sender};
+use super::transport::{Destination, Message, NotSent, Number, Transport, Verdict};
 use crate::clock::Clock;
 use crate::log::{Log, Patience, answered, answered_soon};
 
 /// How long the deliverer sleeps without looking for due retries.
 const POLL_MS: u64 = 200;
-/// Outcomes written in one transaction.
-const OUTCOMES_PER_WRITE_MAX: usize = 500;
-/// How long an outcome that nobody waits for may wait for others, to be written with them:
+/// Attempts recorded in one transaction.
+const ATTEMPTS_PER_WRITE_MAX: usize = 500;
+/// How long an attempt that nothing waits for may wait for others, to be written with them:
 /// a statement costs much more than a row. After a crash so much more is sent twice.
 const RECORD_PACE_MS: u64 = 10;
 /// The pause after a delivery that this machine could not send for want of something.
 const LACK_PAUSE_MS: u64 = 100;
-/// The pause before outcomes that could not be written are tried again.
+/// The pause before attempts that could not be recorded are recorded again.
 const RETRY_PAUSE_MS: u64 = 500;
 
 /// The worker.
-pub struct Deliverer {
+pub struct Deliverer<T> {
     log: Log,
     pool: PgPool,
-    sender: Sender,
+    transport: T,
     clock: Clock,
     desk: Desk,
 }
 
-impl Deliverer {
-    /// A deliverer over these lines.
-    pub fn new(log: &Log, pool: PgPool, lines: Lines, clock: Clock, desk: Desk) -> Deliverer {
-        let sender = Sender::new(lines, clock.clone());
-        Deliverer { log: log.clone(), pool, sender, clock, desk }
+impl<T: Transport> Deliverer<T> {
+    /// A deliverer by this transport.
+    pub fn new(log: &Log, pool: PgPool, transport: T, clock: Clock, desk: Desk) -> Deliverer<T> {
+        Deliverer { log: log.clone(), pool, transport, clock, desk }
     }
 
     /// Delivers until told to stop; then finishes the attempts under way.
     pub async fn run(self, stop: CancellationToken) {
         let deliverer = Arc::new(self);
-        let (outcomes, recorded) = mpsc::unbounded_channel();
+        let (attempts, to_record) = mpsc::unbounded_channel();
         // In one task: a panic of either ends all, and is noticed.
         tokio::join!(
-            deliverer.clone().send_all(outcomes, stop.clone()),
+            deliverer.clone().send_all(attempts, stop.clone()),
             deliverer.claim_all(&stop),
-            deliverer.record_all(recorded),
+            deliverer.record_all(to_record),
         );
     }
 
     /// Starts what is on the desk. What a fan-out handed over waits for no question.
     async fn send_all(
         self: Arc<Self>,
-        outcomes: mpsc::UnboundedSender<Outcome>,
+        attempts: mpsc::UnboundedSender<Attempt>,
         stop: CancellationToken,
     ) {
         let under_way = TaskTracker::new();
         while !stop.is_cancelled() {
             for slot in self.desk.start() {
-                under_way.spawn(self.clone().work(slot, outcomes.clone(), stop.clone()));
+                under_way.spawn(self.clone().work(slot, attempts.clone(), stop.clone()));
             }
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -121,7 +120,7 @@ impl Deliverer {
     async fn work(
         self: Arc<Self>,
         mut slot: Slot,
-        outcomes: mpsc::UnboundedSender<Outcome>,
+        attempts: mpsc::UnboundedSender<Attempt>,
         stop: CancellationToken,
     ) {
         while let Some(waiting) = slot.next() {
@@ -129,9 +128,9 @@ impl Deliverer {
                 self.give_back(vec![waiting]).await;
                 continue;
             }
-            let mut outcome = match self.sender.attempt(waiting).await {
-                Attempt::Ended(outcome) => outcome,
-                Attempt::NotMade(waiting, why) => {
+            let mut attempt = match self.attempt(waiting).await {
+                Ok(attempt) => attempt,
+                Err((waiting, why)) => {
                     tracing::error!(%why, "a delivery was not sent; it is tried again soon");
                     metrics::counter!("vitals_refused_total", "limit" => "deliveries", "whose" => "process")
                         .increment(1);
@@ -140,17 +139,43 @@ impl Deliverer {
                     continue;
                 }
             };
-            count(&outcome);
-            let claimed = &outcome.claimed;
+            count(&attempt);
+            let claimed = &attempt.claimed;
             if !claimed.probe {
-                let asked = outcome.retry_after.unwrap_or_default().as_secs();
+                let asked = attempt.retry_after().unwrap_or_default().as_secs();
                 let at_once = claimed.is_high && asked > RETRY_AFTER_S_OPENS;
-                let (endpoint, delivered) = (claimed.endpoint_id, outcome.delivered());
-                outcome.opens = self.desk.ended(endpoint, delivered, at_once, Instant::now());
+                let (endpoint, delivered) = (claimed.endpoint_id, attempt.outcome.is_delivered());
+                attempt.opens = self.desk.ended(endpoint, delivered, at_once, Instant::now());
             }
-            if outcomes.send(outcome).is_err() {
+            if attempts.send(attempt).is_err() {
                 tracing::error!("an attempt was not recorded; its lease brings it back");
             }
+        }
+    }
+
+    /// One attempt; whatever the receiver does is one. What could not even be sent is none,
+    /// and is given back.
+    async fn attempt(&self, waiting: Waiting) -> Result<Attempt, (Waiting, NotSent)> {
+        let (started_at, started) = (self.clock.now(), Instant::now());
+        let claimed = &waiting.claimed;
+        let number = claimed.sequence.map(|sequence| Number {
+            sequence,
+            incarnation: self.log.history().of_sequence(sequence),
+        });
+        let (id, body) = (&*claimed.webhook_id, &*claimed.body);
+        let message = Message { id, number, body, sent_at: started_at };
+        let to = Destination { endpoint_id: claimed.endpoint_id, version: claimed.version };
+        match self.transport.send(message, to).await {
+            Ok(outcome) => Ok(Attempt {
+                started_at,
+                latency: started.elapsed(),
+                age: waiting.age(),
+                claimed: waiting.claimed,
+                outcome,
+                jitter: rand::random(),
+                opens: false,
+            }),
+            Err(why) => Err((waiting, why)),
         }
     }
 
@@ -164,37 +189,37 @@ impl Deliverer {
         }
     }
 
-    async fn record_all(&self, mut outcomes: mpsc::UnboundedReceiver<Outcome>) {
+    async fn record_all(&self, mut attempts: mpsc::UnboundedReceiver<Attempt>) {
         let mut batch = Vec::new();
-        while outcomes.recv_many(&mut batch, OUTCOMES_PER_WRITE_MAX).await > 0 {
-            if !batch.iter().any(Outcome::is_waited_for) {
+        while attempts.recv_many(&mut batch, ATTEMPTS_PER_WRITE_MAX).await > 0 {
+            if !batch.iter().any(Attempt::is_waited_for) {
                 tokio::time::sleep(Duration::from_millis(RECORD_PACE_MS)).await;
-                while batch.len() < OUTCOMES_PER_WRITE_MAX
-                    && let Ok(outcome) = outcomes.try_recv()
+                while batch.len() < ATTEMPTS_PER_WRITE_MAX
+                    && let Ok(attempt) = attempts.try_recv()
                 {
-                    batch.push(outcome);
+                    batch.push(attempt);
                 }
             }
             self.record_surely(&mut batch).await;
-            for outcome in batch.drain(..) {
-                self.after(&outcome).await;
+            for attempt in batch.drain(..) {
+                self.after(&attempt).await;
             }
         }
     }
 
     /// Records a batch, for as long as it takes. What PostgreSQL will never take is
     /// given up, loudly, so that it does not hold the others; its lease brings it back.
-    async fn record_surely(&self, batch: &mut Vec<Outcome>) {
+    async fn record_surely(&self, batch: &mut Vec<Attempt>) {
         while let Err(error) = answered_soon(record(&self.pool, batch)).await {
             tracing::error!(%error, attempts = batch.len(), "attempts not recorded; trying again");
             if is_about_the_data(&error) {
                 let mut kept = Vec::with_capacity(batch.len());
-                for outcome in batch.drain(..) {
-                    match answered_soon(record(&self.pool, std::slice::from_ref(&outcome))).await {
+                for attempt in batch.drain(..) {
+                    match answered_soon(record(&self.pool, std::slice::from_ref(&attempt))).await {
                         Err(error) if is_about_the_data(&error) => {
-                            tracing::error!(%error, delivery = %outcome.claimed.id, "given up");
+                            tracing::error!(%error, delivery = %attempt.claimed.id, "given up");
                         }
-                        _ => kept.push(outcome),
+                        _ => kept.push(attempt),
                     }
                 }
                 *batch = kept;
@@ -204,47 +229,46 @@ impl Deliverer {
         }
     }
 
-    /// What follows from an outcome beyond its own delivery.
-    async fn after(&self, outcome: &Outcome) {
-        let claimed = &outcome.claimed;
+    /// What follows from an attempt beyond its own delivery.
+    async fn after(&self, attempt: &Attempt) {
+        let (claimed, outcome) = (&attempt.claimed, &attempt.outcome);
         if claimed.ordered {
             self.desk.look();
         }
-        if outcome.gone() {
-            self.disable(outcome).await;
-        } else if claimed.probe && outcome.delivered() {
+        if let Verdict::Gone { reason } = &outcome.verdict {
+            self.disable(claimed.endpoint_id, reason).await;
+        } else if claimed.probe && outcome.is_delivered() {
             let now = self.clock.now();
             let closed = breaker::close(&self.log, &self.pool, claimed.endpoint_id, now);
             match answered(closed).await {
                 Ok(()) => self.desk.look(),
                 Err(error) => tracing::error!(%error, "a breaker was not closed; it probes again"),
             }
-        } else if claimed.probe || outcome.opens {
-            self.open(outcome).await;
+        } else if claimed.probe || attempt.opens {
+            self.open(attempt).await;
         }
-        if outcome.fate() == Fate::Dead {
+        if attempt.fate() == Fate::Dead {
             tracing::error!(
                 delivery = %claimed.id, endpoint = %claimed.endpoint_id, attempts = claimed.attempts,
-                status = outcome.status, error = outcome.error, "a page was not delivered"
+                status = outcome.status, error = outcome.error(), "a page was not delivered"
             );
         }
     }
 
-    async fn disable(&self, outcome: &Outcome) {
-        let (id, now) = (outcome.claimed.endpoint_id, self.clock.now());
-        let reason = "the endpoint answered 410 Gone";
+    async fn disable(&self, id: Uuid, reason: &str) {
+        let now = self.clock.now();
         let disabled = endpoint::disable(&self.log, &self.pool, id, reason, now);
         if let Err(error) = answered(disabled).await {
-            tracing::error!(%error, endpoint = %id, "answered 410 but was not disabled");
+            tracing::error!(%error, endpoint = %id, "is gone but was not disabled");
         }
         self.give_back(self.desk.clear(id)).await;
     }
 
-    async fn open(&self, outcome: &Outcome) {
-        let (id, now) = (outcome.claimed.endpoint_id, self.clock.now());
-        let (reason, jitter) = (outcome.what(), rand::random());
-        let asked = outcome.retry_after;
-        let opened = breaker::open(&self.log, &self.pool, id, &reason, asked, jitter, now);
+    async fn open(&self, attempt: &Attempt) {
+        let (id, now) = (attempt.claimed.endpoint_id, self.clock.now());
+        let (reason, jitter) = (attempt.outcome.reason().unwrap_or_default(), rand::random());
+        let asked = attempt.retry_after();
+        let opened = breaker::open(&self.log, &self.pool, id, reason, asked, jitter, now);
         if let Err(error) = answered(opened).await {
             tracing::error!(%error, endpoint = %id, "fails and was not held for broken; again later");
         }
@@ -252,15 +276,15 @@ impl Deliverer {
     }
 }
 
-fn count(outcome: &Outcome) {
-    let class = outcome.claimed.schedule.name();
-    let name = outcome.fate().name();
+fn count(attempt: &Attempt) {
+    let class = attempt.claimed.schedule.name();
+    let name = attempt.fate().name();
     metrics::counter!("vitals_webhook_attempts_total", "outcome" => name, "class" => class)
         .increment(1);
     metrics::histogram!("vitals_webhook_attempt_seconds", "class" => class)
-        .record(outcome.latency.as_secs_f64());
-    if outcome.delivered() {
+        .record(attempt.latency.as_secs_f64());
+    if attempt.outcome.is_delivered() {
         metrics::histogram!("vitals_webhook_delivery_seconds", "class" => class)
-            .record(outcome.age.as_secs_f64());
+            .record(attempt.age.as_secs_f64());
     }
 }

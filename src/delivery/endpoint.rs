@@ -9,10 +9,10 @@ use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::breaker::fail_over;
-use super::key::{Key, Scheme};
-use super::line::{Certificate, Headers};
 use super::seal::Seal;
 use super::state::{EndpointState, words};
+use super::webhook::key::{Key, Scheme};
+use super::webhook::{Certificate, Headers};
 use crate::event::{ENDPOINT_DISABLED, Event, NO_PATIENT};
 use crate::log::{AppendError, Log, append};
 

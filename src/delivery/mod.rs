@@ -7,6 +7,7 @@
 //! same at every attempt, so that the receiver can drop repeats.
 
 pub mod ack;
+mod attempt;
 pub mod breaker;
 pub mod claim;
 pub mod deliver;
@@ -16,21 +17,16 @@ pub mod endpoint;
 pub mod events;
 mod fanout;
 pub mod gauges;
-pub mod guard;
 pub mod heartbeat;
-pub mod key;
-pub mod line;
 mod notice;
-mod outcome;
-pub mod pem;
 pub mod ping;
 pub mod replay;
 pub mod schedule;
 pub mod seal;
 pub mod secrets;
-pub mod send;
-pub mod sign;
 pub mod state;
+pub mod transport;
+pub mod webhook;
 
 pub use desk::Desk;
 pub use fanout::Fanout;

@@ -1,6 +1,6 @@
 //! A ping: one signed test event, now.
 //!
-//! Guarantees that it goes the way of every delivery (guard, signature, headers,
+//! Guarantees that it goes the way of every delivery (address, signature, headers,
 //! certificate, timeout), whatever the endpoint's state is, so that one can try a paused
 //! one before it is made active. Is no delivery: it has no row, is tried once, and its
 //! `webhook-id` is its own.
@@ -12,8 +12,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::endpoint::Endpoint;
-use super::line::Lines;
-use super::send::{Unsent, head_of};
+use super::transport::{Destination, Message, Outcome, Transport};
 use crate::clock::rfc3339;
 
 /// The type of a test event; no rule can have it, for no rule's event is sent to all.
@@ -26,23 +25,12 @@ pub struct Pinged {
     pub webhook_id: String,
     /// From the first byte sent to the last one read.
     pub latency: Duration,
-    /// Of the answer, if one came.
-    pub status: Option<u16>,
-    /// Why none came.
-    pub error: Option<String>,
-    /// The answer's first bytes.
-    pub answer_head: Option<String>,
-}
-
-impl Pinged {
-    /// Whether a delivery would count as delivered.
-    pub fn is_taken(&self) -> bool {
-        self.status.is_some_and(|status| (200..300).contains(&status))
-    }
+    /// What a delivery would have come to.
+    pub outcome: Outcome,
 }
 
 /// Sends it; whatever happens is an outcome.
-pub async fn ping(lines: &Lines, endpoint: &Endpoint, now: DateTime<Utc>) -> Pinged {
+pub async fn ping(transport: &impl Transport, endpoint: &Endpoint, now: DateTime<Utc>) -> Pinged {
     let webhook_id = format!("msg_{}", Uuid::new_v4().simple());
     let body = json!({
         "type": PING,
@@ -51,15 +39,10 @@ pub async fn ping(lines: &Lines, endpoint: &Endpoint, now: DateTime<Utc>) -> Pin
         "webhook": endpoint.id,
         "_links": { "webhook": format!("/api/v1/webhooks/{}", endpoint.id) },
     });
+    let message = Message { id: &webhook_id, number: None, body: &body.to_string(), sent_at: now };
+    let to = Destination { endpoint_id: endpoint.id, version: endpoint.version };
     let started = Instant::now();
-    let sent = async {
-        let line = lines.line(endpoint.id, endpoint.version).await?;
-        let answer = line.request(&webhook_id, &body.to_string(), now).send().await?;
-        Ok((line, answer))
-    };
-    let (status, error, answer_head) = match sent.await {
-        Ok((line, answer)) => (Some(answer.status().as_u16()), None, head_of(answer, &line).await),
-        Err(Unsent::Ours(error) | Unsent::Theirs(error)) => (None, Some(error), None),
-    };
-    Pinged { webhook_id, latency: started.elapsed(), status, error, answer_head }
+    let sent = transport.send(message, to).await;
+    let outcome = sent.unwrap_or_else(|error| Outcome::unanswered(error.to_string()));
+    Pinged { latency: started.elapsed(), webhook_id, outcome }
 }

@@ -10,8 +10,8 @@ use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
 use super::endpoint::{Endpoint, place, sealed};
-use super::key::{Key, OLDER_KEYS_MAX, ROTATION_HOURS};
 use super::seal::{OpenError, Seal};
+use super::webhook::key::{Key, OLDER_KEYS_MAX, ROTATION_HOURS};
 
 /// Why a key was not rotated.
 #[derive(Debug, thiserror::Error)]

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::ward::{SimReading, Ward};
 use crate::clock::{Clock, rfc3339};
-use crate::delivery::sign::{Secret, SecretError};
+use crate::delivery::webhook::sign::{Secret, SecretError};
 use crate::vital::Vital;
 
 /// Readings of one request.

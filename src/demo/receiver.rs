@@ -23,7 +23,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use uuid::Uuid;
 
 use crate::clock::Clock;
-use crate::delivery::sign::{
+use crate::delivery::webhook::sign::{
     ID_HEADER, SIGNATURE_HEADER, Secret, Signed, TIMESTAMP_HEADER, TOLERANCE_S, verify,
 };
 use crate::event::AlertState;

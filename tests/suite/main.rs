@@ -86,6 +86,7 @@ mod tables;
 mod tenants;
 mod tidy;
 mod tokens;
+mod transports;
 mod trials;
 mod upcasting;
 mod verify;

@@ -15,7 +15,7 @@ use axum::routing::post;
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use vitals::delivery::guard::{Guard, Names};
+use vitals::delivery::webhook::guard::{Guard, Names};
 
 const OUTSIDE: &str = "127.0.0.2";
 const INSIDE: &str = "127.0.0.1";

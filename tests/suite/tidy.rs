@@ -231,6 +231,16 @@ fn sql_stands_only_where_it_may() {
 }
 
 #[test]
+fn only_the_webhook_knows_http_and_deliveries_know_no_transport() {
+    for (path, text) in sources("src/delivery") {
+        let stores = ["endpoint.rs", "mod.rs", "secrets.rs"].iter().any(|own| path.ends_with(own));
+        let words = ["reqwest", "hyper", if stores { "http::" } else { "webhook::" }];
+        let named = |w: &&str| text.lines().any(|l| l.contains(*w) && !l.trim().starts_with("//"));
+        assert!(path.contains("/webhook/") || !words.iter().any(named), "{path} names a transport");
+    }
+}
+
+#[test]
 fn the_log_is_only_ever_appended_to_and_only_by_itself() {
     let texts = [texts("src"), texts("projections"), texts("migrations")].concat();
     assert!(

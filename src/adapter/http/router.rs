@@ -27,7 +27,7 @@ use super::{
 use crate::auth::{Caller, Keys};
 use crate::clock::Clock;
 use crate::delivery::ack::AckLinks;
-use crate::delivery::line::Lines;
+use crate::delivery::webhook::EndpointClients;
 use crate::intake::Intake;
 use crate::jobs::Jobs;
 use crate::limits::Limits;
@@ -56,7 +56,7 @@ pub struct Api {
     /// What takes longer than an answer may.
     pub jobs: Jobs,
     /// How webhooks are called.
-    pub lines: Lines,
+    pub clients: EndpointClients,
     /// Links that acknowledge without a token.
     pub links: AckLinks,
     /// The numbers.
@@ -118,7 +118,7 @@ pub fn router(api: Api) -> Front {
         trying: trials::Trying::default(),
     };
     let registry =
-        webhooks::Registry { log: api.questions, lines: api.lines, clock: api.clock.clone() };
+        webhooks::Registry { log: api.questions, clients: api.clients, clock: api.clock.clone() };
 
     let v1 = Router::new()
         .merge(senders)

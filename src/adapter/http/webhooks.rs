@@ -20,10 +20,10 @@ use crate::auth::Caller;
 use crate::clock::{Clock, rfc3339};
 use crate::delivery::breaker::{self, Broken};
 use crate::delivery::endpoint::{self, Change, Endpoint, EndpointError};
-use crate::delivery::line::Lines;
-use crate::delivery::pem::certificates_only;
 use crate::delivery::ping;
 use crate::delivery::secrets::{self, RotateError};
+use crate::delivery::webhook::EndpointClients;
+use crate::delivery::webhook::pem::certificates_only;
 use crate::log::Log;
 use crate::rules::versions;
 
@@ -33,7 +33,7 @@ pub(super) const SCOPE: &str = "webhooks:manage";
 #[derive(Clone)]
 pub struct Registry {
     pub(super) log: Log,
-    pub(super) lines: Lines,
+    pub(super) clients: EndpointClients,
     pub(super) clock: Clock,
 }
 
@@ -64,7 +64,7 @@ pub async fn create(
     Json(new): Json<New>,
 ) -> Result<Response, Problem> {
     caller.may_administer(SCOPE)?;
-    options::check_url(registry.lines.guard(), &caller.tenant, &new.url).await?;
+    options::check_url(registry.clients.guard(), &caller.tenant, &new.url).await?;
     let own = versions::events(&registry.log, &caller.tenant).await?;
     options::check_events(&new.events, &own, new.fallback)?;
     options::check_description(new.description.as_deref())?;
@@ -84,7 +84,7 @@ pub async fn create(
         fallback: new.fallback,
         ordered: new.ordered,
     };
-    let endpoint = endpoint::create(registry.log.pool(), registry.lines.seal(), &new).await?;
+    let endpoint = endpoint::create(registry.log.pool(), registry.clients.seal(), &new).await?;
     let location = format!("/api/v1/webhooks/{}", endpoint.id);
     let mut body = shown(&endpoint, &[]);
     body["secret"] = new.key.to_text().into();
@@ -148,7 +148,7 @@ pub async fn change(
 ) -> Result<Response, Problem> {
     caller.may_administer(SCOPE)?;
     if let Some(url) = &patch.url {
-        options::check_url(registry.lines.guard(), &caller.tenant, url).await?;
+        options::check_url(registry.clients.guard(), &caller.tenant, url).await?;
     }
     if let Some(events) = &patch.events {
         let own = versions::events(&registry.log, &caller.tenant).await?;
@@ -173,7 +173,7 @@ pub async fn change(
         fallback: patch.fallback,
         ordered: patch.ordered,
     };
-    let (pool, seal) = (registry.log.pool(), registry.lines.seal());
+    let (pool, seal) = (registry.log.pool(), registry.clients.seal());
     if change.url.is_some() || change.certificate.is_some() {
         let now = endpoint::get(pool, &caller.tenant, id).await?.ok_or_else(no_endpoint)?;
         let url = change.url.as_deref().unwrap_or(&now.url);
@@ -215,7 +215,7 @@ pub async fn rotate(
     Optional(rotation): Optional<Rotation>,
 ) -> Result<Response, Problem> {
     caller.may_administer(SCOPE)?;
-    let (pool, seal) = (registry.log.pool(), registry.lines.seal());
+    let (pool, seal) = (registry.log.pool(), registry.clients.seal());
     let now = endpoint::get(pool, &caller.tenant, id).await?.ok_or_else(no_endpoint)?;
     let scheme = rotation.signature.as_deref().unwrap_or(now.signature.name());
     let scheme = options::scheme(Some(scheme))?;
@@ -239,14 +239,14 @@ pub async fn ping(
     caller.may_administer(SCOPE)?;
     let found = endpoint::get(registry.log.pool(), &caller.tenant, id).await?;
     let endpoint = found.ok_or_else(no_endpoint)?;
-    let pinged = ping::ping(&registry.lines, &endpoint, registry.clock.now()).await;
+    let pinged = ping::ping(&registry.clients, &endpoint, registry.clock.now()).await;
     let body = json!({
-        "delivered": pinged.is_taken(),
+        "delivered": pinged.outcome.is_delivered(),
         "webhookId": pinged.webhook_id,
-        "status": pinged.status,
+        "status": pinged.outcome.status,
         "latencyMs": pinged.latency.as_millis() as u64,
-        "error": pinged.error,
-        "answer": pinged.answer_head,
+        "error": pinged.outcome.error(),
+        "answer": pinged.outcome.answer_head,
     });
     Ok(axum::Json(body).into_response())
 }

@@ -6,12 +6,11 @@ use serde::{Deserialize, Deserializer};
 
 use super::super::problem::Problem;
 use crate::delivery::endpoint::Payload;
-use crate::delivery::guard::{Guard, Refused};
 use crate::delivery::heartbeat::{PACE_SECONDS_MAX, PACE_SECONDS_MIN};
-use crate::delivery::key::{Key, Scheme};
-use crate::delivery::line::{Certificate, Headers, HeadersError};
-use crate::delivery::pem;
 use crate::delivery::state::EndpointState;
+use crate::delivery::webhook::guard::{Guard, Refused};
+use crate::delivery::webhook::key::{Key, Scheme};
+use crate::delivery::webhook::{Certificate, Headers, HeadersError, pem};
 use crate::event::{
     ALERT_CORRECTED, ALERT_MISSED, ALERT_RETRACTED, ENDPOINT_DISABLED, ENDPOINT_REACHABLE,
     ENDPOINT_UNREACHABLE,

@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 use ed25519_dalek::{Signer, SigningKey};
 
 use super::sign::{SECRET_PREFIX, Secret, SecretError};
-use super::state::words;
+use crate::delivery::state::words;
 
 /// Before the base64 of every private Ed25519 key.
 pub const PRIVATE_PREFIX: &str = "whsk_";
@@ -194,7 +194,7 @@ impl Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::sign::{Signed, verify};
+    use crate::delivery::webhook::sign::{Signed, verify};
 
     fn pair() -> Key {
         Key::generate(Scheme::Ed25519, [7; 32])

@@ -1,0 +1,229 @@
+//! How an endpoint is called: its address, its keys, its headers, its certificate.
+//!
+//! Guarantees that a request carries the headers of Standard Webhooks, with a signature
+//! of every key that signs at that moment; that no header of the endpoint's own takes
+//! their place; and that the guard let its URL through. What was made of an endpoint is
+//! kept as long as its row has the same version in the same incarnation of the log, so that
+//! sending opens no secret.
+//!
+//! Does not send, and does not judge answers.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use reqwest::header::CONTENT_TYPE;
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::guard::{Guard, Refused};
+use super::key::{Key, KeyError, Keys};
+use super::sign::{ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER};
+use super::{Certificate, CertificateError, Headers, HeadersError};
+use crate::delivery::endpoint::{self, Endpoint};
+use crate::delivery::seal::{OpenError, Seal};
+use crate::delivery::transport::{Destination, Message};
+use crate::log::{History, Log, answered};
+
+/// An answer later than this is none.
+pub const TIMEOUT_MS: u64 = 5_000;
+/// How many endpoints' clients a process keeps before it begins anew.
+const CLIENTS_MAX: usize = 10_000;
+/// Headers of an answer.
+const ANSWER_HEADERS_MAX: usize = 1_000;
+/// All headers of an answer by HTTP/2. By HTTP/1 it is what its client reads at once, about
+/// as much.
+const ANSWER_HEAD_BYTES_MAX: u32 = 256 * 1_024;
+
+/// The header with the delivery's number at its endpoint.
+pub const SEQUENCE_HEADER: &str = "webhook-sequence";
+/// The header with the incarnation of the log that the number was given in.
+pub const INCARNATION_HEADER: &str = "webhook-incarnation";
+
+/// Why an endpoint cannot be called as it is stored.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// It is gone.
+    #[error("the endpoint was deleted")]
+    Gone,
+    /// PostgreSQL said no, or is gone.
+    #[error("reading the endpoint: {0}")]
+    Database(#[from] sqlx::Error),
+    /// Inwards, or no URL at all.
+    #[error("{0}")]
+    Refused(#[from] Refused),
+    /// The key for secrets is missing, or somebody changed the row.
+    #[error("the endpoint's secrets cannot be opened: {0}")]
+    Sealed(#[from] OpenError),
+    /// Not a key.
+    #[error("the endpoint's secret: {0}")]
+    Key(#[from] KeyError),
+    /// Not headers.
+    #[error("the endpoint's headers: {0}")]
+    Headers(#[from] HeadersError),
+    /// No client of its own.
+    #[error("making a client for the endpoint: {0}")]
+    Client(reqwest::Error),
+    /// Not a certificate and its key.
+    #[error("the endpoint's client certificate: {0}")]
+    Certificate(#[from] CertificateError),
+}
+
+/// An endpoint, ready to be called.
+#[derive(Debug)]
+pub struct EndpointClient {
+    version: i32,
+    url: reqwest::Url,
+    keys: Keys,
+    headers: Headers,
+    client: reqwest::Client,
+}
+
+impl EndpointClient {
+    /// One attempt's request. The body is signed as it is, and sent to the letter.
+    pub fn request(&self, message: Message<'_>) -> reqwest::RequestBuilder {
+        let Message { id, number, body, sent_at } = message;
+        let request = self
+            .client
+            .post(self.url.clone())
+            .headers(self.headers.to_map())
+            .header(CONTENT_TYPE, "application/json")
+            .header(ID_HEADER, id)
+            .header(TIMESTAMP_HEADER, sent_at.timestamp())
+            .header(SIGNATURE_HEADER, self.keys.sign(id, sent_at, body.as_bytes()));
+        let request = match number {
+            Some(number) => request
+                .header(SEQUENCE_HEADER, number.sequence)
+                .header(INCARNATION_HEADER, number.incarnation),
+            None => request,
+        };
+        request.body(body.to_owned())
+    }
+
+    /// A text of the receiver's, without the secrets of the endpoint's own headers.
+    pub(super) fn hidden_in(&self, text: String) -> String {
+        self.headers.hidden_in(text)
+    }
+}
+
+/// The clients of a process's endpoints; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct EndpointClients(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    pool: PgPool,
+    history: History,
+    guard: Guard,
+    seal: Seal,
+    /// For all endpoints without a certificate of their own.
+    client: reqwest::Client,
+    /// Of one incarnation: after a restore the same version may be of something else.
+    known: Mutex<(i64, HashMap<Uuid, Arc<EndpointClient>>)>,
+}
+
+impl EndpointClients {
+    /// Clients for what `guard` permits, with the secrets that `seal` opens.
+    pub fn new(log: &Log, guard: Guard, seal: Seal) -> Result<EndpointClients, reqwest::Error> {
+        let client = client_builder(&guard).build()?;
+        let (pool, history) = (log.pool().clone(), log.history().clone());
+        let known = Mutex::default();
+        Ok(EndpointClients(Arc::new(Inner { pool, history, guard, seal, client, known })))
+    }
+
+    /// What secrets are sealed with.
+    pub fn seal(&self) -> &Seal {
+        &self.0.seal
+    }
+
+    /// What may be reached.
+    pub fn guard(&self) -> &Guard {
+        &self.0.guard
+    }
+
+    /// The client of an endpoint whose row had this version, or a newer one.
+    pub async fn client(&self, of: Destination) -> Result<Arc<EndpointClient>, ClientError> {
+        let endpoint = of.endpoint_id;
+        let incarnation = self.0.history.number();
+        let known = self.known(incarnation, |clients| clients.get(&endpoint).cloned());
+        if let Some(client) = known.filter(|client| client.version >= of.version) {
+            return Ok(client);
+        }
+        let row = answered(endpoint::find(&self.0.pool, endpoint)).await?;
+        let client = Arc::new(self.of(&row.ok_or(ClientError::Gone)?)?);
+        // Read in the incarnation that it is kept for, or in a later one.
+        self.known(incarnation, |clients| {
+            if clients.len() >= CLIENTS_MAX {
+                clients.clear();
+            }
+            clients.insert(endpoint, client.clone());
+        });
+        Ok(client)
+    }
+
+    fn known<T>(
+        &self,
+        incarnation: i64,
+        look: impl FnOnce(&mut HashMap<Uuid, Arc<EndpointClient>>) -> T,
+    ) -> T {
+        // A map of whole values: a panic elsewhere did not spoil it.
+        let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.0 < incarnation {
+            *known = (incarnation, HashMap::new());
+        }
+        match known.0 == incarnation {
+            true => look(&mut known.1),
+            // Whoever began before the restore keeps what it has learnt to itself.
+            false => look(&mut HashMap::new()),
+        }
+    }
+
+    fn of(&self, row: &Endpoint) -> Result<EndpointClient, ClientError> {
+        let guard = self.0.guard.of_tenant(&row.tenant);
+        let url = guard.check_url(&row.url)?;
+        let guard = guard.at(&url);
+        let seal = &self.0.seal;
+        let key = |stored: &str| -> Result<Key, ClientError> {
+            Ok(Key::parse(&seal.open(&endpoint::place(row.id, "secret"), stored)?)?)
+        };
+        let older: Result<Vec<_>, ClientError> = row
+            .secrets_before
+            .iter()
+            .zip(&row.secrets_before_until)
+            .map(|(stored, until)| Ok((key(stored)?, *until)))
+            .collect();
+        let keys = Keys { newest: key(&row.secret)?, older: older? };
+        let headers = match &row.headers {
+            Some(stored) => {
+                Headers::of_json(&seal.open(&endpoint::place(row.id, "headers"), stored)?)?
+            }
+            None => Headers::default(),
+        };
+        let client = match (&row.client_certificate, &row.client_key) {
+            (Some(certificate), Some(stored)) => {
+                let key = seal.open(&endpoint::place(row.id, "client_key"), stored)?;
+                Certificate::read(certificate.clone(), key)?.client(&guard)?
+            }
+            // Nobody else may use its connections.
+            _ if guard.is_narrowed() => {
+                client_builder(&guard).build().map_err(ClientError::Client)?
+            }
+            _ => self.0.client.clone(),
+        };
+        Ok(EndpointClient { version: row.version, url, keys, headers, client })
+    }
+}
+
+/// What every client that calls endpoints has in common. A 2xx is a 2xx, however its headers
+/// are written and whatever a gateway puts around them: the same page again helps nobody.
+pub(super) fn client_builder(guard: &Guard) -> reqwest::ClientBuilder {
+    guard
+        .client()
+        .timeout(Duration::from_millis(TIMEOUT_MS))
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
+        .http1_allow_spaces_after_header_name_in_responses(true)
+        .http1_ignore_invalid_headers_in_responses(true)
+        .http1_max_headers(ANSWER_HEADERS_MAX)
+        .http2_max_header_list_size(ANSWER_HEAD_BYTES_MAX)
+        .user_agent(concat!("vitals/", env!("CARGO_PKG_VERSION")))
+}
