@@ -37,7 +37,7 @@ use crate::delivery::deliver::Deliverer;
 use crate::delivery::heartbeat::Heartbeats;
 use crate::delivery::webhook::EndpointClients;
 use crate::delivery::webhook::guard::Guard;
-use crate::delivery::{Desk, Fanout, gauges, secrets};
+use crate::delivery::{DeliveryQueue, Fanout, gauges, secrets};
 use crate::intake::{Intake, Writers};
 use crate::jobs::{Jobs, Kind, Runner};
 use crate::limits::shares::Shares;
@@ -331,7 +331,7 @@ async fn start_pages(
     stop: &CancellationToken,
     tasks: &Tasks,
 ) -> Result<(), Error> {
-    let (desk, pool) = (Desk::default(), &database.page_pool(PAGE_CONNECTIONS_MAX));
+    let (queue, pool) = (DeliveryQueue::default(), &database.page_pool(PAGE_CONNECTIONS_MAX));
     let own = || database.page_pool(1);
     let rules = Arc::new(Raise::new(log.clone(), Book::new()?));
     follow(log, pool, own, rules.clone(), None, stop, tasks).await?;
@@ -339,12 +339,12 @@ async fn start_pages(
         let (rules, pool, stop) = (rules.clone(), pool.clone(), stop.clone());
         tasks.spawn("the rules' clock", ticks::run(rules, pool, shard, stop));
     }
-    let fanout = Arc::new(Fanout::new(desk.clone(), webhooks.links.clone(), public_url));
+    let fanout = Arc::new(Fanout::new(queue.clone(), webhooks.links.clone(), public_url));
     follow(log, pool, own, fanout, None, stop, tasks).await?;
-    let heartbeats = Heartbeats::new(log, pool.clone(), desk.clone());
+    let heartbeats = Heartbeats::new(log, pool.clone(), queue.clone());
     tasks.spawn("the heartbeats", heartbeats.run(stop.clone()));
     let clients = webhooks.clients.clone();
-    let deliverer = Deliverer::new(log, pool.clone(), clients, Clock::system(), desk);
+    let deliverer = Deliverer::new(log, pool.clone(), clients, Clock::system(), queue);
     tasks.spawn("the deliverer", deliverer.run(stop.clone()));
     tasks.spawn_until("the webhooks' gauges", stop, gauges::keep(pool.clone()));
     Ok(())

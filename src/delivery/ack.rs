@@ -2,12 +2,12 @@
 //!
 //! Guarantees that a link was made by this installation for this alert of this tenant,
 //! and that its time is not over; it is good for nothing else. Does not know who follows
-//! it: whoever has the link may, so they say who they are, and what they say is recorded.
+//! it: anyone who has the link may, so they say who they are, and what they say is recorded.
 //! Does not end when it was used: the first acknowledgement counts, as ever.
 //!
 //! A link is the alert's own address with `?link=EXPIRY~TENANT~SIGNATURE`: seconds since
 //! 1970, and the base64 of HMAC-SHA256 over expiry, tenant and alert. All three parts are
-//! of characters that stand in a URL as they are. A link of a thin body ends in `~thin`,
+//! of characters that stand in a URL as they are. A link of a stub body ends in `~thin`,
 //! which is signed as well: it shows no more of the patient than that body did.
 
 use std::sync::Arc;
@@ -27,8 +27,8 @@ pub const LINK_HOURS: i64 = 24;
 
 /// Between the parts; in no FHIR id and in no base64.
 const BETWEEN: char = '~';
-/// The end of a link that shows nothing of the patient.
-const THIN: &str = "thin";
+/// The end of a stub body's link, which shows nothing of the patient.
+const STUB: &str = "thin";
 
 /// The key of an installation's links; cheap to clone.
 #[derive(Clone)]
@@ -66,10 +66,10 @@ impl AckLinks {
         self.signed(tenant, alert, recorded_at, Shown::Patient)
     }
 
-    /// The same of a thin body's.
-    pub fn thin_query(&self, tenant: &str, alert: Uuid, recorded_at: DateTime<Utc>) -> String {
+    /// The same of a stub body's.
+    pub fn stub_query(&self, tenant: &str, alert: Uuid, recorded_at: DateTime<Utc>) -> String {
         let full = self.signed(tenant, alert, recorded_at, Shown::AlertOnly);
-        format!("{full}{BETWEEN}{THIN}")
+        format!("{full}{BETWEEN}{STUB}")
     }
 
     fn signed(
@@ -93,7 +93,7 @@ impl AckLinks {
         alert: Uuid,
         now: DateTime<Utc>,
     ) -> Result<(String, Shown), LinkError> {
-        let (link, shown) = match link.strip_suffix(THIN).and_then(|l| l.strip_suffix(BETWEEN)) {
+        let (link, shown) = match link.strip_suffix(STUB).and_then(|l| l.strip_suffix(BETWEEN)) {
             Some(link) => (link, Shown::AlertOnly),
             None => (link, Shown::Patient),
         };
@@ -184,13 +184,13 @@ mod tests {
     }
 
     #[test]
-    fn a_thin_link_cannot_be_made_to_show_the_patient() {
+    fn a_stub_link_cannot_be_made_to_show_the_patient() {
         let links = AckLinks::new("key");
-        let thin = links.thin_query("ward-4b", ALERT, at(1_000));
-        let thin = thin.strip_prefix("link=").unwrap();
+        let stub = links.stub_query("ward-4b", ALERT, at(1_000));
+        let stub = stub.strip_prefix("link=").unwrap();
         let shown = ("ward-4b".to_owned(), Shown::AlertOnly);
-        assert_eq!(links.opened(thin, ALERT, at(1_000)), Ok(shown));
-        let cut = thin.strip_suffix("~thin").unwrap();
+        assert_eq!(links.opened(stub, ALERT, at(1_000)), Ok(shown));
+        let cut = stub.strip_suffix("~thin").unwrap();
         assert_eq!(links.opened(cut, ALERT, at(1_000)), Err(LinkError::Invalid));
         let both = format!("{}~thin", link());
         assert_eq!(links.opened(&both, ALERT, at(1_000)), Err(LinkError::Invalid));

@@ -2,7 +2,7 @@
 //!
 //! Closed (no row), open (a pause), half open (one probe). The state lies in the table
 //! `breaker` and is the same for all instances; each counts the failures it sees by itself
-//! ([`super::desk::Desk::ended`]). Guarantees that opening says so once, as the event
+//! ([`super::queue::DeliveryQueue::ended`]). Guarantees that opening says so once, as the event
 //! `ENDPOINT_UNREACHABLE`, in one transaction with handing the tenant's fallbacks the high
 //! alarms that wait; and that closing says so. Does not lose what waits: deliveries stay
 //! pending and go out when the endpoint is back.
@@ -24,7 +24,7 @@ const PAUSE_S: f64 = 5.0;
 const PAUSE_S_MAX: f64 = 60.0;
 /// How long a probe may take until another one is sent. Longer than an attempt.
 const PROBE_SECONDS: f64 = 10.0;
-/// Whoever asks a high alarm to wait longer than this cannot take it now.
+/// An endpoint that asks a high alarm to wait longer than this cannot take it now.
 pub const RETRY_AFTER_S_OPENS: u64 = 10;
 
 /// Why a breaker could not be moved.

@@ -35,7 +35,7 @@ update endpoint
        client_key = case when $10 then $12 else client_key end,
        payload = coalesce($13, payload),
        heartbeat_seconds = case when $14 then $15 else heartbeat_seconds end,
-       -- The first one comes when it is asked for: whoever waits for it knows at once.
+       -- The first one comes when it is asked for: it is known at once that the way works.
        heartbeat_due_at = case when $14 then clock_timestamp() else heartbeat_due_at end,
        fallback = coalesce($16, fallback),
        ordered = coalesce($17, ordered),

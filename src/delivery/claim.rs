@@ -64,7 +64,7 @@ pub struct Claimed {
 pub enum Made {
     /// Claimed by being made.
     Claimed(Claimed),
-    /// For whoever claims it later.
+    /// It waits to be claimed.
     Waits {
         /// Where to.
         endpoint_id: Uuid,
@@ -108,7 +108,7 @@ impl Waiting {
 
 /// How much a process takes.
 #[derive(Clone, Debug, Default)]
-pub struct Room {
+pub struct Capacity {
     /// Endpoints of which it takes more or less than of others.
     pub endpoints: Vec<Uuid>,
     /// How many of each of them.
@@ -119,19 +119,19 @@ pub struct Room {
     pub in_all: i64,
 }
 
-/// Claims what is due, as far as there is room; of endpoints that are to be probed, one.
+/// Claims what is due, as far as there is capacity; of endpoints that are to be probed, one.
 /// What cannot be read is said and holds up nothing else: its lease brings it back.
 pub async fn claim(
     pool: &PgPool,
-    room: &Room,
+    capacity: &Capacity,
     probes: &[Uuid],
 ) -> Result<Vec<Claimed>, sqlx::Error> {
     let rows = sqlx::query(include_str!("claim.sql"))
-        .bind(&room.endpoints)
-        .bind(&room.each)
-        .bind(room.others)
+        .bind(&capacity.endpoints)
+        .bind(&capacity.each)
+        .bind(capacity.others)
         .bind(LEASE_SECONDS)
-        .bind(room.in_all)
+        .bind(capacity.in_all)
         .bind(probes)
         .fetch_all(pool)
         .await?;

@@ -2,7 +2,7 @@
 //!
 //! Guarantees that an attempt happens outside any transaction, that its outcome is
 //! recorded or the delivery is tried again when its lease ends, and that an endpoint
-//! that hangs holds its own slots and nobody else's. Does not guarantee a single
+//! that hangs holds its own slots and no others. Does not guarantee a single
 //! attempt after a crash: leases save duplicate work, correctness does not need them.
 
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use uuid::Uuid;
 
 use super::attempt::{Attempt, Fate, is_about_the_data, record};
 use super::breaker::{self, RETRY_AFTER_S_OPENS};
-use super::claim::{Claimed, Room, Waiting, claim, release};
-use super::desk::{Desk, Slot};
+use super::claim::{Capacity, Claimed, Waiting, claim, release};
 use super::endpoint;
+use super::queue::{DeliveryQueue, Slot};
 use super::transport::{Destination, Message, NotSent, Number, Transport, Verdict};
 use crate::clock::Clock;
 use crate::log::{Log, Patience, answered, answered_soon};
@@ -42,13 +42,19 @@ pub struct Deliverer<T> {
     pool: PgPool,
     transport: T,
     clock: Clock,
-    desk: Desk,
+    queue: DeliveryQueue,
 }
 
 impl<T: Transport> Deliverer<T> {
     /// A deliverer by this transport.
-    pub fn new(log: &Log, pool: PgPool, transport: T, clock: Clock, desk: Desk) -> Deliverer<T> {
-        Deliverer { log: log.clone(), pool, transport, clock, desk }
+    pub fn new(
+        log: &Log,
+        pool: PgPool,
+        transport: T,
+        clock: Clock,
+        queue: DeliveryQueue,
+    ) -> Deliverer<T> {
+        Deliverer { log: log.clone(), pool, transport, clock, queue }
     }
 
     /// Delivers until told to stop; then finishes the attempts under way.
@@ -63,7 +69,7 @@ impl<T: Transport> Deliverer<T> {
         );
     }
 
-    /// Starts what is on the desk. What a fan-out handed over waits for no question.
+    /// Starts what is in the queue. What a fan-out handed over waits for no claim.
     async fn send_all(
         self: Arc<Self>,
         attempts: mpsc::UnboundedSender<Attempt>,
@@ -71,20 +77,20 @@ impl<T: Transport> Deliverer<T> {
     ) {
         let under_way = TaskTracker::new();
         while !stop.is_cancelled() {
-            for slot in self.desk.start() {
+            for slot in self.queue.start() {
                 under_way.spawn(self.clone().work(slot, attempts.clone(), stop.clone()));
             }
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = self.desk.heard() => {}
+                () = self.queue.ready() => {}
             }
         }
         under_way.close();
         under_way.wait().await;
-        self.give_back(self.desk.clear_all()).await;
+        self.give_back(self.queue.clear_all()).await;
     }
 
-    /// Puts on the desk what is due in the database: when somebody says so, and by a timer.
+    /// Puts into the queue what is due in the database: when told to look, and by a timer.
     async fn claim_all(&self, stop: &CancellationToken) {
         let mut poll = tokio::time::interval(Duration::from_millis(POLL_MS));
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -92,16 +98,16 @@ impl<T: Transport> Deliverer<T> {
         loop {
             let polled = tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.desk.told_to_look() => false,
+                () = self.queue.told_to_look() => false,
                 _ = poll.tick() => true,
             };
-            let room = self.desk.room();
-            match patience.answered(self.claim(&room, polled)).await {
+            let capacity = self.queue.capacity();
+            match patience.answered(self.claim(&capacity, polled)).await {
                 Ok(claimed) => {
                     if !claimed.is_empty() {
                         patience.regain();
                     }
-                    self.desk.claimed(&room, claimed);
+                    self.queue.claimed(&capacity, claimed);
                 }
                 Err(error) => {
                     tracing::error!(%error, "no deliveries could be claimed; trying again");
@@ -110,10 +116,10 @@ impl<T: Transport> Deliverer<T> {
         }
     }
 
-    async fn claim(&self, room: &Room, polled: bool) -> Result<Vec<Claimed>, sqlx::Error> {
+    async fn claim(&self, capacity: &Capacity, polled: bool) -> Result<Vec<Claimed>, sqlx::Error> {
         // Pauses end by the clock, so the timer is soon enough.
         let probes = if polled { breaker::to_probe(&self.pool).await? } else { Vec::new() };
-        claim(&self.pool, room, &probes).await
+        claim(&self.pool, capacity, &probes).await
     }
 
     /// One delivery of an endpoint after the other, as long as there are any.
@@ -145,7 +151,7 @@ impl<T: Transport> Deliverer<T> {
                 let asked = attempt.retry_after().unwrap_or_default().as_secs();
                 let at_once = claimed.is_high && asked > RETRY_AFTER_S_OPENS;
                 let (endpoint, delivered) = (claimed.endpoint_id, attempt.outcome.is_delivered());
-                attempt.opens = self.desk.ended(endpoint, delivered, at_once, Instant::now());
+                attempt.opens = self.queue.ended(endpoint, delivered, at_once, Instant::now());
             }
             if attempts.send(attempt).is_err() {
                 tracing::error!("an attempt was not recorded; its lease brings it back");
@@ -233,7 +239,7 @@ impl<T: Transport> Deliverer<T> {
     async fn after(&self, attempt: &Attempt) {
         let (claimed, outcome) = (&attempt.claimed, &attempt.outcome);
         if claimed.ordered {
-            self.desk.look();
+            self.queue.look();
         }
         if let Verdict::Gone { reason } = &outcome.verdict {
             self.disable(claimed.endpoint_id, reason).await;
@@ -241,7 +247,7 @@ impl<T: Transport> Deliverer<T> {
             let now = self.clock.now();
             let closed = breaker::close(&self.log, &self.pool, claimed.endpoint_id, now);
             match answered(closed).await {
-                Ok(()) => self.desk.look(),
+                Ok(()) => self.queue.look(),
                 Err(error) => tracing::error!(%error, "a breaker was not closed; it probes again"),
             }
         } else if claimed.probe || attempt.opens {
@@ -261,7 +267,7 @@ impl<T: Transport> Deliverer<T> {
         if let Err(error) = answered(disabled).await {
             tracing::error!(%error, endpoint = %id, "is gone but was not disabled");
         }
-        self.give_back(self.desk.clear(id)).await;
+        self.give_back(self.queue.clear(id)).await;
     }
 
     async fn open(&self, attempt: &Attempt) {
@@ -272,7 +278,7 @@ impl<T: Transport> Deliverer<T> {
         if let Err(error) = answered(opened).await {
             tracing::error!(%error, endpoint = %id, "fails and was not held for broken; again later");
         }
-        self.give_back(self.desk.clear(id)).await;
+        self.give_back(self.queue.clear(id)).await;
     }
 }
 

@@ -40,9 +40,9 @@ pub struct Delivery {
     pub body: String,
 }
 
-/// One attempt.
+/// One attempt, as it was recorded.
 #[derive(Clone, Debug, FromRow)]
-pub struct Attempt {
+pub struct AttemptRecord {
     /// Counts from 1.
     pub number: i32,
     /// When it began.
@@ -88,7 +88,7 @@ pub async fn get(
     pool: &PgPool,
     tenant: &str,
     id: Uuid,
-) -> Result<Option<(Delivery, Vec<Attempt>)>, sqlx::Error> {
+) -> Result<Option<(Delivery, Vec<AttemptRecord>)>, sqlx::Error> {
     let delivery: Option<Delivery> =
         sqlx::query_as("select * from delivery where id = $1 and tenant = $2")
             .bind(id)

@@ -76,8 +76,8 @@ words! {
     Payload {
         /// Everything about the alert.
         Full = "full",
-        /// That there is one, and links: no patient, no device, no value.
-        Thin = "thin",
+        /// A stub: that there is one, and links; no patient, no device, no value.
+        Stub = "thin",
     }
 }
 
@@ -203,7 +203,7 @@ pub async fn get(pool: &PgPool, tenant: &str, id: Uuid) -> Result<Option<Endpoin
         .await
 }
 
-/// One endpoint, whoever owns it: for those who deliver.
+/// One endpoint, of any tenant: for the deliverer.
 pub(super) async fn find(pool: &PgPool, id: Uuid) -> Result<Option<Endpoint>, sqlx::Error> {
     sqlx::query_as("select * from endpoint where id = $1").bind(id).fetch_optional(pool).await
 }
@@ -262,7 +262,7 @@ pub async fn delete(pool: &PgPool, tenant: &str, id: Uuid) -> Result<bool, sqlx:
 }
 
 /// Disables an endpoint because it said so, and puts that into the log; what it was still
-/// to be told of high alarms goes to the tenant's fallbacks. Once: whoever comes second
+/// to be told of high alarms goes to the tenant's fallbacks. Once: a second call
 /// changes nothing.
 pub async fn disable(
     log: &Log,

@@ -1,6 +1,6 @@
 -- What endpoint $1 should have been told of high alarms and was not, for the fallbacks of
 -- its tenant: the same event under the same webhook-id. An alarm older than $2 seconds
--- would mislead. A fallback outside the hospital (thin payload) is told as little as ever.
+-- would mislead. A fallback outside the hospital (stub payload) is told as little as ever.
 with undelivered as (
     select * from delivery
     where endpoint_id = $1 and state = 'pending' and class = 'alarm' and priority = 'high'

@@ -2,9 +2,9 @@
 //! endpoint that wants it.
 //!
 //! Guarantees one row per event and endpoint, made in the transaction that moves
-//! the checkpoint. What the process has room for is claimed by being made, and put on
-//! the desk after the commit: an alert waits for no second question. Does not send: the
-//! deliverer does. What is lost between commit and desk comes back when its lease ends.
+//! the checkpoint. What the process has capacity for is claimed by being made, and put into
+//! the queue after the commit: an alert waits for no second statement. Does not send: the
+//! deliverer does. What is lost between commit and queue comes back when its lease ends.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use uuid::Uuid;
 
 use super::ack::AckLinks;
 use super::claim::{LEASE_SECONDS, Made};
-use super::desk::Desk;
 use super::notice::notice;
+use super::queue::DeliveryQueue;
 use super::schedule::Schedule;
 use crate::consumer::{Consumer, ConsumerError, Follows};
 use crate::event::{AlertData, AlertState, Priority, Recorded, as_people_write};
@@ -55,7 +55,7 @@ struct Links {
     alert: String,
     /// Needs no token: see [`super::ack`].
     ack: String,
-    /// Not in a thin body: it names the patient.
+    /// Not in a stub body: it names the patient.
     #[serde(skip_serializing_if = "Option::is_none")]
     patient: Option<String>,
 }
@@ -64,7 +64,7 @@ struct Links {
 /// where to look. No patient, no device, no value, no time of a measurement.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Thin<'a> {
+struct Stub<'a> {
     r#type: &'a str,
     timestamp: DateTime<Utc>,
     event: &'a str,
@@ -77,17 +77,17 @@ struct Thin<'a> {
 
 /// The worker.
 pub struct Fanout {
-    desk: Desk,
+    queue: DeliveryQueue,
     links: AckLinks,
     public_url: String,
 }
 
 /// Something to be told, as `insert_deliveries.sql` takes it.
-struct Happened<'a> {
+struct Announcement<'a> {
     recorded: &'a Recorded,
     webhook_id: String,
     full: String,
-    thin: String,
+    stub: String,
     /// Whether `*` means it.
     pages: bool,
     schedule: Schedule,
@@ -96,7 +96,7 @@ struct Happened<'a> {
     about: Option<Uuid>,
 }
 
-impl Happened<'_> {
+impl Announcement<'_> {
     fn priority(&self) -> Option<&'static str> {
         self.alert.as_ref().map(|alert| alert.priority.name())
     }
@@ -110,27 +110,27 @@ impl Happened<'_> {
 
 impl Fanout {
     /// `public_url` is put before the links in a body; empty leaves them relative.
-    pub fn new(desk: Desk, links: AckLinks, public_url: &str) -> Fanout {
-        Fanout { desk, links, public_url: public_url.trim_end_matches('/').to_owned() }
+    pub fn new(queue: DeliveryQueue, links: AckLinks, public_url: &str) -> Fanout {
+        Fanout { queue, links, public_url: public_url.trim_end_matches('/').to_owned() }
     }
 
     /// What an event means to endpoints, if anything.
-    fn happened<'a>(
+    fn announcement<'a>(
         &self,
         recorded: &'a Recorded,
-    ) -> Result<Option<Happened<'a>>, serde_json::Error> {
+    ) -> Result<Option<Announcement<'a>>, serde_json::Error> {
         if let Some(alert) = recorded.event.alert()? {
-            // What a silence holds back is on the record and goes to nobody.
+            // What a silence holds back is on the record and is not delivered.
             if alert.silenced_by.is_some() {
                 return Ok(None);
             }
             let pages = pages(&alert);
-            let (full, thin) = self.bodies(recorded, &alert)?;
-            return Ok(Some(Happened {
+            let (full, stub) = self.bodies(recorded, &alert)?;
+            return Ok(Some(Announcement {
                 recorded,
                 webhook_id: webhook_id(&alert),
                 full,
-                thin,
+                stub,
                 pages,
                 schedule: if pages { Schedule::Alarm } else { Schedule::Record },
                 alert: Some(alert),
@@ -138,11 +138,11 @@ impl Fanout {
             }));
         }
         let notice = notice(recorded, &format!("{}/api/v1", self.public_url))?;
-        Ok(notice.map(|notice| Happened {
+        Ok(notice.map(|notice| Announcement {
             recorded,
             webhook_id: notice.webhook_id,
             // Nothing in it is about a patient.
-            thin: notice.body.clone(),
+            stub: notice.body.clone(),
             full: notice.body,
             pages: false,
             schedule: notice.schedule,
@@ -151,7 +151,7 @@ impl Fanout {
         }))
     }
 
-    /// The body, full and thin. Nothing in it depends on when it is rendered.
+    /// The body, full and stub. Nothing in it depends on when it is rendered.
     fn bodies(
         &self,
         recorded: &Recorded,
@@ -186,16 +186,16 @@ impl Fanout {
                 Some(format!("{api}/patients/{}", event.patient_id)),
             ),
         })?;
-        let thin = serde_json::to_string(&Thin {
+        let stub = serde_json::to_string(&Stub {
             r#type: &event.kind,
             timestamp: recorded.recorded_at,
             event: &alert.event,
             alert_id: alert.alert_id,
             state: alert.state,
             priority: alert.priority,
-            links: links(self.links.thin_query(asked.0, asked.1, asked.2), None),
+            links: links(self.links.stub_query(asked.0, asked.1, asked.2), None),
         })?;
-        Ok((full, thin))
+        Ok((full, stub))
     }
 }
 
@@ -242,8 +242,8 @@ impl Consumer for Fanout {
         window: &Window,
     ) -> Result<Vec<Made>, ConsumerError> {
         fn column<'a, T: 'a>(
-            of: &'a [Happened<'_>],
-            f: impl Fn(&'a Happened<'_>) -> T + 'a,
+            of: &'a [Announcement<'_>],
+            f: impl Fn(&'a Announcement<'_>) -> T + 'a,
         ) -> Vec<T> {
             of.iter().map(f).collect()
         }
@@ -255,31 +255,31 @@ impl Consumer for Fanout {
                 position: recorded.position,
                 source,
             };
-            all.extend(self.happened(recorded).map_err(unreadable)?);
+            all.extend(self.announcement(recorded).map_err(unreadable)?);
         }
         if all.is_empty() {
             return Ok(Vec::new());
         }
-        let room = self.desk.room_for_new();
+        let capacity = self.queue.capacity_for_new();
         let made = sqlx::query_as(include_str!("insert_deliveries.sql"))
             .bind(window.shard)
-            .bind(column(&all, |h| h.recorded.position))
-            .bind(column(&all, |h| &*h.recorded.event.tenant))
-            .bind(column(&all, |h| &*h.webhook_id))
-            .bind(column(&all, |h| &*h.recorded.event.kind))
-            .bind(column(&all, |h| &*h.full))
-            .bind(column(&all, |h| h.recorded.recorded_at))
-            .bind(column(&all, |h| h.pages))
-            .bind(column(&all, |h| h.alert.as_ref().map(|alert| alert.alert_id)))
-            .bind(column(&all, |h| h.priority()))
-            .bind(column(&all, |h| h.schedule.name()))
-            .bind(column(&all, |h| h.clears()))
-            .bind(column(&all, |h| h.about))
-            .bind(room.endpoints)
-            .bind(room.each)
-            .bind(room.others)
+            .bind(column(&all, |a| a.recorded.position))
+            .bind(column(&all, |a| &*a.recorded.event.tenant))
+            .bind(column(&all, |a| &*a.webhook_id))
+            .bind(column(&all, |a| &*a.recorded.event.kind))
+            .bind(column(&all, |a| &*a.full))
+            .bind(column(&all, |a| a.recorded.recorded_at))
+            .bind(column(&all, |a| a.pages))
+            .bind(column(&all, |a| a.alert.as_ref().map(|alert| alert.alert_id)))
+            .bind(column(&all, |a| a.priority()))
+            .bind(column(&all, |a| a.schedule.name()))
+            .bind(column(&all, |a| a.clears()))
+            .bind(column(&all, |a| a.about))
+            .bind(capacity.endpoints)
+            .bind(capacity.each)
+            .bind(capacity.others)
             .bind(LEASE_SECONDS)
-            .bind(column(&all, |h| &*h.thin))
+            .bind(column(&all, |a| &*a.stub))
             .fetch_all(tx)
             .await?;
         Ok(made)
@@ -287,7 +287,7 @@ impl Consumer for Fanout {
 
     fn committed(&self, _window: &Window, made: Vec<Made>) {
         if !made.is_empty() {
-            self.desk.made(made);
+            self.queue.made(made);
         }
     }
 }

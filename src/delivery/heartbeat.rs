@@ -1,9 +1,9 @@
 //! Heartbeats: a delivery at a fixed pace, so that a receiver knows that the way is alive.
 //!
 //! Guarantees one delivery row for an endpoint and a time at which one was due, whatever
-//! the number of instances, and at most one that waits: whoever does not answer finds one
-//! heartbeat afterwards and not a heap. Does not guarantee the pace to the second, and
-//! makes up for nothing: heartbeats of a time at which nobody ran are not sent later.
+//! the number of instances, and at most one that waits: an endpoint that does not answer finds one
+//! heartbeat afterwards and no more. Does not guarantee the pace to the second, and
+//! makes up for nothing: heartbeats of a time at which no instance ran are not sent later.
 //!
 //! A heartbeat is no event of the log. Its row has the negative of its time (in seconds
 //! since 1970) where others have their event's position.
@@ -16,7 +16,7 @@ use sqlx::{FromRow, PgPool};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::desk::Desk;
+use super::queue::DeliveryQueue;
 use crate::clock::rfc3339;
 use crate::event::NO_PATIENT;
 use crate::log::{Log, Patience};
@@ -37,7 +37,7 @@ const BATCH_MAX: i64 = 500;
 pub struct Heartbeats {
     log: Log,
     pool: PgPool,
-    desk: Desk,
+    queue: DeliveryQueue,
 }
 
 /// An endpoint that is due.
@@ -51,8 +51,8 @@ struct Due {
 
 impl Heartbeats {
     /// Heartbeats of all endpoints.
-    pub fn new(log: &Log, pool: PgPool, desk: Desk) -> Heartbeats {
-        Heartbeats { log: log.clone(), pool, desk }
+    pub fn new(log: &Log, pool: PgPool, queue: DeliveryQueue) -> Heartbeats {
+        Heartbeats { log: log.clone(), pool, queue }
     }
 
     /// Beats until told to stop.
@@ -63,7 +63,7 @@ impl Heartbeats {
                 Ok(0) => {}
                 Ok(made) => {
                     patience.regain();
-                    self.desk.look();
+                    self.queue.look();
                     if made == BATCH_MAX {
                         continue;
                     }

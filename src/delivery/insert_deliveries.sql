@@ -1,24 +1,24 @@
 -- One row for every endpoint that wants the event. `*` means every alert that pages;
--- what was missed pages nobody and is delivered only where it is named. A fallback also
+-- what was missed is no page and is delivered only where it is named. A fallback also
 -- gets notices about endpoints, and the high alarms that another one cannot take now.
 --
--- As many as this process has room for are claimed by being made: the lease is `due_at`,
+-- As many as this process has capacity for are claimed by being made: the lease is `due_at`,
 -- the number of the attempt is 1. The others are claimed later, with attempts = 0 here.
 --
 -- $1 shard   $2–$13 what happened   $14, $15: endpoints and how many more of each this
 -- process takes; $16: of those not named   $17: lease in seconds   $18: bodies for endpoints
--- that want a thin payload
-with happened as (
+-- that want a stub payload
+with announced as (
     select * from unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
                          $8::boolean[], $9::uuid[], $10::text[], $11::text[], $12::boolean[], $13::uuid[],
                          $18::text[])
         as h (position, tenant, webhook_id, event, full_body, recorded_at,
-              pages, alert_id, priority, class, clears, about, thin_body)
+              pages, alert_id, priority, class, clears, about, stub_body)
 ), wanted as (
     select h.*, e.id as endpoint_id, e.version, e.ordered,
-           case e.payload when 'thin' then h.thin_body else h.full_body end as body,
+           case e.payload when 'thin' then h.stub_body else h.full_body end as body,
            e.state = 'active' and b.endpoint_id is null as is_open
-    from happened h
+    from announced h
     join endpoint e on e.tenant = h.tenant
     left join breaker b on b.endpoint_id = e.id
     where e.state <> 'disabled'
@@ -94,7 +94,7 @@ cross join lateral (
     select version, state = 'active' and not exists (select from breaker b where b.endpoint_id = id) as is_open
     from endpoint where id = m.endpoint_id offset 0
 ) e
--- What waits for an endpoint that is paused or broken is nobody's to look for now: that
+-- What waits for an endpoint that is paused or broken is not looked for now: that
 -- would be a claim for each alert, in vain.
 where m.attempts > 0 or e.is_open
 order by m.sequence

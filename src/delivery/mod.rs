@@ -1,4 +1,4 @@
-//! Webhooks: alerts on their way to the hospital's systems.
+//! Deliveries: alerts on their way to the hospital's systems, by whatever transport.
 //!
 //! Guarantees that every alert event that was recorded after an endpoint was made
 //! has exactly one delivery row for it, and that a row is tried until the endpoint
@@ -12,7 +12,6 @@ pub mod breaker;
 pub mod claim;
 pub mod deliver;
 pub mod deliveries;
-pub mod desk;
 pub mod endpoint;
 pub mod events;
 mod fanout;
@@ -20,6 +19,7 @@ pub mod gauges;
 pub mod heartbeat;
 mod notice;
 pub mod ping;
+pub mod queue;
 pub mod replay;
 pub mod schedule;
 pub mod seal;
@@ -28,5 +28,5 @@ pub mod state;
 pub mod transport;
 pub mod webhook;
 
-pub use desk::Desk;
 pub use fanout::Fanout;
+pub use queue::DeliveryQueue;

@@ -1,8 +1,8 @@
-//! Notices: what is said about endpoints themselves, so that somebody knows that a page
+//! Notices: what is said about endpoints themselves, so that people know that a page
 //! may not have arrived.
 //!
 //! Guarantees that a notice has the same `webhook-id` wherever it goes, and that it is not
-//! sent to the endpoint that it is about. Goes to the tenant's fallbacks and to whoever
+//! sent to the endpoint that it is about. Goes to the tenant's fallbacks and to every endpoint that
 //! names the event; `*` means alerts that page, and these are none.
 
 use chrono::{DateTime, Utc};
@@ -52,7 +52,7 @@ pub(super) struct Notice {
 pub(super) fn notice(recorded: &Recorded, api: &str) -> Result<Option<Notice>, serde_json::Error> {
     let event = &recorded.event;
     let schedule = match event.kind.as_str() {
-        // Somebody has to see to it.
+        // Needs a person now.
         ENDPOINT_DISABLED | ENDPOINT_UNREACHABLE => Schedule::Alarm,
         ENDPOINT_REACHABLE => Schedule::Record,
         _ => return Ok(None),

@@ -1,5 +1,5 @@
 -- Endpoints whose pause is over and for which something is due: one delivery of each may
--- go out. Whoever finds one here has it for the lease, so that instances do not probe
+-- go out. The instance that finds one here has it for the lease, so that instances do not probe
 -- together. $1: lease in seconds
 with over as (
     select b.endpoint_id from breaker b

@@ -1,4 +1,4 @@
--- Gives back what was claimed and never sent: due at once, for whoever comes. The number
+-- Gives back what was claimed and never sent: due at once, for any instance. The number
 -- of the attempt is free again; only who holds it ($4) may.
 update delivery d
    set due_at = clock_timestamp(), attempts = d.attempts - 1

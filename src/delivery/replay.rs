@@ -2,7 +2,7 @@
 //!
 //! Guarantees that what is replayed is sent again to the letter and under the same
 //! `webhook-id`, on a schedule of its own that begins now, and that its attempts go on
-//! counting. Whoever received it before can drop it. Does not wait for it: the deliverer
+//! counting. A receiver that had it before can drop it. Does not wait for it: the deliverer
 //! looks for what is due by itself.
 
 use chrono::{DateTime, Utc};

@@ -15,7 +15,7 @@ pub const ALARM_S: [u64; 7] = [0, 1, 2, 5, 10, 20, 30];
 /// The seconds before every later attempt of an alarm.
 pub const ALARM_STEADY_S: u64 = 60;
 /// The age in seconds at which an alarm is tried for the last time: later than this
-/// it would mislead whoever gets it.
+/// it would mislead its receiver.
 pub const ALARM_S_MAX: u64 = 15 * 60;
 
 /// The seconds before each attempt of a record: the example schedule of the Standard
@@ -36,9 +36,9 @@ pub const JITTER_PART: f64 = 0.2;
 words! {
     /// How long, and how often, a delivery is tried.
     Schedule {
-        /// Somebody has to come now: often, and soon over.
+        /// A person has to come now: often, and soon over.
         Alarm = "alarm",
-        /// Something has to be known in the end: rarely, for days.
+        /// A receiver has to know it in the end: rarely, for days.
         Record = "record",
     }
 }

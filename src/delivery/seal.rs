@@ -2,12 +2,12 @@
 //!
 //! Guarantees that what [`Seal::seal`] made opens only with the same key and in the
 //! same place (an endpoint's column), unchanged: ChaCha20-Poly1305, with the place as
-//! associated data, so that whoever can write to the database cannot move a secret to
-//! an endpoint of theirs. Whoever can only read it, or a backup of it, learns none.
+//! associated data, so that one who can write to the database cannot move a secret to
+//! an endpoint of theirs. One who can only read it, or a backup of it, learns none.
 //!
 //! Without a key texts are kept as they are, and are read as they are by everybody: a
 //! key that comes later takes them over ([`super::endpoint::take_over`]). Does not
-//! hide secrets from whoever has the key, and cannot do without it: a lost key means
+//! hide secrets from one who has the key, and cannot do without it: a lost key means
 //! new secrets.
 
 use std::sync::Arc;

@@ -79,7 +79,7 @@ pub enum TakeOverError {
     /// PostgreSQL said no, or is gone.
     #[error("reading the webhooks' secrets: {0}")]
     Database(#[from] sqlx::Error),
-    /// Another key, or somebody changed the row.
+    /// Another key, or the row was changed.
     #[error("a secret of the webhook {endpoint} cannot be opened: {source}")]
     Sealed {
         /// Whose.

@@ -2,7 +2,7 @@
 //!
 //! Guarantees that a word is written in one place only, as it is stored, told and counted, and
 //! that a text which is none of them is an error wherever a row is read. Does not say what a
-//! state means: whoever changes it does.
+//! state means: the code that changes it does.
 
 /// A text of the database that is none of a column's words.
 #[derive(Debug, thiserror::Error)]

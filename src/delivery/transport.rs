@@ -1,6 +1,6 @@
 //! What carries a message to an endpoint.
 //!
-//! Guarantees that whoever claims, retries, numbers, holds back, hands over and replays
+//! Guarantees that what claims, retries, numbers, holds back, hands over and replays
 //! deliveries sees of a transport only this: one message goes in, one [`Outcome`] comes out.
 //! Does not retry and does not record: the deliverer does. Nothing here knows of HTTP; the
 //! webhook is one transport ([`super::webhook`]).

@@ -14,7 +14,7 @@ use vitals::clock::Clock;
 use vitals::consumer::{self, Consumer};
 use vitals::delivery::ack::AckLinks;
 use vitals::delivery::deliver::Deliverer;
-use vitals::delivery::deliveries::{self, Attempt, Delivery};
+use vitals::delivery::deliveries::{self, AttemptRecord, Delivery};
 use vitals::delivery::endpoint::{self, Endpoint, New, Payload};
 use vitals::delivery::ping::ping;
 use vitals::delivery::replay::{self, Range, Replayed};
@@ -24,7 +24,7 @@ use vitals::delivery::transport::{Destination, Message, NotSent, Number};
 use vitals::delivery::transport::{Outcome, Transport, Verdict};
 use vitals::delivery::webhook::Headers;
 use vitals::delivery::webhook::key::{Key, Scheme};
-use vitals::delivery::{Desk, Fanout, breaker};
+use vitals::delivery::{DeliveryQueue, Fanout, breaker};
 use vitals::event::{AlertData, AlertState, Event, Priority};
 use vitals::log::Log;
 use vitals::vital::Vital;
@@ -111,8 +111,9 @@ impl Platform {
         let database = Database::new().await;
         let (log, memory, stop) =
             (database.log().await, Memory::default(), CancellationToken::new());
-        let desks: Vec<Desk> = (0..deliverers).map(|_| Desk::default()).collect();
-        let fanout = Arc::new(Fanout::new(desks[0].clone(), AckLinks::new("key"), ""));
+        let queues: Vec<DeliveryQueue> =
+            (0..deliverers).map(|_| DeliveryQueue::default()).collect();
+        let fanout = Arc::new(Fanout::new(queues[0].clone(), AckLinks::new("key"), ""));
         let mut connection = log.pool().acquire().await.unwrap();
         consumer::register(&mut connection, fanout.name(), log.shards()).await.unwrap();
         drop(connection);
@@ -120,9 +121,9 @@ impl Platform {
             let (fanout, pool) = (fanout.clone(), log.pool().clone());
             tokio::spawn(consumer::run(log.clone(), pool, fanout, shard, None, stop.clone()));
         }
-        for desk in desks {
+        for queue in queues {
             let (pool, clock) = (log.pool().clone(), Clock::system());
-            let deliverer = Deliverer::new(&log, pool, memory.clone(), clock, desk);
+            let deliverer = Deliverer::new(&log, pool, memory.clone(), clock, queue);
             tokio::spawn(deliverer.run(stop.clone()));
         }
         let (http, _stop) = (Receiver::start().await, stop.drop_guard());
@@ -157,7 +158,7 @@ impl Platform {
     }
 
     /// The deliveries of an endpoint with their attempts, newest first.
-    async fn deliveries(&self, endpoint: Uuid) -> Vec<(Delivery, Vec<Attempt>)> {
+    async fn deliveries(&self, endpoint: Uuid) -> Vec<(Delivery, Vec<AttemptRecord>)> {
         let pool = self.log.pool();
         let all = deliveries::list(pool, TENANT, endpoint, None, None, 1_000).await.unwrap();
         let mut whole = Vec::new();
@@ -168,7 +169,7 @@ impl Platform {
     }
 
     /// The same, when all of so many are over.
-    async fn over(&self, endpoint: Uuid, count: usize) -> Vec<(Delivery, Vec<Attempt>)> {
+    async fn over(&self, endpoint: Uuid, count: usize) -> Vec<(Delivery, Vec<AttemptRecord>)> {
         eventually("the deliveries to be over", SOON, || async {
             let all = self.deliveries(endpoint).await;
             let over = all.iter().all(|(d, _)| d.state != DeliveryState::Pending);
@@ -247,7 +248,7 @@ async fn everything_is_claimed_once_numbered_without_a_gap_and_what_failed_is_tr
     assert_eq!((ids.len(), numbers), (60, (1..=60).collect()));
     let incarnation = platform.log.history().number();
     assert!(came.iter().all(|came| came.number.unwrap().incarnation == incarnation));
-    let attempts: Vec<&Attempt> = all.iter().flat_map(|(_, attempts)| attempts).collect();
+    let attempts: Vec<&AttemptRecord> = all.iter().flat_map(|(_, attempts)| attempts).collect();
     let failed = attempts.iter().filter(|a| a.error.as_deref() == Some("not now")).count();
     assert_eq!((attempts.len(), failed), (68, 8), "each attempt is on record");
     assert!(attempts.iter().all(|a| a.answer_head.as_deref() == Some("seen")));

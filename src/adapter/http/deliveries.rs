@@ -18,7 +18,7 @@ use super::webhooks::{Registry, SCOPE, no_endpoint};
 use super::wire;
 use crate::auth::Caller;
 use crate::clock::rfc3339;
-use crate::delivery::deliveries::{self, Attempt, Delivery};
+use crate::delivery::deliveries::{self, AttemptRecord, Delivery};
 use crate::delivery::endpoint;
 use crate::delivery::replay::{self, REPLAY_MAX, Range, Replayed};
 use crate::delivery::state::{DeliveryState, EndpointState};
@@ -177,7 +177,7 @@ fn shown_delivery(delivery: &Delivery) -> Value {
     })
 }
 
-fn shown_attempt(attempt: &Attempt) -> Value {
+fn shown_attempt(attempt: &AttemptRecord) -> Value {
     json!({
         "number": attempt.number,
         "startedAt": rfc3339(attempt.started_at),

@@ -52,7 +52,7 @@ pub enum ClientError {
     /// Inwards, or no URL at all.
     #[error("{0}")]
     Refused(#[from] Refused),
-    /// The key for secrets is missing, or somebody changed the row.
+    /// The key for secrets is missing, or the row was changed.
     #[error("the endpoint's secrets cannot be opened: {0}")]
     Sealed(#[from] OpenError),
     /// Not a key.
@@ -173,7 +173,7 @@ impl EndpointClients {
         }
         match known.0 == incarnation {
             true => look(&mut known.1),
-            // Whoever began before the restore keeps what it has learnt to itself.
+            // A look-up that began before the restore shares nothing.
             false => look(&mut HashMap::new()),
         }
     }
@@ -204,7 +204,7 @@ impl EndpointClients {
                 let key = seal.open(&endpoint::place(row.id, "client_key"), stored)?;
                 Certificate::read(certificate.clone(), key)?.client(&guard)?
             }
-            // Nobody else may use its connections.
+            // Its connections are not for other endpoints.
             _ if guard.is_narrowed() => {
                 client_builder(&guard).build().map_err(ClientError::Client)?
             }
@@ -215,7 +215,7 @@ impl EndpointClients {
 }
 
 /// What every client that calls endpoints has in common. A 2xx is a 2xx, however its headers
-/// are written and whatever a gateway puts around them: the same page again helps nobody.
+/// are written and whatever a gateway puts around them: the same page again helps no one.
 pub(super) fn client_builder(guard: &Guard) -> reqwest::ClientBuilder {
     guard
         .client()

@@ -127,7 +127,7 @@ impl Guard {
         Guard { port: url.port_or_known_default(), ..self.clone() }
     }
 
-    /// Whether it permits more than it would if nobody had asked: a client of its own is
+    /// Whether it permits more than it would without its tenant and port: a client of its own is
     /// needed then, for connections are kept and used again.
     pub fn is_narrowed(&self) -> bool {
         self.allowed.iter().any(|allow| allow.is_narrow() && self.applies(allow, self.port))
@@ -183,7 +183,7 @@ impl Guard {
         self.at(url).all_permitted(host, &self.resolve(host).await?)
     }
 
-    /// A client that resolves through the guard, follows no redirect (which nobody
+    /// A client that resolves through the guard, follows no redirect (which nothing
     /// would have checked) and uses no proxy (which would resolve by itself).
     pub fn client(&self) -> reqwest::ClientBuilder {
         reqwest::Client::builder()

@@ -145,7 +145,7 @@ impl Key {
         }
     }
 
-    /// `whpk_…`, with which anybody can verify and nobody can sign.
+    /// `whpk_…`, which verifies and cannot sign.
     pub fn public(&self) -> Option<String> {
         match self {
             Key::Hmac(_) => None,

@@ -15,7 +15,7 @@ pub fn what_else(text: &str) -> Option<&str> {
         kind.split("-----").next().unwrap_or(kind).trim()
     });
     let other = kinds.find(|kind| *kind != "CERTIFICATE");
-    // Also where its frame was broken: nobody is to read it.
+    // Also where its frame was broken: it is not to be read.
     other.or_else(|| text.contains("PRIVATE KEY").then_some("PRIVATE KEY"))
 }
 

@@ -17,7 +17,7 @@ use super::headers::HEADERS_BYTES_MAX;
 use super::retry_after::parse_retry_after;
 use crate::delivery::transport::{Destination, Message, NotSent, Outcome, Transport, Verdict};
 
-/// Whoever took the delivery need not say more: how long its body may take then.
+/// A receiver that took the delivery need not say more: how long its body may take then.
 const THANKS_MS_MAX: u64 = 500;
 /// How much of an answer is kept.
 const ANSWER_HEAD_BYTES_MAX: usize = 256;

@@ -139,7 +139,7 @@ pub enum VerifyError {
     Signature,
 }
 
-/// Whether the delivery comes from whoever has `secret`, unchanged and fresh.
+/// Whether the delivery comes from a holder of `secret`, unchanged and fresh.
 ///
 /// `body` is the bytes as received: JSON that was read and written again differs.
 /// One fitting signature among the first [`SIGNATURES_MAX`] is enough, because

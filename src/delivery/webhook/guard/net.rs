@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv4_addresses_in_ipv6_clothes_are_undressed() {
+    fn ipv4_addresses_inside_ipv6_ones_are_found() {
         for text in ["::ffff:10.0.0.1", "::10.0.0.1", "64:ff9b::10.0.0.1"] {
             assert_eq!(embedded_v4(ip(text)), ip("10.0.0.1"), "{text}");
         }

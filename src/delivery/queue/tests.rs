@@ -24,9 +24,9 @@ fn delivery(tenant: &str, endpoint: Uuid, sequence: i64) -> Claimed {
     }
 }
 
-fn lane(desk: &Desk, tenant: &str, count: i64) -> Uuid {
+fn filled(queue: &DeliveryQueue, tenant: &str, count: i64) -> Uuid {
     let endpoint = Uuid::new_v4();
-    desk.made((1..=count).map(|n| Made::Claimed(delivery(tenant, endpoint, n))).collect());
+    queue.made((1..=count).map(|n| Made::Claimed(delivery(tenant, endpoint, n))).collect());
     endpoint
 }
 
@@ -36,74 +36,74 @@ fn of(slots: &[Slot], endpoint: Uuid) -> usize {
 
 #[test]
 fn an_endpoint_has_its_slots_and_no_more_and_goes_on_in_them() {
-    let desk = Desk::default();
-    let endpoint = lane(&desk, "t", 20);
-    let mut slots = desk.start();
+    let queue = DeliveryQueue::default();
+    let endpoint = filled(&queue, "t", 20);
+    let mut slots = queue.start();
     assert_eq!(slots.len(), SLOTS_PER_ENDPOINT_MAX);
-    assert!(desk.start().is_empty());
+    assert!(queue.start().is_empty());
     let mut slot = slots.remove(0);
     for expect in [1, 17, 18, 19, 20] {
         assert_eq!(slot.next().unwrap().claimed.sequence, Some(expect));
     }
     assert!(slot.next().is_none());
     drop((slot, slots));
-    let book = desk.book();
-    assert!(book.lanes.is_empty(), "nothing is left of {endpoint}");
-    assert_eq!((book.beyond, book.beyond_of.len()), (0, 0));
+    let queues = queue.queues();
+    assert!(queues.by_endpoint.is_empty(), "nothing is left of {endpoint}");
+    assert_eq!((queues.beyond, queues.beyond_of.len()), (0, 0));
 }
 
 #[test]
-fn what_a_full_lane_has_no_room_for_is_looked_for_when_something_of_it_ends() {
+fn what_a_full_queue_has_no_capacity_for_is_looked_for_when_something_of_it_ends() {
     use futures_util::FutureExt;
-    let desk = Desk::default();
-    let endpoint = lane(&desk, "t", QUEUED_PER_ENDPOINT_MAX as i64);
-    desk.made(vec![Made::Waits { endpoint_id: endpoint }]);
-    assert!(desk.told_to_look().now_or_never().is_none(), "it would be claimed in vain");
-    drop(desk.start());
-    assert!(desk.told_to_look().now_or_never().is_some());
-    desk.made(vec![Made::Waits { endpoint_id: Uuid::new_v4() }]);
-    assert!(desk.told_to_look().now_or_never().is_some(), "there is room for another's");
+    let queue = DeliveryQueue::default();
+    let endpoint = filled(&queue, "t", QUEUED_PER_ENDPOINT_MAX as i64);
+    queue.made(vec![Made::Waits { endpoint_id: endpoint }]);
+    assert!(queue.told_to_look().now_or_never().is_none(), "it would be claimed in vain");
+    drop(queue.start());
+    assert!(queue.told_to_look().now_or_never().is_some());
+    queue.made(vec![Made::Waits { endpoint_id: Uuid::new_v4() }]);
+    assert!(queue.told_to_look().now_or_never().is_some(), "there is capacity for another's");
 }
 
 #[test]
 fn a_tenant_that_hangs_everywhere_leaves_others_their_slots() {
-    let desk = Desk::default();
-    let greedy: Vec<Uuid> = (0..100).map(|_| lane(&desk, "greedy", 128)).collect();
-    let slots = desk.start();
+    let queue = DeliveryQueue::default();
+    let greedy: Vec<Uuid> = (0..100).map(|_| filled(&queue, "greedy", 128)).collect();
+    let slots = queue.start();
     assert_eq!(slots.len(), greedy.len() * SLOTS_GUARANTEED + IN_FLIGHT_OF_TENANT_MAX);
     let fewest = greedy.iter().map(|endpoint| of(&slots, *endpoint)).min();
     assert_eq!(fewest, Some(SLOTS_GUARANTEED + IN_FLIGHT_OF_TENANT_MAX / greedy.len()));
-    let other = lane(&desk, "other", 128);
-    assert_eq!(of(&desk.start(), other), SLOTS_PER_ENDPOINT_MAX);
+    let other = filled(&queue, "other", 128);
+    assert_eq!(of(&queue.start(), other), SLOTS_PER_ENDPOINT_MAX);
 }
 
 #[test]
 fn one_that_fails_has_two_attempts_until_one_is_delivered() {
-    let desk = Desk::default();
-    let endpoint = lane(&desk, "t", 40);
-    let mut slots = desk.start();
-    assert!(!desk.ended(endpoint, false, false, Instant::now()), "one failure");
+    let queue = DeliveryQueue::default();
+    let endpoint = filled(&queue, "t", 40);
+    let mut slots = queue.start();
+    assert!(!queue.ended(endpoint, false, false, Instant::now()), "one failure");
     // Slots beyond the two end when their attempt has ended.
     slots.iter_mut().for_each(|slot| assert!(slot.next().is_some()));
     assert!(slots[0].next().is_none());
     slots.truncate(SLOTS_GUARANTEED);
     assert!(slots[0].next().is_some());
-    assert_eq!(desk.room().each, [0], "and nothing more is claimed for it");
-    desk.ended(endpoint, true, false, Instant::now());
-    assert_eq!(desk.start().len(), SLOTS_PER_ENDPOINT_MAX - SLOTS_GUARANTEED);
+    assert_eq!(queue.capacity().each, [0], "and nothing more is claimed for it");
+    queue.ended(endpoint, true, false, Instant::now());
+    assert_eq!(queue.start().len(), SLOTS_PER_ENDPOINT_MAX - SLOTS_GUARANTEED);
 }
 
 #[test]
 fn failures_open_only_if_they_last_and_nothing_was_delivered_between() {
-    let desk = Desk::default();
-    let endpoint = lane(&desk, "t", 1);
+    let queue = DeliveryQueue::default();
+    let endpoint = filled(&queue, "t", 1);
     let (start, long) = (Instant::now(), Duration::from_millis(FAILING_MS_MIN));
-    let fails = |at_once, after| desk.ended(endpoint, false, at_once, start + after);
+    let fails = |at_once, after| queue.ended(endpoint, false, at_once, start + after);
     let none = Duration::ZERO;
     assert!(!fails(false, none) && !fails(false, none) && !fails(false, none), "one together");
     assert!(fails(false, long));
     assert!(!fails(false, long) && !fails(false, long), "counted anew");
-    desk.ended(endpoint, true, false, start + long);
+    queue.ended(endpoint, true, false, start + long);
     assert!(!fails(false, long * 2));
     assert!(fails(true, long * 2), "what needs no second one");
 }

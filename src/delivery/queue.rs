@@ -1,5 +1,4 @@
-//! The desk: claimed deliveries of this process, in one lane an endpoint, until they are
-//! sent.
+//! The queue: claimed deliveries of this process, one queue an endpoint, until they are sent.
 //!
 //! Guarantees that an endpoint has at most [`SLOTS_PER_ENDPOINT_MAX`] attempts under way
 //! and always may have [`SLOTS_GUARANTEED`], whatever others do; that what goes beyond
@@ -14,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 use uuid::Uuid;
 
-use super::claim::{Claimed, Made, Room, Waiting};
+use super::claim::{Capacity, Claimed, Made, Waiting};
 
 /// Attempts under way to one endpoint at one time.
 pub const SLOTS_PER_ENDPOINT_MAX: usize = 16;
@@ -36,31 +35,31 @@ pub const FAILURES_TO_OPEN: u32 = 3;
 /// … if the first of them is so long ago: attempts that failed together are one failure.
 pub const FAILING_MS_MIN: u64 = 500;
 
-/// Shared by the fan-out, which puts deliveries on it, and the deliverer. Cheap to clone.
+/// Shared by the fan-out, which puts deliveries in it, and the deliverer. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Desk(Arc<Inner>);
+pub struct DeliveryQueue(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    book: Mutex<Book>,
+    queues: Mutex<Queues>,
     /// Something waits for its attempt.
-    bell: Notify,
+    ready: Notify,
     /// Something may be there to claim.
-    more: Notify,
+    due: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Book {
-    lanes: HashMap<Uuid, Lane>,
+struct Queues {
+    by_endpoint: HashMap<Uuid, EndpointQueue>,
     /// Attempts beyond the guaranteed ones, in all and by tenant.
     beyond: usize,
     beyond_of: HashMap<Arc<str>, usize>,
-    /// Somebody could not start for want of these.
+    /// An attempt could not start for want of these.
     starved: bool,
 }
 
 #[derive(Debug)]
-struct Lane {
+struct EndpointQueue {
     tenant: Arc<str>,
     busy: usize,
     waiting: VecDeque<Waiting>,
@@ -70,10 +69,17 @@ struct Lane {
     failing_since: Option<Instant>,
 }
 
-impl Lane {
-    fn new(tenant: &str) -> Lane {
+impl EndpointQueue {
+    fn new(tenant: &str) -> EndpointQueue {
         let (busy, waiting, failures) = (0, VecDeque::new(), 0);
-        Lane { tenant: tenant.into(), busy, waiting, behind: false, failures, failing_since: None }
+        EndpointQueue {
+            tenant: tenant.into(),
+            busy,
+            waiting,
+            behind: false,
+            failures,
+            failing_since: None,
+        }
     }
 
     fn is_idle(&self) -> bool {
@@ -85,153 +91,162 @@ impl Lane {
     }
 
     /// How many more may wait here; of an endpoint that fails, none but what it can send.
-    fn room(&self) -> usize {
+    fn capacity(&self) -> usize {
         let most = if self.failures > 0 { SLOTS_GUARANTEED } else { QUEUED_PER_ENDPOINT_MAX };
         most.saturating_sub(self.waiting.len() + if self.failures > 0 { self.busy } else { 0 })
     }
 }
 
-impl Book {
+impl Queues {
     /// Takes a slot for an endpoint, if it may have one.
     fn start(&mut self, endpoint: Uuid) -> Option<Waiting> {
-        let lane = self.lanes.get_mut(&endpoint)?;
-        if lane.waiting.is_empty() || lane.busy >= lane.slots_max() {
+        let queue = self.by_endpoint.get_mut(&endpoint)?;
+        if queue.waiting.is_empty() || queue.busy >= queue.slots_max() {
             return None;
         }
-        if lane.busy >= SLOTS_GUARANTEED {
-            let of_tenant = self.beyond_of.get(&lane.tenant).copied().unwrap_or_default();
+        if queue.busy >= SLOTS_GUARANTEED {
+            let of_tenant = self.beyond_of.get(&queue.tenant).copied().unwrap_or_default();
             if self.beyond >= IN_FLIGHT_MAX || of_tenant >= IN_FLIGHT_OF_TENANT_MAX {
                 self.starved = true;
                 return None;
             }
             self.beyond += 1;
-            *self.beyond_of.entry(lane.tenant.clone()).or_default() += 1;
+            *self.beyond_of.entry(queue.tenant.clone()).or_default() += 1;
         }
-        lane.busy += 1;
-        lane.waiting.pop_front()
+        queue.busy += 1;
+        queue.waiting.pop_front()
     }
 
     fn stop(&mut self, endpoint: Uuid) {
-        let Some(lane) = self.lanes.get_mut(&endpoint) else { return };
-        if lane.busy > SLOTS_GUARANTEED {
+        let Some(queue) = self.by_endpoint.get_mut(&endpoint) else { return };
+        if queue.busy > SLOTS_GUARANTEED {
             self.beyond = self.beyond.saturating_sub(1);
-            if let Some(of_tenant) = self.beyond_of.get_mut(&lane.tenant) {
+            if let Some(of_tenant) = self.beyond_of.get_mut(&queue.tenant) {
                 *of_tenant -= 1;
                 if *of_tenant == 0 {
-                    self.beyond_of.remove(&lane.tenant);
+                    self.beyond_of.remove(&queue.tenant);
                 }
             }
         }
-        lane.busy = lane.busy.saturating_sub(1);
-        if lane.is_idle() {
-            self.lanes.remove(&endpoint);
+        queue.busy = queue.busy.saturating_sub(1);
+        if queue.is_idle() {
+            self.by_endpoint.remove(&endpoint);
         }
     }
 }
 
-impl Desk {
-    fn book(&self) -> MutexGuard<'_, Book> {
+impl DeliveryQueue {
+    fn queues(&self) -> MutexGuard<'_, Queues> {
         // Whole after every statement; a panic elsewhere did not spoil it.
-        self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something may be due in the database. A hint, as every wake-up.
     pub fn look(&self) {
-        self.0.more.notify_one();
+        self.0.due.notify_one();
     }
 
     pub(super) async fn told_to_look(&self) {
-        self.0.more.notified().await;
+        self.0.due.notified().await;
     }
 
     /// Waits until something may be started.
-    pub(super) async fn heard(&self) {
-        self.0.bell.notified().await;
+    pub(super) async fn ready(&self) {
+        self.0.ready.notified().await;
     }
 
     /// How much a claim may take.
-    pub fn room(&self) -> Room {
-        self.rooms(|lane| lane.room())
+    pub fn capacity(&self) -> Capacity {
+        self.capacities(|queue| queue.capacity())
     }
 
     /// How much a fan-out may claim of what it makes: nothing where older ones wait in the
     /// database, which would be overtaken again and again.
-    pub fn room_for_new(&self) -> Room {
-        self.rooms(|lane| if lane.behind || lane.failures > 0 { 0 } else { lane.room() })
+    pub fn capacity_for_new(&self) -> Capacity {
+        self.capacities(
+            |queue| if queue.behind || queue.failures > 0 { 0 } else { queue.capacity() },
+        )
     }
 
-    fn rooms(&self, of: impl Fn(&Lane) -> usize) -> Room {
-        let book = self.book();
+    fn capacities(&self, of: impl Fn(&EndpointQueue) -> usize) -> Capacity {
+        let queues = self.queues();
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        let (endpoints, each) =
-            book.lanes.iter().map(|(endpoint, lane)| (*endpoint, count(of(lane)))).unzip();
+        let (endpoints, each) = queues
+            .by_endpoint
+            .iter()
+            .map(|(endpoint, queue)| (*endpoint, count(of(queue))))
+            .unzip();
         let others = count(QUEUED_PER_ENDPOINT_MAX);
-        Room { endpoints, each, others, in_all: count(CLAIMED_AT_ONCE_MAX) }
+        Capacity { endpoints, each, others, in_all: count(CLAIMED_AT_ONCE_MAX) }
     }
 
     /// Takes what a fan-out made.
     pub fn made(&self, made: Vec<Made>) {
-        let mut book = self.book();
+        let mut queues = self.queues();
         let mut unclaimed = false;
         for delivery in made {
             match delivery {
                 Made::Claimed(delivery) => {
-                    let lane = book.lanes.entry(delivery.endpoint_id);
-                    let lane = lane.or_insert_with(|| Lane::new(&delivery.tenant));
-                    lane.waiting.push_back(Waiting::new(delivery));
+                    let queue = queues.by_endpoint.entry(delivery.endpoint_id);
+                    let queue = queue.or_insert_with(|| EndpointQueue::new(&delivery.tenant));
+                    queue.waiting.push_back(Waiting::new(delivery));
                 }
-                Made::Waits { endpoint_id } => match book.lanes.get_mut(&endpoint_id) {
+                Made::Waits { endpoint_id } => match queues.by_endpoint.get_mut(&endpoint_id) {
                     // Looked for when something of it ends: a claim now would be in vain.
-                    Some(lane) if lane.room() == 0 => lane.behind = true,
+                    Some(queue) if queue.capacity() == 0 => queue.behind = true,
                     _ => unclaimed = true,
                 },
             }
         }
-        drop(book);
-        self.0.bell.notify_one();
+        drop(queues);
+        self.0.ready.notify_one();
         if unclaimed {
             self.look();
         }
     }
 
-    /// Takes what was claimed for `room`.
-    pub(super) fn claimed(&self, room: &Room, mut claimed: Vec<Claimed>) {
+    /// Takes what was claimed for `capacity`.
+    pub(super) fn claimed(&self, capacity: &Capacity, mut claimed: Vec<Claimed>) {
         // An update returns its rows in any order.
         claimed.sort_unstable_by_key(|delivery| delivery.sequence);
-        let mut book = self.book();
-        let full = i64::try_from(claimed.len()).unwrap_or(i64::MAX) >= room.in_all;
+        let mut queues = self.queues();
+        let full = i64::try_from(claimed.len()).unwrap_or(i64::MAX) >= capacity.in_all;
         let mut counts: HashMap<Uuid, i64> = HashMap::new();
         for delivery in claimed {
             *counts.entry(delivery.endpoint_id).or_default() += 1;
-            let lane = book.lanes.entry(delivery.endpoint_id);
-            let lane = lane.or_insert_with(|| Lane::new(&delivery.tenant));
-            lane.waiting.push_back(Waiting::new(delivery));
+            let queue = queues.by_endpoint.entry(delivery.endpoint_id);
+            let queue = queue.or_insert_with(|| EndpointQueue::new(&delivery.tenant));
+            queue.waiting.push_back(Waiting::new(delivery));
         }
         let asked: HashMap<&Uuid, i64> =
-            room.endpoints.iter().zip(room.each.iter().copied()).collect();
-        book.lanes.retain(|endpoint, lane| {
-            let asked = asked.get(endpoint).copied().unwrap_or(room.others);
+            capacity.endpoints.iter().zip(capacity.each.iter().copied()).collect();
+        queues.by_endpoint.retain(|endpoint, queue| {
+            let asked = asked.get(endpoint).copied().unwrap_or(capacity.others);
             let got = counts.get(endpoint).copied().unwrap_or_default();
             // What nothing was asked of is as it was.
-            lane.behind = if asked > 0 { got >= asked || (full && got > 0) } else { lane.behind };
-            !lane.is_idle()
+            queue.behind = if asked > 0 { got >= asked || (full && got > 0) } else { queue.behind };
+            !queue.is_idle()
         });
-        drop(book);
-        self.0.bell.notify_one();
+        drop(queues);
+        self.0.ready.notify_one();
     }
 
     /// Starts what may start: one attempt of each endpoint after the other.
     pub(super) fn start(&self) -> Vec<Slot> {
-        let mut book = self.book();
-        book.starved = false;
-        let mut ready: Vec<Uuid> =
-            book.lanes.iter().filter(|(_, l)| !l.waiting.is_empty()).map(|(id, _)| *id).collect();
+        let mut queues = self.queues();
+        queues.starved = false;
+        let mut ready: Vec<Uuid> = queues
+            .by_endpoint
+            .iter()
+            .filter(|(_, queue)| !queue.waiting.is_empty())
+            .map(|(id, _)| *id)
+            .collect();
         let mut slots = Vec::new();
         while !ready.is_empty() {
-            ready.retain(|endpoint| match book.start(*endpoint) {
+            ready.retain(|endpoint| match queues.start(*endpoint) {
                 Some(first) => {
-                    let (desk, endpoint) = (self.clone(), *endpoint);
-                    slots.push(Slot { desk, endpoint, first: Some(first) });
+                    let (all, endpoint) = (self.clone(), *endpoint);
+                    slots.push(Slot { all, endpoint, first: Some(first) });
                     true
                 }
                 None => false,
@@ -249,39 +264,39 @@ impl Desk {
         at_once: bool,
         now: Instant,
     ) -> bool {
-        let mut book = self.book();
-        let Some(lane) = book.lanes.get_mut(&endpoint) else { return false };
+        let mut queues = self.queues();
+        let Some(queue) = queues.by_endpoint.get_mut(&endpoint) else { return false };
         if delivered {
-            (lane.failures, lane.failing_since) = (0, None);
+            (queue.failures, queue.failing_since) = (0, None);
             return false;
         }
-        lane.failures += 1;
-        let since = *lane.failing_since.get_or_insert(now);
+        queue.failures += 1;
+        let since = *queue.failing_since.get_or_insert(now);
         let long = now - since >= Duration::from_millis(FAILING_MS_MIN);
-        let open = at_once || (lane.failures >= FAILURES_TO_OPEN && long);
+        let open = at_once || (queue.failures >= FAILURES_TO_OPEN && long);
         if open {
-            (lane.failures, lane.failing_since) = (0, None);
+            (queue.failures, queue.failing_since) = (0, None);
         }
         open
     }
 
     /// What waits for an endpoint, for giving it back.
     pub(super) fn clear(&self, endpoint: Uuid) -> Vec<Waiting> {
-        let mut book = self.book();
-        let lane = book.lanes.get_mut(&endpoint);
-        lane.map(|lane| lane.waiting.drain(..).collect()).unwrap_or_default()
+        let mut queues = self.queues();
+        let queue = queues.by_endpoint.get_mut(&endpoint);
+        queue.map(|queue| queue.waiting.drain(..).collect()).unwrap_or_default()
     }
 
     /// The same of all endpoints.
     pub(super) fn clear_all(&self) -> Vec<Waiting> {
-        self.book().lanes.values_mut().flat_map(|lane| lane.waiting.drain(..)).collect()
+        self.queues().by_endpoint.values_mut().flat_map(|queue| queue.waiting.drain(..)).collect()
     }
 }
 
 /// The right to have one attempt under way, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
-    desk: Desk,
+    all: DeliveryQueue,
     endpoint: Uuid,
     first: Option<Waiting>,
 }
@@ -293,17 +308,17 @@ impl Slot {
         if let Some(first) = self.first.take() {
             return Some(first);
         }
-        let mut book = self.desk.book();
-        let starved = book.starved;
-        let lane = book.lanes.get_mut(&self.endpoint)?;
-        if lane.busy > lane.slots_max() || (starved && lane.busy > SLOTS_GUARANTEED) {
+        let mut queues = self.all.queues();
+        let starved = queues.starved;
+        let queue = queues.by_endpoint.get_mut(&self.endpoint)?;
+        if queue.busy > queue.slots_max() || (starved && queue.busy > SLOTS_GUARANTEED) {
             return None;
         }
-        let next = lane.waiting.pop_front();
-        let low = lane.behind && lane.waiting.len() < QUEUED_LOW;
-        drop(book);
+        let next = queue.waiting.pop_front();
+        let low = queue.behind && queue.waiting.len() < QUEUED_LOW;
+        drop(queues);
         if low {
-            self.desk.look();
+            self.all.look();
         }
         next
     }
@@ -311,17 +326,18 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut book = self.desk.book();
-        book.stop(self.endpoint);
-        let waits = book.lanes.get(&self.endpoint).is_some_and(|l| !l.waiting.is_empty());
-        let waits = waits || book.starved;
-        let behind = book.lanes.get(&self.endpoint).is_some_and(|l| l.behind);
-        drop(book);
+        let mut queues = self.all.queues();
+        queues.stop(self.endpoint);
+        let waits =
+            queues.by_endpoint.get(&self.endpoint).is_some_and(|queue| !queue.waiting.is_empty());
+        let waits = waits || queues.starved;
+        let behind = queues.by_endpoint.get(&self.endpoint).is_some_and(|queue| queue.behind);
+        drop(queues);
         if waits {
-            self.desk.0.bell.notify_one();
+            self.all.0.ready.notify_one();
         }
         if behind {
-            self.desk.look();
+            self.all.look();
         }
     }
 }
