@@ -7,8 +7,9 @@
 //! the process comes back when its lease ends.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 use tokio::time::{Duration, Instant};
 use uuid::Uuid;
@@ -138,7 +139,7 @@ impl Queues {
 impl DeliveryQueue {
     fn queues(&self) -> MutexGuard<'_, Queues> {
         // Whole after every statement; a panic elsewhere did not spoil it.
-        self.0.queues.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.queues.lock()
     }
 
     /// Something may be due in the database. A hint, as every wake-up.

@@ -9,9 +9,10 @@
 //! Does not send, and does not judge answers.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use reqwest::header::CONTENT_TYPE;
 use sqlx::PgPool;
 use uuid::Uuid;
@@ -118,8 +119,8 @@ struct Inner {
     seal: Seal,
     /// For all endpoints without a certificate of their own.
     client: reqwest::Client,
-    /// Of one incarnation: after a restore the same version may be of something else.
-    known: Mutex<(i64, HashMap<Uuid, Arc<EndpointClient>>)>,
+    /// By incarnation: after a restore the same version may be of something else.
+    known: Mutex<HashMap<(i64, Uuid), Arc<EndpointClient>>>,
 }
 
 impl EndpointClients {
@@ -143,39 +144,20 @@ impl EndpointClients {
 
     /// The client of an endpoint whose row had this version, or a newer one.
     pub async fn client(&self, of: Destination) -> Result<Arc<EndpointClient>, ClientError> {
-        let endpoint = of.endpoint_id;
-        let incarnation = self.0.history.number();
-        let known = self.known(incarnation, |clients| clients.get(&endpoint).cloned());
-        if let Some(client) = known.filter(|client| client.version >= of.version) {
+        let key = (self.0.history.number(), of.endpoint_id);
+        let known = self.0.known.lock().get(&key).cloned();
+        if let Some(client) = known.filter(|known| known.version >= of.version) {
             return Ok(client);
         }
-        let row = answered(endpoint::find(&self.0.pool, endpoint)).await?;
+        let row = answered(endpoint::find(&self.0.pool, of.endpoint_id)).await?;
         let client = Arc::new(self.of(&row.ok_or(ClientError::Gone)?)?);
         // Read in the incarnation that it is kept for, or in a later one.
-        self.known(incarnation, |clients| {
-            if clients.len() >= CLIENTS_MAX {
-                clients.clear();
-            }
-            clients.insert(endpoint, client.clone());
-        });
+        let mut known = self.0.known.lock();
+        if known.len() >= CLIENTS_MAX {
+            known.clear();
+        }
+        known.insert(key, client.clone());
         Ok(client)
-    }
-
-    fn known<T>(
-        &self,
-        incarnation: i64,
-        look: impl FnOnce(&mut HashMap<Uuid, Arc<EndpointClient>>) -> T,
-    ) -> T {
-        // A map of whole values: a panic elsewhere did not spoil it.
-        let mut known = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.0 < incarnation {
-            *known = (incarnation, HashMap::new());
-        }
-        match known.0 == incarnation {
-            true => look(&mut known.1),
-            // A look-up that began before the restore shares nothing.
-            false => look(&mut HashMap::new()),
-        }
     }
 
     fn of(&self, row: &Endpoint) -> Result<EndpointClient, ClientError> {

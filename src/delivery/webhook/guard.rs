@@ -23,7 +23,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 pub use names::Names;
 use names::SystemNames;
-pub use net::{Allow, Net, NetError};
+pub use net::{Allow, NetError};
 use net::{embedded_v4, special};
 
 /// The longest URL of an endpoint.
@@ -150,7 +150,7 @@ impl Guard {
     /// The kind of special address that keeps `ip` from being connected to at a port.
     fn refusal(&self, ip: IpAddr, port: Option<u16>) -> Option<&'static str> {
         let ip = embedded_v4(ip);
-        let allows = |allow: &Allow| allow.net.contains(ip) && self.applies(allow, port);
+        let allows = |allow: &Allow| allow.net.contains(&ip) && self.applies(allow, port);
         special(ip).filter(|_| !self.allowed.iter().any(allows))
     }
 

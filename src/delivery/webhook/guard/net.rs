@@ -5,19 +5,12 @@
 //! which stands for an IPv4 one can be told. Does not decide what may be reached:
 //! that is the guard.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use crate::event::is_fhir_id;
+use ipnet::IpNet;
 
-/// A network: `10.0.0.0/8`, `::1/128`, or a bare address for itself alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Net {
-    /// Any address of the network.
-    address: IpAddr,
-    prefix_bits: u8,
-}
+use crate::event::is_fhir_id;
 
 /// A text that is no network.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,30 +20,13 @@ pub struct Net {
 )]
 pub struct NetError(pub String);
 
-impl FromStr for Net {
-    type Err = NetError;
-    fn from_str(text: &str) -> Result<Net, NetError> {
-        let no = || NetError(text.to_owned());
-        let (address, prefix) = match text.split_once('/') {
-            Some((address, prefix)) => (address, Some(prefix)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().map_err(|_| no())?;
-        let bits = if address.is_ipv4() { 32 } else { 128 };
-        let prefix_bits = prefix.map_or(Ok(bits), str::parse).map_err(|_| no())?;
-        // What hides an IPv4 address is judged as that address, so a network of
-        // such could never match: better said at once.
-        if prefix_bits > bits || embedded_v4(address) != address {
-            return Err(no());
-        }
-        Ok(Net { address, prefix_bits })
-    }
-}
-
-impl fmt::Display for Net {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.prefix_bits)
-    }
+/// Reads `10.0.0.0/8`, `::1/128`, or a bare address for itself alone.
+fn network(text: &str) -> Option<IpNet> {
+    let alone = |_| text.parse::<IpAddr>().map(IpNet::from);
+    let net = text.parse::<IpNet>().or_else(alone).ok()?;
+    // What hides an IPv4 address is judged as that address, so a network of such could never
+    // match: better said at once.
+    (embedded_v4(net.addr()) == net.addr()).then_some(net)
 }
 
 /// A network that the operator lets webhooks reach, written `10.0.0.0/8`; of one tenant,
@@ -58,15 +34,15 @@ impl fmt::Display for Net {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Allow {
     /// What may be reached.
-    pub net: Net,
+    pub net: IpNet,
     /// By whom alone.
     tenant: Option<String>,
     /// Where alone.
     port: Option<u16>,
 }
 
-impl From<Net> for Allow {
-    fn from(net: Net) -> Allow {
+impl From<IpNet> for Allow {
+    fn from(net: IpNet) -> Allow {
         Allow { net, tenant: None, port: None }
     }
 }
@@ -90,7 +66,7 @@ impl FromStr for Allow {
             (None, _) => (rest, None),
         };
         let port: Option<u16> = port.map(str::parse).transpose().map_err(|_| no())?;
-        Ok(Allow { net: net.parse().map_err(|_| no())?, tenant, port })
+        Ok(Allow { net: network(net).ok_or_else(no)?, tenant, port })
     }
 }
 
@@ -107,77 +83,63 @@ impl Allow {
     }
 }
 
-impl Net {
-    const fn v4(a: u8, b: u8, c: u8, d: u8, prefix_bits: u8) -> Net {
-        Net { address: IpAddr::V4(Ipv4Addr::new(a, b, c, d)), prefix_bits }
-    }
+const fn v4(a: u8, b: u8, c: u8, d: u8, prefix_bits: u8) -> IpNet {
+    IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(a, b, c, d)), prefix_bits)
+}
 
-    const fn v6(a: u16, b: u16, c: u16, prefix_bits: u8) -> Net {
-        Net { address: IpAddr::V6(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0)), prefix_bits }
-    }
-
-    /// Whether the address is in the network; never across the two versions.
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        let (a, b, bits) = match (self.address, ip) {
-            (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits().into(), b.to_bits().into(), 32u8),
-            (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits(), b.to_bits(), 128),
-            _ => return false,
-        };
-        let host_bits = u32::from(bits.saturating_sub(self.prefix_bits));
-        // A shift by the whole width is none: `/0` contains everything.
-        (a ^ b).checked_shr(host_bits).is_none_or(|differ: u128| differ == 0)
-    }
+const fn v6(a: u16, b: u16, c: u16, prefix_bits: u8) -> IpNet {
+    IpNet::new_assert(IpAddr::V6(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0)), prefix_bits)
 }
 
 /// What no webhook may reach: IANA's special-purpose address registries, and where clouds
 /// keep what only their own machines may ask, although the address looks public.
 #[rustfmt::skip]
-const SPECIAL: [(Net, &str); 28] = [
-    (Net::v4(0, 0, 0, 0, 8), "this-host"),
-    (Net::v4(10, 0, 0, 0, 8), "private"),
+const SPECIAL: [(IpNet, &str); 28] = [
+    (v4(0, 0, 0, 0, 8), "this-host"),
+    (v4(10, 0, 0, 0, 8), "private"),
     // Alibaba's metadata are in here.
-    (Net::v4(100, 64, 0, 0, 10), "carrier-grade NAT"),
-    (Net::v4(127, 0, 0, 0, 8), "loopback"),
+    (v4(100, 64, 0, 0, 10), "carrier-grade NAT"),
+    (v4(127, 0, 0, 0, 8), "loopback"),
     // Most clouds' metadata are in here.
-    (Net::v4(169, 254, 0, 0, 16), "link-local"),
-    (Net::v4(172, 16, 0, 0, 12), "private"),
+    (v4(169, 254, 0, 0, 16), "link-local"),
+    (v4(172, 16, 0, 0, 12), "private"),
     // Oracle's metadata are in here.
-    (Net::v4(192, 0, 0, 0, 24), "protocol"),
-    (Net::v4(192, 0, 2, 0, 24), "documentation"),
-    (Net::v4(192, 31, 196, 0, 24), "AS112"),
-    (Net::v4(192, 52, 193, 0, 24), "relay"),
-    (Net::v4(192, 88, 99, 0, 24), "relay"),
-    (Net::v4(192, 168, 0, 0, 16), "private"),
-    (Net::v4(192, 175, 48, 0, 24), "AS112"),
-    (Net::v4(198, 18, 0, 0, 15), "benchmarking"),
-    (Net::v4(198, 51, 100, 0, 24), "documentation"),
-    (Net::v4(203, 0, 113, 0, 24), "documentation"),
-    (Net::v4(224, 0, 0, 0, 4), "multicast"),
-    (Net::v4(240, 0, 0, 0, 4), "reserved"),
+    (v4(192, 0, 0, 0, 24), "protocol"),
+    (v4(192, 0, 2, 0, 24), "documentation"),
+    (v4(192, 31, 196, 0, 24), "AS112"),
+    (v4(192, 52, 193, 0, 24), "relay"),
+    (v4(192, 88, 99, 0, 24), "relay"),
+    (v4(192, 168, 0, 0, 16), "private"),
+    (v4(192, 175, 48, 0, 24), "AS112"),
+    (v4(198, 18, 0, 0, 15), "benchmarking"),
+    (v4(198, 51, 100, 0, 24), "documentation"),
+    (v4(203, 0, 113, 0, 24), "documentation"),
+    (v4(224, 0, 0, 0, 4), "multicast"),
+    (v4(240, 0, 0, 0, 4), "reserved"),
     // Azure's, of which its machines get names, certificates and settings.
-    (Net::v4(168, 63, 129, 16, 32), "cloud-internal"),
+    (v4(168, 63, 129, 16, 32), "cloud-internal"),
     // IBM's services for its own machines.
-    (Net::v4(161, 26, 0, 0, 16), "cloud-internal"),
-    (Net::v4(166, 8, 0, 0, 14), "cloud-internal"),
+    (v4(161, 26, 0, 0, 16), "cloud-internal"),
+    (v4(166, 8, 0, 0, 14), "cloud-internal"),
     // Google's interfaces for its own machines.
-    (Net::v4(199, 36, 153, 4, 30), "cloud-internal"),
-    (Net::v4(199, 36, 153, 8, 30), "cloud-internal"),
+    (v4(199, 36, 153, 4, 30), "cloud-internal"),
+    (v4(199, 36, 153, 8, 30), "cloud-internal"),
     // Of IPv6 only what lies inside 2000::/3; the rest is refused as a whole.
-    (Net::v6(0x2001, 0, 0, 23), "protocol"),
-    (Net::v6(0x2001, 0xdb8, 0, 32), "documentation"),
-    (Net::v6(0x2002, 0, 0, 16), "relay"),
-    (Net::v6(0x2620, 0x4f, 0x8000, 48), "AS112"),
-    (Net::v6(0x3fff, 0, 0, 20), "documentation"),
+    (v6(0x2001, 0, 0, 23), "protocol"),
+    (v6(0x2001, 0xdb8, 0, 32), "documentation"),
+    (v6(0x2002, 0, 0, 16), "relay"),
+    (v6(0x2620, 0x4f, 0x8000, 48), "AS112"),
+    (v6(0x3fff, 0, 0, 20), "documentation"),
 ];
 
 /// What IANA gave out as global unicast; the internet's IPv6 is in here.
-const GLOBAL_V6: Net = Net::v6(0x2000, 0, 0, 3);
+const GLOBAL_V6: IpNet = v6(0x2000, 0, 0, 3);
 
 /// The kind of special address that `ip` is, if it is one.
 pub(super) fn special(ip: IpAddr) -> Option<&'static str> {
-    let listed = SPECIAL.iter().find(|(net, _)| net.contains(ip)).map(|(_, kind)| *kind);
+    let listed = SPECIAL.iter().find(|(net, _)| net.contains(&ip)).map(|(_, kind)| *kind);
     match ip {
-        IpAddr::V6(v6) if !GLOBAL_V6.contains(ip) => Some(special_v6(v6)),
+        IpAddr::V6(v6) if !GLOBAL_V6.contains(&ip) => Some(special_v6(v6)),
         _ => listed,
     }
 }
@@ -218,12 +180,12 @@ mod tests {
 
     #[track_caller]
     fn check(net: &str, inside: &[&str], outside: &[&str]) {
-        let net: Net = net.parse().unwrap();
+        let net = network(net).unwrap();
         for address in inside {
-            assert!(net.contains(ip(address)), "{address} in {net}");
+            assert!(net.contains(&ip(address)), "{address} in {net}");
         }
         for address in outside {
-            assert!(!net.contains(ip(address)), "{address} in {net}");
+            assert!(!net.contains(&ip(address)), "{address} in {net}");
         }
     }
 
@@ -242,11 +204,11 @@ mod tests {
     #[test]
     fn a_text_that_is_no_network_is_told_how_to_write_one() {
         for bad in ["", "/8", "10.0.0.0/", "10.0.0.0/33", "::1/129", "10.0.0.0/-1", "10.0.0/8"] {
-            let message = bad.parse::<Net>().unwrap_err().to_string();
+            let message = bad.parse::<Allow>().unwrap_err().to_string();
             assert!(message.contains("127.0.0.0/8"), "{message}");
         }
-        assert!("::ffff:127.0.0.1/104".parse::<Net>().is_err());
-        assert!("localhost".parse::<Net>().is_err());
+        assert!("::ffff:127.0.0.1/104".parse::<Allow>().is_err());
+        assert!("localhost".parse::<Allow>().is_err());
     }
 
     #[test]
@@ -283,9 +245,9 @@ mod tests {
     #[test]
     fn networks_round_trip_as_text() {
         for text in ["127.0.0.0/8", "::1/128"] {
-            assert_eq!(text.parse::<Net>().unwrap().to_string(), text);
+            assert_eq!(network(text).unwrap().to_string(), text);
         }
-        assert_eq!("10.0.0.1".parse::<Net>().unwrap().to_string(), "10.0.0.1/32");
+        assert_eq!(network("10.0.0.1").unwrap().to_string(), "10.0.0.1/32");
     }
 
     #[test]
@@ -301,16 +263,7 @@ mod tests {
     #[test]
     fn both_edges_of_every_special_network_are_special() {
         for (net, kind) in SPECIAL {
-            let (first, last) = match net.address {
-                IpAddr::V4(a) => {
-                    let last = a.to_bits() | u32::MAX.unbounded_shr(net.prefix_bits.into());
-                    (net.address, IpAddr::V4(Ipv4Addr::from_bits(last)))
-                }
-                IpAddr::V6(a) => {
-                    let last = a.to_bits() | u128::MAX.unbounded_shr(net.prefix_bits.into());
-                    (net.address, IpAddr::V6(Ipv6Addr::from_bits(last)))
-                }
-            };
+            let (first, last) = (net.network(), net.broadcast());
             assert_eq!((special(first), special(last)), (Some(kind), Some(kind)), "{net}");
         }
     }
