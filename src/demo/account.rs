@@ -71,10 +71,10 @@ impl Account {
             && self.receiver.bad_signatures + self.receiver.unreadable == 0
     }
 
-    fn percentile(&self, part: f64) -> f64 {
-        let last = self.latencies_ms.len().saturating_sub(1);
-        let index = (last as f64 * part).round() as usize;
-        self.latencies_ms.get(index).copied().unwrap_or(f64::NAN)
+    /// `None` when no webhook was verified.
+    fn percentile(&self, part: f64) -> Option<f64> {
+        let last = self.latencies_ms.len().checked_sub(1)?;
+        self.latencies_ms.get((last as f64 * part).round() as usize).copied()
     }
 }
 
@@ -136,12 +136,13 @@ impl fmt::Display for Account {
             "webhooks   {} verified, {} repeats, {} bad signatures",
             self.receiver.verified, self.receiver.repeats, self.receiver.bad_signatures
         )?;
-        writeln!(
-            f,
-            "end to end p50 {:.1} ms, p99 {:.1} ms from POST to verified webhook",
-            self.percentile(0.5),
-            self.percentile(0.99)
-        )?;
+        match self.percentile(0.5).zip(self.percentile(0.99)) {
+            Some((p50, p99)) => writeln!(
+                f,
+                "end to end p50 {p50:.1} ms, p99 {p99:.1} ms from POST to verified webhook"
+            )?,
+            None => writeln!(f, "end to end no webhook came in this time")?,
+        }
         f.write_str(if self.agrees() { "all agree" } else { "THEY DO NOT AGREE" })
     }
 }
