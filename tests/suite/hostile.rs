@@ -34,7 +34,8 @@ const BEDS: usize = 4;
 const EVERY: Duration = Duration::from_millis(40);
 /// Between two alerts.
 const PAGES_EVERY: Duration = Duration::from_secs(1);
-/// The most by which a page may be late; and beside all the other tests of a suite.
+/// The most by which a page may be late; and beside all the other tests of a suite, or in a
+/// debug build.
 const LATE_MAX: Duration = Duration::from_secs(1);
 const LATE_MAX_IN_A_SUITE: Duration = Duration::from_secs(15);
 /// Readings and pages may take so many times as long as before …
@@ -237,9 +238,11 @@ fn let_loose(villain: Villain, stop: CancellationToken) -> std::thread::JoinHand
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ward_among_hostile_clients_is_paged_in_time() {
     let given = std::env::var("VITALS_HOSTILE_FOR").ok();
-    let (late_max, fast) = match given {
-        Some(_) => (LATE_MAX, FAST),
-        None => (LATE_MAX_IN_A_SUITE, FAST_IN_A_SUITE),
+    // The bounds are of a release build that has the machine to itself.
+    let is_strict = given.is_some() && !cfg!(debug_assertions);
+    let (late_max, fast) = match is_strict {
+        true => (LATE_MAX, FAST),
+        false => (LATE_MAX_IN_A_SUITE, FAST_IN_A_SUITE),
     };
     let lasts = given.map_or(FOR, |text| humantime::parse_duration(&text).expect("a time"));
     let database = Database::new().await;
