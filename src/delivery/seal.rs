@@ -6,7 +6,7 @@
 //! an endpoint of theirs. One who can only read it, or a backup of it, learns none.
 //!
 //! Without a key texts are kept as they are, and are read as they are by everybody: a
-//! key that comes later takes them over ([`super::endpoint::take_over`]). Does not
+//! key that comes later takes them over ([`super::secrets::take_over`]). Does not
 //! hide secrets from one who has the key, and cannot do without it: a lost key means
 //! new secrets.
 
