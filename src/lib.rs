@@ -1,36 +1,38 @@
 //! `vitals`: readings in, an immutable log, folds, rules, signed webhooks out,
 //! and questions about any moment.
 //!
-//! The rooms, in the order in which a heartbeat passes through them. Imports go
-//! one way (`tests/suite/tidy.rs` holds this): a room may use what stands above
-//! it in this list, and rooms on the same line do not know each other.
+//! The rooms, the lowest first. Imports go one way (`tests/suite/tidy.rs` holds this
+//! list to it): a room may use what stands in a paragraph above its own, and rooms of
+//! the same paragraph do not know each other.
 
 pub mod clock;
-pub mod config;
 pub mod tasks;
-pub mod telemetry;
-
-pub mod event;
 pub mod vital;
 
+pub mod event;
+
 pub mod auth;
+pub mod embedded;
 pub mod log;
 
 pub mod consumer;
 pub mod jobs;
-pub mod projection;
+pub mod limits;
 
 pub mod archive;
-
-pub mod limits;
+pub mod projection;
 
 pub mod delivery;
 pub mod intake;
 pub mod query;
 pub mod rules;
 
+pub mod record;
+
 pub mod adapter;
+pub mod config;
+
+pub mod demo;
+pub mod telemetry;
 
 pub mod command;
-pub mod demo;
-pub mod embedded;

@@ -32,7 +32,7 @@ use crate::event::{ID_RULE, READING_RETRACTED, is_fhir_id};
 use crate::intake::file::{FileError, FileReading, FileRetraction, Format, Recording, Wearer};
 use crate::intake::{Draft, Intake, NotTaken, Outcome, Patience, Why, Writers};
 use crate::log::{AppendError, Log};
-use crate::query::corrections::{RetractError, Retraction, retract};
+use crate::record::retract::{RetractError, Retraction, retract};
 use crate::tasks::Tasks;
 
 /// Chunks that wait for their commit.

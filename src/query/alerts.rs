@@ -1,16 +1,15 @@
 //! Alerts: those that stand, and those that stood.
 //!
-//! Guarantees that only the tenant's own are shown, newest first, and that an
-//! acknowledgement is an event like any other. Does not page.
+//! Guarantees that only the tenant's own are shown, newest first. Does not page, and does
+//! not answer one, which the room `record` does.
 
 use chrono::{DateTime, Utc};
-use serde_json::json;
 use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{Part, fresh};
-use crate::event::{ALERT_ACKNOWLEDGED, ALERT_CLEAR_REQUESTED, Event, Priority};
-use crate::log::{AppendError, Log};
+use crate::event::Priority;
+use crate::log::Log;
 use crate::vital::Vital;
 
 /// What is told of one alert, at most.
@@ -197,115 +196,4 @@ pub async fn said(log: &Log, tenant: &str, alert: &Alert) -> Result<Vec<Said>, s
         recorded_at,
     };
     Ok(rows.into_iter().map(said).collect())
-}
-
-/// What a person says of an alert, and how it is known that they do.
-#[derive(Clone, Copy, Debug)]
-pub struct Answer<'a> {
-    /// The name that they gave; nobody's if they gave none.
-    pub by: Option<&'a str>,
-    /// Whose token it was; nobody's if it was a link.
-    pub subject: Option<&'a str>,
-    /// What they came by.
-    pub via: Via,
-    /// What else they said.
-    pub note: Option<&'a str>,
-}
-
-impl Answer<'_> {
-    /// Who says so, for the log: the token and not the name that was given with it.
-    fn source(&self) -> String {
-        self.subject.unwrap_or("link").to_owned()
-    }
-}
-
-/// What somebody came by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Via {
-    /// A token, which says who it is.
-    Token,
-    /// The link that came with the alert, which whoever has it can use.
-    Link,
-}
-
-impl Via {
-    /// As on the wire.
-    pub fn name(self) -> &'static str {
-        match self {
-            Via::Token => "token",
-            Via::Link => "link",
-        }
-    }
-}
-
-/// Asks the rules to clear an alert, in the name of a person.
-pub async fn request_clear(
-    log: &Log,
-    tenant: &str,
-    alert: &Alert,
-    answer: &Answer<'_>,
-    now: DateTime<Utc>,
-) -> Result<(), AppendError> {
-    let data = json!({
-        "v": 1,
-        "alertId": alert.id,
-        "state": "clear_requested",
-        "event": alert.event,
-        "by": answer.by,
-        "subject": answer.subject,
-        "via": answer.via.name(),
-        "note": answer.note,
-    });
-    let event = Event {
-        tenant: tenant.into(),
-        patient_id: alert.patient_id.clone(),
-        kind: ALERT_CLEAR_REQUESTED.to_owned(),
-        vital: None,
-        value: None,
-        quality: None,
-        suspect: false,
-        occurred_at: now,
-        source_id: answer.source(),
-        data: Some(data.to_string()),
-    };
-    log.append(log.shard_of(tenant, &alert.patient_id), &[event]).await?;
-    Ok(())
-}
-
-/// Puts an acknowledgement into the log. The first one counts; the projection keeps
-/// that, so two nurses at once need no lock.
-pub async fn acknowledge(
-    log: &Log,
-    tenant: &str,
-    alert: &Alert,
-    answer: &Answer<'_>,
-    now: DateTime<Utc>,
-) -> Result<(), AppendError> {
-    let data = json!({
-        "v": 1,
-        "alertId": alert.id,
-        "state": "acknowledged",
-        "event": alert.event,
-        "acknowledged": {
-            "by": answer.by,
-            "subject": answer.subject,
-            "via": answer.via.name(),
-            "at": now,
-            "note": answer.note,
-        },
-    });
-    let event = Event {
-        tenant: tenant.into(),
-        patient_id: alert.patient_id.clone(),
-        kind: ALERT_ACKNOWLEDGED.to_owned(),
-        vital: None,
-        value: None,
-        quality: None,
-        suspect: false,
-        occurred_at: now,
-        source_id: answer.source(),
-        data: Some(data.to_string()),
-    };
-    log.append(log.shard_of(tenant, &alert.patient_id), &[event]).await?;
-    Ok(())
 }

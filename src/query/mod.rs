@@ -2,12 +2,11 @@
 //!
 //! Guarantees two independent axes of time: `as_of` chooses by when something was
 //! true, `known_at` by when the log had learned it. The present comes from the
-//! projections, everything past from the log itself. Does not write, but for what
-//! people say (registrations, acknowledgements, retractions), which are events.
+//! projections, everything past from the log itself. Does not write: what people say is
+//! written in the room `record`.
 
 pub mod alerts;
 pub mod chart;
-pub mod corrections;
 pub mod devices;
 pub mod diff;
 pub mod export;

@@ -23,19 +23,19 @@ use crate::vital::Vital;
 
 /// What a fresh tenant has: the first active, the others as drafts.
 const SHIPPED: [&str; 13] = [
-    include_str!("../../fixtures/rules/high-heart-rate.toml"),
-    include_str!("../../fixtures/rules/hr-high.toml"),
-    include_str!("../../fixtures/rules/low-heart-rate.toml"),
-    include_str!("../../fixtures/rules/low-spo2.toml"),
-    include_str!("../../fixtures/rules/high-respiratory-rate.toml"),
-    include_str!("../../fixtures/rules/low-respiratory-rate.toml"),
-    include_str!("../../fixtures/rules/high-body-temperature.toml"),
-    include_str!("../../fixtures/rules/low-body-temperature.toml"),
-    include_str!("../../fixtures/rules/high-systolic-bp.toml"),
-    include_str!("../../fixtures/rules/low-systolic-bp.toml"),
-    include_str!("../../fixtures/rules/news2-high.toml"),
-    include_str!("../../fixtures/rules/device-silent.toml"),
-    include_str!("../../fixtures/rules/signal-suspect.toml"),
+    include_str!("shipped/high-heart-rate.toml"),
+    include_str!("shipped/hr-high.toml"),
+    include_str!("shipped/low-heart-rate.toml"),
+    include_str!("shipped/low-spo2.toml"),
+    include_str!("shipped/high-respiratory-rate.toml"),
+    include_str!("shipped/low-respiratory-rate.toml"),
+    include_str!("shipped/high-body-temperature.toml"),
+    include_str!("shipped/low-body-temperature.toml"),
+    include_str!("shipped/high-systolic-bp.toml"),
+    include_str!("shipped/low-systolic-bp.toml"),
+    include_str!("shipped/news2-high.toml"),
+    include_str!("shipped/device-silent.toml"),
+    include_str!("shipped/signal-suspect.toml"),
 ];
 
 /// Rules of a tenant, at most.

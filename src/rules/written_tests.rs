@@ -6,8 +6,8 @@ use super::model::{Leaf, Mode, Op, Per, Rule};
 use super::registry::{Book, RuleSet, shipped_rules};
 use crate::vital::Vital;
 
-const HIGH_HEART_RATE: &str = include_str!("../../fixtures/rules/high-heart-rate.toml");
-const HR_HIGH: &str = include_str!("../../fixtures/rules/hr-high.toml");
+const HIGH_HEART_RATE: &str = include_str!("shipped/high-heart-rate.toml");
+const HR_HIGH: &str = include_str!("shipped/hr-high.toml");
 
 #[test]
 fn the_default_rule_is_the_contracts_and_the_others_are_drafts() {
@@ -127,9 +127,9 @@ fn devices_are_judged_apart_where_priority_is_high_and_a_rule_may_say_otherwise(
     assert_eq!((per(HIGH_HEART_RATE), per(&medium)), (Per::Device, Per::Patient));
     assert_eq!(per(&format!("{HIGH_HEART_RATE}per = \"patient\"")), Per::Patient);
     assert_eq!(per(&format!("{medium}per = \"device\"")), Per::Device);
-    let score = include_str!("../../fixtures/rules/news2-high.toml");
+    let score = include_str!("shipped/news2-high.toml");
     assert_eq!(per(score), Per::Patient, "a score is of several devices");
-    for text in [score, include_str!("../../fixtures/rules/device-silent.toml")] {
+    for text in [score, include_str!("shipped/device-silent.toml")] {
         let refused = Rule::parse(&format!("{text}per = \"device\""), 1).unwrap_err();
         assert_eq!(refused.pointer, "/per");
     }

@@ -216,7 +216,7 @@ async fn every_question_about_a_patient_goes_by_the_natural_key() {
     let values = format!("{PATIENT_AT}, '{{spo2}}', {TWO_YEARS}, null, null, null, null, 10");
     uses(&plan(&mut connection, &types, &values, page).await, key, "event");
 
-    let retract = include_str!("../../src/query/retract.sql");
+    let retract = include_str!("../../src/record/retract.sql");
     let types = format!("{PATIENT}, text, timestamptz, text");
     let values = format!("{PATIENT_AT}, 'spo2', '2026-03-15T12:00Z', 'd'");
     uses(&plan(&mut connection, &types, &values, retract).await, key, "event");
@@ -341,7 +341,7 @@ async fn what_is_about_one_month_of_two_years_looks_into_no_other() {
     let values = format!("{patient}, 'heart_rate', '{since}', '{until}', 60, null, 100");
     assert_eq!(looked_into(&mut connection, &types, &values, buckets).await, only);
 
-    let retract = include_str!("../../src/query/retract.sql");
+    let retract = include_str!("../../src/record/retract.sql");
     let types = format!("{PATIENT}, text, timestamptz, text");
     let values = format!("{patient}, 'heart_rate', '{month}', 'watch'");
     assert_eq!(looked_into(&mut connection, &types, &values, retract).await, only);

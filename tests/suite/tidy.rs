@@ -3,6 +3,10 @@
 //! Reads the sources as text. It does not replace the compiler or clippy; it holds
 //! what they cannot know.
 
+// With its path, so that this file can be compiled alone as well.
+#[path = "tidy/documents.rs"]
+mod documents;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -10,12 +14,9 @@ use std::path::{Path, PathBuf};
 const GROUND: [&str; 4] = ["clock", "event", "tasks", "vital"];
 
 /// The rooms of `src/lib.rs`, and which rooms each may enter beside the ground.
-const ROOMS: [(&str, &[&str]); 21] = [
+const ROOMS: [(&str, &[&str]); 22] = [
     ("clock", &[]),
-    // One type: networks are options, and only webhooks know what they are.
-    ("config", &["delivery"]),
     ("tasks", &[]),
-    ("telemetry", &["config"]),
     ("vital", &[]),
     ("event", &["vital"]),
     ("auth", &[]),
@@ -29,6 +30,7 @@ const ROOMS: [(&str, &[&str]); 21] = [
     ("query", &["consumer", "log", "projection"]),
     ("rules", &["consumer", "jobs", "log", "projection"]),
     ("delivery", &["auth", "consumer", "log", "projection"]),
+    ("record", &["log", "query"]),
     (
         "adapter",
         &[
@@ -40,11 +42,15 @@ const ROOMS: [(&str, &[&str]); 21] = [
             "log",
             "projection",
             "query",
+            "record",
             "rules",
             "delivery",
         ],
     ),
     ("embedded", &[]),
+    // One type: networks are options, and only webhooks know what they are.
+    ("config", &["delivery"]),
+    ("telemetry", &["config"]),
     // It uses the platform from outside, as a hospital does; signatures it verifies.
     ("demo", &["delivery"]),
     (
@@ -63,6 +69,7 @@ const ROOMS: [(&str, &[&str]); 21] = [
             "log",
             "projection",
             "query",
+            "record",
             "rules",
             "telemetry",
             "delivery",
@@ -76,13 +83,13 @@ fn may_enter(room: &str, other: &str) -> bool {
         .iter()
         .find(|(name, _)| *name == room)
         .unwrap_or_else(|| panic!("give the room {room} its place in ROOMS"));
-    let stands_on_ground = !GROUND.contains(&room) && !["config", "telemetry"].contains(&room);
+    let stands_on_ground = !GROUND.contains(&room);
     room == other || rooms.contains(&other) || (stands_on_ground && GROUND.contains(&other))
 }
 
 /// Where SQL may be asked. `embedded` asks its own server whether it lives.
-const ROOMS_WITH_SQL: [&str; 8] =
-    ["log", "consumer", "jobs", "projection", "query", "rules", "delivery", "embedded"];
+const ROOMS_WITH_SQL: [&str; 9] =
+    ["log", "consumer", "jobs", "projection", "query", "record", "rules", "delivery", "embedded"];
 
 /// The most lines of a file. Most have far fewer.
 const LINES_MAX: usize = 450;
@@ -186,6 +193,44 @@ fn the_table_of_rooms_has_no_circle_and_no_room_that_is_gone() {
     assert!(
         may_enter("adapter", "log") && !may_enter("log", "adapter") && !may_enter("query", "rules")
     );
+}
+
+#[test]
+fn the_library_lists_each_room_below_all_that_it_may_enter() {
+    let library = std::fs::read_to_string(root().join("src/lib.rs")).expect("the library");
+    // In which paragraph a room stands, counted from above.
+    let mut listed: Vec<(&str, usize)> = Vec::new();
+    for (paragraph, text) in library.split("\n\n").enumerate() {
+        let named = text.lines().filter_map(|line| line.strip_prefix("pub mod "));
+        listed.extend(named.map(|line| (line.trim_end_matches(';'), paragraph)));
+    }
+    let place = |room: &str| listed.iter().find(|(listed, _)| *listed == room).map(|(_, at)| *at);
+    assert_eq!(listed.len(), ROOMS.len(), "a room of the library is not in ROOMS");
+    for (room, _) in ROOMS {
+        let below = place(room).unwrap_or_else(|| panic!("{room} is not in the library"));
+        for (other, _) in ROOMS.iter().filter(|(other, _)| *other != room) {
+            let stands_above = place(other).is_some_and(|above| above < below);
+            assert!(stands_above || !may_enter(room, other), "{room} uses {other} from beside it");
+        }
+    }
+}
+
+#[test]
+fn questions_only_read_and_shipped_rules_lie_with_the_rules() {
+    for (path, text) in texts("src").into_iter().filter(|(path, _)| room_of(path) == "query") {
+        let text = text.to_lowercase();
+        for word in ["append(", "insert into ", "update ", "delete from ", "for update", "in_turn("]
+        {
+            assert!(!text.contains(word), "{path} writes: {word}");
+        }
+    }
+    let registry = std::fs::read_to_string(root().join("src/rules/registry.rs")).expect("rules");
+    let shipped = texts("src/rules/shipped");
+    assert!(shipped.len() > 5, "the shipped rules were not found");
+    for (path, _) in shipped {
+        let path = path.trim_start_matches("src/rules/");
+        assert!(registry.contains(&format!("include_str!(\"{path}\")")), "{path} is not shipped");
+    }
 }
 
 #[test]
@@ -350,101 +395,6 @@ fn dependencies_come_from_the_public_index_and_nowhere_else() {
         for halves in mirrors {
             let mirror = halves.concat();
             assert!(!text.contains(&mirror), "{path}: {mirror}");
-        }
-    }
-}
-
-/// How long a document may be, by where it is: whoever looks something up at night reads it
-/// once. What is generated, and the changelog, may be as long as they are.
-const KILOBYTES_MAX: [(&str, usize); 9] = [
-    ("README.md", 8),
-    ("ARCHITECTURE.md", 18),
-    ("CONTRIBUTING.md", 14),
-    ("CHANGELOG.md", usize::MAX >> 10),
-    ("docs/operations.md", 20),
-    ("docs/benchmarks.md", 6),
-    ("docs/guide/", 6),
-    ("docs/decisions/", 2),
-    ("docs/reference/", usize::MAX >> 10),
-];
-
-fn documents() -> Vec<(String, String)> {
-    let documents: Vec<_> =
-        texts("").into_iter().filter(|(path, _)| path.ends_with(".md")).collect();
-    assert!(documents.len() > 40, "the documents were not found");
-    documents
-}
-
-#[test]
-fn documents_have_their_places_and_their_sizes() {
-    for (path, text) in documents() {
-        let known = KILOBYTES_MAX.iter().find(|(begin, _)| path.starts_with(begin));
-        let (_, most) = known.unwrap_or_else(|| panic!("{path} has no place in KILOBYTES_MAX"));
-        let bytes = text.len();
-        assert!(bytes <= most << 10, "{path} has {bytes} bytes, {most} kB at most");
-    }
-}
-
-/// What a heading is called in a link, as GitHub does it.
-fn anchor(heading: &str) -> String {
-    let heading = heading.trim_start_matches('#').trim().to_lowercase();
-    let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
-    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
-}
-
-/// The lines that are no code.
-fn prose(text: &str) -> impl Iterator<Item = &str> {
-    let mut is_code = false;
-    text.lines().filter(move |line| {
-        let fence = line.starts_with("```");
-        is_code ^= fence;
-        !is_code && !fence
-    })
-}
-
-#[test]
-fn links_of_documents_lead_somewhere() {
-    assert_eq!(anchor("## Crash here → what happens"), "crash-here--what-happens");
-    let mut followed = 0;
-    for (path, text) in documents() {
-        let links = prose(&text).flat_map(|line| line.split("](").skip(1));
-        for link in links.filter_map(|rest| rest.split(')').next()) {
-            if link.starts_with("http") {
-                continue;
-            }
-            let (file, place) = link.split_once('#').unwrap_or((link, ""));
-            let beside = root().join(&path).parent().expect("a directory").join(file);
-            let target = if file.is_empty() { root().join(&path) } else { beside };
-            assert!(target.exists(), "{path}: {link} leads nowhere");
-            if !place.is_empty() {
-                let text = std::fs::read_to_string(&target).expect("a document");
-                let mut headings = prose(&text).filter(|line| line.starts_with('#'));
-                assert!(headings.any(|line| anchor(line) == place), "{path}: {link} is gone");
-            }
-            followed += 1;
-        }
-    }
-    assert!(followed > 50, "only {followed} links");
-}
-
-#[test]
-fn documents_that_sources_name_are_there() {
-    let decisions: Vec<String> = documents().into_iter().map(|(path, _)| path).collect();
-    // Migrations are never changed, also where they name what has moved.
-    for (path, text) in ["src", "tests", "script", "benches"].map(texts).concat() {
-        for (at, _) in text.match_indices("docs/") {
-            let named = &text[at..];
-            let word = |c: char| c.is_ascii_alphanumeric() || "/-_.".contains(c);
-            let named = &named[..named.find(|c| !word(c)).unwrap_or(named.len())];
-            let named = named.trim_end_matches('.');
-            let is_there = !named.ends_with(".md") || root().join(named).exists();
-            assert!(is_there, "{path} names {named}, which is not there");
-        }
-        for number in text.split("(decision ").skip(1).filter_map(|after| after.get(..4)) {
-            let named = format!("docs/decisions/{number}-");
-            let is_one = number.bytes().all(|b| b.is_ascii_digit());
-            let is_there = decisions.iter().any(|decision| decision.starts_with(&named));
-            assert!(!is_one || is_there, "{path} names {named}…, which is not there");
         }
     }
 }

@@ -27,8 +27,9 @@ use super::problem::{Problem, Told};
 use super::wire;
 use crate::auth::Caller;
 use crate::delivery::ack::Shown;
-use crate::query::alerts::{self, Alert, Answer, Standing, Via};
+use crate::query::alerts::{Alert, Standing};
 use crate::query::records;
+use crate::record::answer::{self, Answer, Via};
 
 const NOTE_CHARS_MAX: usize = 1_000;
 
@@ -78,7 +79,7 @@ pub async fn acknowledge(
     let answer = if caller.linked { by_link(&words, by_form)? } else { by_token(&words, &caller)? };
     if alert.acknowledged.is_none() {
         let (log, now): (_, DateTime<Utc>) = (&questions.log, questions.clock.now());
-        alerts::acknowledge(log, &caller.tenant, &alert, &answer, now).await?;
+        answer::acknowledge(log, &caller.tenant, &alert, &answer, now).await?;
     }
     let alert = find(&questions, &caller, id).await?;
     if by_form {
@@ -117,7 +118,7 @@ pub async fn clear(
     let alert = find(&questions, &caller, id).await?;
     if alert.state == Standing::Active {
         let (log, now): (_, DateTime<Utc>) = (&questions.log, questions.clock.now());
-        alerts::request_clear(log, &caller.tenant, &alert, &answer, now).await?;
+        answer::request_clear(log, &caller.tenant, &alert, &answer, now).await?;
     }
     let alert = find(&questions, &caller, id).await?;
     Ok(axum::Json(wire::alert(&alert)).into_response())

@@ -16,7 +16,7 @@ use super::problem::Problem;
 use crate::auth::Caller;
 use crate::clock::{rfc3339, truncate_to_micros};
 use crate::event::{ID_RULE, is_fhir_id, number};
-use crate::query::corrections::{self, RetractError, Retraction};
+use crate::record::retract::{self, RetractError, Retraction};
 use crate::vital::{UnknownVital, Vital};
 
 /// The longest reason.
@@ -46,7 +46,7 @@ pub async fn retract(
         let detail = "the token is for another device: it corrects its own readings only";
         return Err(Problem::forbidden("outside_token", detail));
     }
-    let retracted = corrections::retract(&questions.log, &caller.tenant, &retraction).await?;
+    let retracted = retract::retract(&questions.log, &caller.tenant, &retraction).await?;
     let status = if retracted.again { StatusCode::OK } else { StatusCode::CREATED };
     let body = json!({
         "patientId": retraction.patient_id,

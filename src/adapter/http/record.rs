@@ -23,6 +23,7 @@ use super::wire;
 use crate::auth::Caller;
 use crate::clock::rfc3339;
 use crate::query::records::{self, Record};
+use crate::record::register;
 
 /// What it takes to write a record: who may switch alarms off.
 const SCOPE: &str = "patients:manage";
@@ -92,7 +93,7 @@ async fn change(
     let now = clock.now();
     fields::check(&wanted, now)?;
     let patient = (&*caller.tenant, &*patient_id);
-    let record = records::change(&log, patient, (&caller.subject, now), |before| {
+    let record = register::change(&log, patient, (&caller.subject, now), |before| {
         let fields = made(before, wanted)?;
         check_size(&fields)?;
         Ok::<_, Problem>(fields)

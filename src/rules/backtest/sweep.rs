@@ -264,7 +264,7 @@ mod tests {
     use super::*;
 
     fn body() -> Value {
-        toml::from_str(include_str!("../../../fixtures/rules/hr-high.toml")).unwrap()
+        toml::from_str(include_str!("../shipped/hr-high.toml")).unwrap()
     }
 
     #[test]
