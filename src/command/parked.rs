@@ -13,6 +13,7 @@ use super::database::Database;
 use crate::clock::rfc3339;
 use crate::config::Common;
 use crate::consumer::{self, Parked};
+use crate::event::NO_PATIENT;
 use crate::log::Log;
 
 /// How long the workers are waited for.
@@ -22,12 +23,16 @@ const LOOK_MS: u64 = 100;
 /// Options of `vitals resume`.
 #[derive(Args)]
 pub struct Options {
-    /// The patient's id
-    #[arg(value_parser = super::id)]
+    /// The patient's id, or _tenant for what a tenant orders: its rules and silences
+    #[arg(value_parser = stream)]
     patient: String,
     /// Of this tenant only
     #[arg(long, value_parser = super::id)]
     tenant: Option<String>,
+}
+
+fn stream(text: &str) -> Result<String, String> {
+    if text == NO_PATIENT { Ok(text.to_owned()) } else { super::id(text) }
 }
 
 /// Lists who is parked.

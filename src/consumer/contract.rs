@@ -33,6 +33,15 @@ pub enum ConsumerError {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// Something that is kept for all of a shard, and that another version of the program
+    /// wrote. No event is wrong and nobody is parked: it stops until it can be read.
+    #[error("{what}, as it is stored, cannot be read by this version: {why}")]
+    Stored {
+        /// Which.
+        what: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A projection's tables are of another text, which nobody knows any more.
     #[error("the tables of {0} were made by an unknown version: they wait for their rebuild")]
     Outdated(&'static str),

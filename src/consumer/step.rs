@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::contract::{Consumer, ConsumerError, Follows, RULES};
 use super::park::{act_apart, leave_out};
+use super::stopped::Errors;
 use crate::log::{EVENTS_PER_APPEND_MAX, Held, Log, Window, on_connection, signal_or_poll};
 
 /// A consumer that nobody waits for lets this many times as much time pass as its last
@@ -194,7 +195,7 @@ pub async fn run<C: Consumer>(
     // A connection that nobody else could have is kept: giving it back costs two round
     // trips, and the next event might wait for them.
     let keeps = pool.options().get_max_connections() == 1;
-    let mut held = Held::default();
+    let (mut held, mut errors) = (Held::default(), Errors::default());
     let (mut is_waited_for, mut is_behind) = (false, false);
     while !stop.is_cancelled() {
         let turn = match &turns {
@@ -216,7 +217,7 @@ pub async fn run<C: Consumer>(
         let started = Instant::now();
         // Who is behind already does not rest besides.
         let rest = if is_waited_for || is_behind { Duration::ZERO } else { consumer.rest() };
-        let stepped = step_on(&pool, &mut held, &*consumer, shard, rest).await;
+        let stepped = errors.heard(step_on(&pool, &mut held, &*consumer, shard, rest).await);
         drop(turn);
         if !keeps {
             held.give_back();
@@ -235,7 +236,7 @@ pub async fn run<C: Consumer>(
                 (is_waited_for, is_behind) = (false, false);
             }
             Err(error) => {
-                told(consumer.name(), shard, &error);
+                errors.met((&pool, &mut held), (consumer.name(), shard), &error).await;
                 let pause = Duration::from_millis(RETRY_PAUSE_MS);
                 stop.run_until_cancelled(tokio::time::sleep(pause)).await;
                 continue;
@@ -259,10 +260,4 @@ pub async fn run<C: Consumer>(
             Ok(()) = urgent.changed(), if consumer.hurries() => {}
         }
     }
-}
-
-fn told(consumer: &str, shard: i16, error: &ConsumerError) {
-    metrics::counter!("vitals_consumer_errors_total", "consumer" => consumer.to_owned())
-        .increment(1);
-    tracing::error!(consumer, shard, %error, "stopped in this window; trying again");
 }

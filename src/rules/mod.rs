@@ -21,6 +21,7 @@ mod state;
 mod step;
 #[cfg(test)]
 mod step_tests;
+mod stored;
 mod table;
 pub mod ticks;
 mod timers;

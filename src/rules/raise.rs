@@ -9,14 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde::de::Error as _;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
-use super::evaluate::{EvaluateError, Evaluator, RuleChanged, SILENCE_SET, in_order};
-use super::model::Rule;
-use super::past;
-use super::registry::{Book, Interest, Silence};
+use super::evaluate::{Evaluator, SILENCE_SET, in_order};
+use super::registry::{Book, Interest};
+use super::{past, stored};
 use crate::consumer::{Consumer, ConsumerError, Follows, RULES};
 use crate::event::{AlertState, Event, RULE_CHANGED, Recorded};
 use crate::log::{EVENTS_PER_APPEND_MAX, Log, Window, append, decode_events, lock_head};
@@ -128,23 +126,7 @@ impl Raise {
                 return Ok(book.clone());
             }
         }
-        let rows: Vec<(String, String, String, i64)> = sqlx::query_as(
-            "select tenant, kind, data::text, position from rule_book where shard = $1 order by position",
-        )
-        .bind(shard)
-        .fetch_all(tx)
-        .await?;
-        let mut book = self.fresh.clone();
-        for (tenant, kind, data, position) in rows {
-            let taken = match kind.as_str() {
-                "rule" => put_rule(&mut book, &tenant, &data),
-                _ => serde_json::from_str::<Silence>(&data)
-                    .map(|silence| book.silence(&tenant, silence))
-                    .map_err(EvaluateError::from),
-            };
-            taken.map_err(|error| misunderstood(shard, position, error))?;
-        }
-        Ok(Arc::new(book))
+        Ok(Arc::new(stored::load(tx, &self.fresh, shard).await?))
     }
 
     /// Loads what is remembered of those whose time has come.
@@ -246,43 +228,6 @@ async fn load_held(
     remember(evaluator, &rows)
 }
 
-fn put_rule(book: &mut Book, tenant: &str, data: &str) -> Result<(), EvaluateError> {
-    let changed: RuleChanged = serde_json::from_str(data)?;
-    Ok(book.put(tenant, Rule::read(&changed.rule, changed.version)?)?)
-}
-
-fn misunderstood(shard: i16, position: i64, error: EvaluateError) -> ConsumerError {
-    let source = match error {
-        EvaluateError::Json(source) => source,
-        other => serde_json::Error::custom(other),
-    };
-    ConsumerError::Event { shard, position, source }
-}
-
-/// Keeps what a tenant's stream said in this window, for those who read it later.
-async fn keep_book(
-    tx: &mut PgConnection,
-    shard: i16,
-    events: &[Recorded],
-) -> Result<(), ConsumerError> {
-    for recorded in events {
-        let kind = match recorded.event.kind.as_str() {
-            RULE_CHANGED => "rule",
-            SILENCE_SET => "silence",
-            _ => continue,
-        };
-        sqlx::query(include_str!("keep_book.sql"))
-            .bind(shard)
-            .bind(&*recorded.event.tenant)
-            .bind(kind)
-            .bind(&recorded.event.data)
-            .bind(recorded.position)
-            .execute(&mut *tx)
-            .await?;
-    }
-    Ok(())
-}
-
 impl Consumer for Raise {
     type Done = Raised;
 
@@ -321,6 +266,7 @@ impl Consumer for Raise {
             // What a rule that begins in this window would have to see was not asked for.
             interest = Interest::everything();
             (events, evaluator) = relevant(tx, window, &interest, upto).await?;
+            stored::without_written_anew(tx, shard, &mut events).await?;
         }
         if events.is_empty() && upto.is_none() {
             return Ok(Raised { events: Vec::new(), book, incarnation });
@@ -329,7 +275,7 @@ impl Consumer for Raise {
         in_order(&mut events);
         let mut said = Vec::new();
         for recorded in &events {
-            let wrong = |error| misunderstood(shard, recorded.position, error);
+            let wrong = |error| stored::misunderstood(shard, recorded.position, error);
             if Evaluator::needs_past(&book, recorded).map_err(wrong)? {
                 evaluator.read_back(past::read(tx, recorded, &interest.vitals).await?);
             }
@@ -338,7 +284,7 @@ impl Consumer for Raise {
         if let Some(upto) = upto {
             evaluator.ticks(&book, upto, &mut said);
         }
-        keep_book(tx, shard, &events).await?;
+        stored::keep(tx, shard, &events).await?;
         self.save(tx, shard, &evaluator, &book).await?;
         append_if_any(tx, shard, &said).await?;
         Ok(Raised { events: said, book, incarnation })

@@ -26,14 +26,24 @@ pub const LOOK_MS: u64 = 500;
 /// Ticks on one shard until told to stop.
 pub async fn run(rules: Arc<Raise>, pool: PgPool, shard: i16, stop: CancellationToken) {
     let mut patience = Patience::default();
+    let mut told: Option<String> = None;
     while !stop.is_cancelled() {
         match patience.answered(tick(&rules, &pool, shard)).await {
-            Ok(true) => patience.regain(),
-            Ok(false) => {}
+            Ok(took) => {
+                told = None;
+                if took {
+                    patience.regain();
+                }
+            }
             Err(error) => {
                 metrics::counter!("vitals_consumer_errors_total", "consumer" => "rules-clock")
                     .increment(1);
-                tracing::error!(shard, %error, "what is due was not done; trying again");
+                let error = error.to_string();
+                // Once: it is looked at again twice a second.
+                if told.as_ref() != Some(&error) {
+                    tracing::error!(shard, error, "what is due was not done; trying again");
+                }
+                told = Some(error);
             }
         }
         tokio::select! {

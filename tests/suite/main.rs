@@ -79,6 +79,7 @@ mod rules;
 mod sensors;
 mod shares;
 mod starting;
+mod stored;
 mod streams;
 mod streams_many;
 mod supervised;

@@ -17,7 +17,7 @@ use sqlx::PgPool;
 use super::problem::Problem;
 use super::standing::Standing;
 use crate::clock::{Clock, rfc3339};
-use crate::consumer;
+use crate::consumer::{self, Stopped};
 use crate::delivery::breaker;
 use crate::log::Log;
 use crate::projection;
@@ -65,6 +65,11 @@ async fn warnings(probe: &Probe) -> Result<Vec<String>, sqlx::Error> {
         .into_iter()
         .map(|(who, n)| format!("{who} has parked {n} of its patients: see vitals parked"))
         .collect();
+    let stopped = consumer::stopped(pool).await?;
+    warnings.extend(stopped.into_iter().map(|Stopped { consumer, shard, reason, since }| {
+        let since = rfc3339(since);
+        format!("{consumer} has stopped in shard {shard}, since {since}, and tries again: {reason}")
+    }));
     let drifting = projection::drifting(pool).await?;
     warnings.extend(drifting.into_iter().map(|(name, n)| {
         format!("projection {name} is not what the log says of {n} patients: vitals rebuild {name}")
@@ -131,18 +136,22 @@ pub async fn metrics(State(probe): State<Probe>) -> Response {
         Err(error) => tracing::debug!(%error, "whether the log was restored is not known"),
     }
     if let Err(error) = patients(probe.log.pool()).await {
-        tracing::debug!(%error, "who is parked is not known");
+        tracing::debug!(%error, "who is parked or has stopped is not known");
     }
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (kind, probe.metrics.render()).into_response()
 }
 
-/// How many patients are parked, and of how many a projection is wrong. Nobody is told,
+/// How many patients are parked, where somebody has stopped, and of how many patients a
+/// projection is wrong. Nobody is told,
 /// too, or the last number would stand for ever.
 async fn patients(pool: &PgPool) -> Result<(), sqlx::Error> {
     let (parked, drifting) = (consumer::counts(pool).await?, projection::drifting(pool).await?);
+    let stopped = consumer::stopped(pool).await?;
     for (who, _) in consumer::lag(pool).await? {
         let n = parked.iter().find(|(name, _)| *name == who).map_or(0, |(_, n)| *n);
+        let shards = stopped.iter().filter(|stopped| stopped.consumer == who).count();
+        metrics::gauge!("vitals_stopped_shards", "consumer" => who.clone()).set(shards as f64);
         metrics::gauge!("vitals_parked_patients", "consumer" => who).set(n as f64);
     }
     for projection in &projection::ALL {
