@@ -291,7 +291,70 @@ impl Priority {
     }
 }
 
+/// A measurement, as a reading has it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Measurement {
+    /// What was measured.
+    pub vital: Vital,
+    /// In the vital's canonical unit.
+    pub value: f64,
+    /// The device's own opinion of the signal, 0–1.
+    pub quality: Option<f32>,
+    /// Implausible for a living patient.
+    pub suspect: bool,
+}
+
 impl Event {
+    /// A reading of a patient, by a device; `context` is JSON text.
+    pub fn reading(
+        (tenant, patient_id): (impl Into<Arc<str>>, impl Into<String>),
+        measured: Measurement,
+        device_id: impl Into<String>,
+        occurred_at: DateTime<Utc>,
+        context: Option<String>,
+    ) -> Event {
+        Event {
+            vital: Some(measured.vital),
+            value: Some(measured.value),
+            quality: measured.quality,
+            suspect: measured.suspect,
+            data: context,
+            ..Event::bare(READING, (tenant, patient_id), device_id, occurred_at)
+        }
+    }
+
+    /// What is no reading: it was said of a patient, or of nobody ([`NO_PATIENT`]), by a rule,
+    /// a user or the platform; `data` is JSON text.
+    pub fn happening(
+        kind: impl Into<String>,
+        stream: (impl Into<Arc<str>>, impl Into<String>),
+        by: impl Into<String>,
+        occurred_at: DateTime<Utc>,
+        data: impl Into<String>,
+    ) -> Event {
+        Event { data: Some(data.into()), ..Event::bare(kind, stream, by, occurred_at) }
+    }
+
+    fn bare(
+        kind: impl Into<String>,
+        (tenant, patient_id): (impl Into<Arc<str>>, impl Into<String>),
+        source_id: impl Into<String>,
+        occurred_at: DateTime<Utc>,
+    ) -> Event {
+        Event {
+            tenant: tenant.into(),
+            patient_id: patient_id.into(),
+            kind: kind.into(),
+            vital: None,
+            value: None,
+            quality: None,
+            suspect: false,
+            occurred_at,
+            source_id: source_id.into(),
+            data: None,
+        }
+    }
+
     /// The alert that this event is about, if it is an alert event.
     ///
     /// `None` also for other types; an error only for data that is broken.

@@ -168,17 +168,6 @@ fn notice(
     data: &serde_json::Value,
     now: DateTime<Utc>,
 ) -> (i16, [Event; 1]) {
-    let event = Event {
-        tenant: tenant.into(),
-        patient_id: NO_PATIENT.to_owned(),
-        kind: kind.to_owned(),
-        vital: None,
-        value: None,
-        quality: None,
-        suspect: false,
-        occurred_at: now,
-        source_id: "webhooks".to_owned(),
-        data: Some(data.to_string()),
-    };
+    let event = Event::happening(kind, (tenant, NO_PATIENT), "webhooks", now, data.to_string());
     (log.shard_of(tenant, NO_PATIENT), [event])
 }

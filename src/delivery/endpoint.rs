@@ -290,20 +290,10 @@ pub async fn disable(
     sqlx::query("delete from breaker where endpoint_id = $1").bind(id).execute(&mut *tx).await?;
     let shard = log.shard_of(&tenant, NO_PATIENT);
     let data = serde_json::json!({ "v": 1, "endpointId": id, "reason": reason });
-    let event = Event {
-        tenant: tenant.into(),
-        patient_id: NO_PATIENT.to_owned(),
-        kind: ENDPOINT_DISABLED.to_owned(),
-        vital: None,
-        value: None,
-        quality: None,
-        suspect: false,
-        occurred_at: now,
-        source_id: "webhooks".to_owned(),
-        data: Some(data.to_string()),
-    };
+    let of_tenant = (tenant, NO_PATIENT);
+    let events =
+        [Event::happening(ENDPOINT_DISABLED, of_tenant, "webhooks", now, data.to_string())];
     sqlx::query("set local synchronous_commit = on").execute(&mut *tx).await?;
-    let events = [event];
     append(&mut tx, shard, &events).await?;
     tx.commit().await?;
     log.wake().appended(shard, &events);

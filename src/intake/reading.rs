@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::auth::Narrowing;
 use crate::clock::truncate_to_micros;
-use crate::event::{Event, ID_RULE, READING, is_fhir_id};
+use crate::event::{Event, ID_RULE, Measurement, is_fhir_id};
 use crate::log::Archived;
 use crate::vital::{MeasureError, Vital};
 
@@ -102,18 +102,11 @@ pub(super) fn accept(
             Fault::new("value_out_of_range", "value", error.to_string())
         }
     })?;
-    Ok(Event {
-        tenant: tenant.clone(),
-        patient_id: raw.patient_id.to_owned(),
-        kind: READING.to_owned(),
-        vital: Some(vital),
-        value: Some(measured.value),
-        quality: quality(raw.quality)?,
-        suspect: measured.suspect,
-        occurred_at: judge_time(raw.measured_at, now, archived)?,
-        source_id: raw.device_id.to_owned(),
-        data: raw.context.map(context).transpose()?,
-    })
+    let quality = quality(raw.quality)?;
+    let at = judge_time(raw.measured_at, now, archived)?;
+    let context = raw.context.map(context).transpose()?;
+    let measured = Measurement { vital, value: measured.value, quality, suspect: measured.suspect };
+    Ok(Event::reading((tenant.clone(), raw.patient_id), measured, raw.device_id, at, context))
 }
 
 fn quality(quality: Option<f64>) -> Result<Option<f32>, Fault> {

@@ -196,18 +196,8 @@ mod tests {
     use super::*;
 
     fn event(patient: &str, kind: &str) -> Event {
-        Event {
-            tenant: "t".into(),
-            patient_id: patient.into(),
-            kind: kind.into(),
-            vital: None,
-            value: None,
-            quality: None,
-            suspect: false,
-            occurred_at: DateTime::UNIX_EPOCH,
-            source_id: "s".into(),
-            data: None,
-        }
+        let at = DateTime::UNIX_EPOCH;
+        Event { data: None, ..Event::happening(kind, ("t", patient), "s", at, "") }
     }
 
     #[test]

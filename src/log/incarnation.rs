@@ -276,18 +276,7 @@ impl History {
 
 /// The event of a new incarnation. It is nobody's patient, and no tenant's.
 fn restored(at: DateTime<Utc>, data: String) -> Event {
-    Event {
-        tenant: NO_TENANT.into(),
-        patient_id: NO_PATIENT.to_owned(),
-        kind: LOG_RESTORED.to_owned(),
-        vital: None,
-        value: None,
-        quality: None,
-        suspect: false,
-        occurred_at: at,
-        source_id: "log".to_owned(),
-        data: Some(data),
-    }
+    Event::happening(LOG_RESTORED, (NO_TENANT, NO_PATIENT), "log", at, data)
 }
 
 async fn clock(connection: &mut PgConnection) -> Result<DateTime<Utc>, sqlx::Error> {

@@ -5,7 +5,7 @@
 //! who was first: the projection keeps that.
 
 use chrono::{DateTime, Utc};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::event::{ALERT_ACKNOWLEDGED, ALERT_CLEAR_REQUESTED, Event};
 use crate::log::{AppendError, Log};
@@ -26,8 +26,8 @@ pub struct Answer<'a> {
 
 impl Answer<'_> {
     /// Who says so, for the log: the token and not the name that was given with it.
-    fn source(&self) -> String {
-        self.subject.unwrap_or("link").to_owned()
+    fn source(&self) -> &str {
+        self.subject.unwrap_or("link")
     }
 }
 
@@ -68,20 +68,7 @@ pub async fn request_clear(
         "via": answer.via.name(),
         "note": answer.note,
     });
-    let event = Event {
-        tenant: tenant.into(),
-        patient_id: alert.patient_id.clone(),
-        kind: ALERT_CLEAR_REQUESTED.to_owned(),
-        vital: None,
-        value: None,
-        quality: None,
-        suspect: false,
-        occurred_at: now,
-        source_id: answer.source(),
-        data: Some(data.to_string()),
-    };
-    log.append(log.shard_of(tenant, &alert.patient_id), &[event]).await?;
-    Ok(())
+    say(ALERT_CLEAR_REQUESTED, log, (tenant, alert), answer, (now, data)).await
 }
 
 /// Puts an acknowledgement into the log. The first one counts; the projection keeps
@@ -106,18 +93,18 @@ pub async fn acknowledge(
             "note": answer.note,
         },
     });
-    let event = Event {
-        tenant: tenant.into(),
-        patient_id: alert.patient_id.clone(),
-        kind: ALERT_ACKNOWLEDGED.to_owned(),
-        vital: None,
-        value: None,
-        quality: None,
-        suspect: false,
-        occurred_at: now,
-        source_id: answer.source(),
-        data: Some(data.to_string()),
-    };
+    say(ALERT_ACKNOWLEDGED, log, (tenant, alert), answer, (now, data)).await
+}
+
+async fn say(
+    kind: &str,
+    log: &Log,
+    (tenant, alert): (&str, &Alert),
+    answer: &Answer<'_>,
+    (now, data): (DateTime<Utc>, Value),
+) -> Result<(), AppendError> {
+    let stream = (tenant, &*alert.patient_id);
+    let event = Event::happening(kind, stream, answer.source(), now, data.to_string());
     log.append(log.shard_of(tenant, &alert.patient_id), &[event]).await?;
     Ok(())
 }

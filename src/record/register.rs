@@ -49,16 +49,5 @@ fn event(
 ) -> Event {
     // Under a key of its own: nothing that a caller writes is read as ours.
     let data = serde_json::json!({ "v": 1, "record": fields });
-    Event {
-        tenant: tenant.into(),
-        patient_id: patient_id.to_owned(),
-        kind: PATIENT_REGISTERED.to_owned(),
-        vital: None,
-        value: None,
-        quality: None,
-        suspect: false,
-        occurred_at: at,
-        source_id: by.to_owned(),
-        data: Some(data.to_string()),
-    }
+    Event::happening(PATIENT_REGISTERED, (tenant, patient_id), by, at, data.to_string())
 }

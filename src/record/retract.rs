@@ -142,16 +142,7 @@ fn event(tenant: &str, retraction: &Retraction, position: i64) -> Result<Event, 
         reason: retraction.reason.clone(),
     };
     let data = serde_json::to_string(&data).map_err(|error| sqlx::Error::Encode(error.into()))?;
-    Ok(Event {
-        tenant: tenant.into(),
-        patient_id: retraction.patient_id.clone(),
-        kind: READING_RETRACTED.to_owned(),
-        vital: None,
-        value: None,
-        quality: None,
-        suspect: false,
-        occurred_at: retraction.measured_at,
-        source_id: retraction.by.clone(),
-        data: Some(data),
-    })
+    let stream = (tenant, &*retraction.patient_id);
+    let by = &*retraction.by;
+    Ok(Event::happening(READING_RETRACTED, stream, by, retraction.measured_at, data))
 }

@@ -276,7 +276,7 @@ impl Evaluator {
         dues.sort();
         for (at, tenant, patient_id) in dues {
             let rules = book.of(&tenant).clone();
-            let event = nobodys_event(&tenant, &patient_id, at);
+            let event = Event::happening("", (tenant.clone(), &*patient_id), "", at, "");
             let patient = self.patient(&tenant, &patient_id);
             let who = Who { tenant: &rules, event: &event, held: false };
             who.ticks(patient, upto, said);
@@ -395,28 +395,10 @@ impl Who<'_> {
     fn alert_event(&self, transition: Transition, silenced_by: Option<Uuid>) -> Option<Event> {
         let Transition { kind, at, mut data } = transition;
         data.silenced_by = silenced_by;
-        Some(Event {
-            // Serialising a struct of plain fields does not fail.
-            data: Some(serde_json::to_string(&data).ok()?),
-            kind,
-            source_id: data.rule,
-            ..nobodys_event(&self.event.tenant, &self.event.patient_id, at)
-        })
-    }
-}
-
-pub(super) fn nobodys_event(tenant: &Arc<str>, patient_id: &str, at: DateTime<Utc>) -> Event {
-    Event {
-        tenant: tenant.clone(),
-        patient_id: patient_id.to_owned(),
-        kind: String::new(),
-        vital: None,
-        value: None,
-        quality: None,
-        suspect: false,
-        occurred_at: at,
-        source_id: String::new(),
-        data: None,
+        // Serialising a struct of plain fields does not fail.
+        let text = serde_json::to_string(&data).ok()?;
+        let stream = (self.event.tenant.clone(), &*self.event.patient_id);
+        Some(Event::happening(kind, stream, data.rule, at, text))
     }
 }
 

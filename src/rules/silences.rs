@@ -14,8 +14,8 @@ use super::evaluate::SILENCE_SET;
 use super::facts::Facts;
 use super::model::{Mode, Rule};
 use super::registry::Silence;
-use super::versions::{self, ChangeError, Unreadable, tenants_event};
-use crate::event::{NO_PATIENT, PATIENT_REGISTERED, Priority};
+use super::versions::{self, ChangeError, Unreadable};
+use crate::event::{Event, NO_PATIENT, PATIENT_REGISTERED, Priority};
 use crate::log::{AppendError, Log, append};
 
 /// Alerts of a receipt, at most.
@@ -105,7 +105,7 @@ pub async fn set(
     now: DateTime<Utc>,
 ) -> Result<(), AppendError> {
     let data = serde_json::to_string(silence).map_err(|error| sqlx::Error::Encode(error.into()))?;
-    let events = [tenants_event(tenant, SILENCE_SET, by, now, Some(data))];
+    let events = [Event::happening(SILENCE_SET, (tenant, NO_PATIENT), by, now, data)];
     log.ensure_partitions(std::iter::once(now)).await?;
     let mut tx = log.pool().begin().await?;
     for shard in log.shards() {

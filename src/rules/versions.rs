@@ -180,7 +180,7 @@ pub async fn change(
     RuleSet::new(others.into_iter().chain([rule]).map(Into::into))?;
     let data =
         serde_json::to_string(&version).map_err(|error| sqlx::Error::Encode(error.into()))?;
-    let events = [tenants_event(tenant, RULE_CHANGED, by, now, Some(data))];
+    let events = [Event::happening(RULE_CHANGED, (tenant, NO_PATIENT), by, now, data)];
     // The heads are locked in one order by everybody.
     for shard in log.shards() {
         append(&mut tx, shard, &events).await?;
@@ -190,28 +190,6 @@ pub async fn change(
         log.wake().appended(shard, &events);
     }
     Ok(version)
-}
-
-/// An event of a tenant's own stream.
-pub fn tenants_event(
-    tenant: &str,
-    kind: &str,
-    by: &str,
-    at: DateTime<Utc>,
-    data: Option<String>,
-) -> Event {
-    Event {
-        tenant: tenant.into(),
-        patient_id: NO_PATIENT.to_owned(),
-        kind: kind.to_owned(),
-        vital: None,
-        value: None,
-        quality: None,
-        suspect: false,
-        occurred_at: at,
-        source_id: by.to_owned(),
-        data,
-    }
 }
 
 /// The rules of a tenant, whatever their mode.

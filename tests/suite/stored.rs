@@ -7,9 +7,8 @@ use chrono::TimeDelta;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use vitals::consumer::{self, Stopped};
-use vitals::event::RULE_CHANGED;
+use vitals::event::{Event, NO_PATIENT, RULE_CHANGED};
 use vitals::log::Log;
-use vitals::rules::versions::tenants_event;
 
 use crate::hospital::{Hospital, heart_rate, now};
 use crate::support::postgres::Database;
@@ -101,7 +100,7 @@ async fn a_kept_rule_that_cannot_be_read_stops_the_rules_in_sight_until_it_is_wr
 /// Puts a change of the rule into every shard that only another version could have written.
 async fn write_unreadable(log: &Log) {
     let data = r#"{"rule":{"id":"mine","moon":"full"},"version":2}"#;
-    let event = tenants_event("ward", RULE_CHANGED, "somebody", now(), Some(data.to_owned()));
+    let event = Event::happening(RULE_CHANGED, ("ward", NO_PATIENT), "somebody", now(), data);
     log.ensure_partitions(std::iter::once(now())).await.unwrap();
     for shard in log.shards() {
         log.append(shard, std::slice::from_ref(&event)).await.unwrap();

@@ -8,10 +8,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use std::sync::Arc;
-use vitals::event::{Event, READING, RULE_CHANGED};
+use vitals::event::{Event, NO_PATIENT, READING, RULE_CHANGED};
 use vitals::log::Log;
 use vitals::rules::backtest::{self, Progress, Question, Report};
-use vitals::rules::versions::tenants_event;
 use vitals::rules::{Book, Raise, Rule, silences, ticks};
 use vitals::vital::Vital;
 
@@ -185,7 +184,7 @@ async fn a_stored_rule_or_silence_that_cannot_be_read_is_an_error_and_not_left_o
     let (database, _server, hospital) = scene().await;
     let log = database.log().await;
     let put = async |kind: &str, data: &str| {
-        let event = tenants_event("ward", kind, "somebody", now(), Some(data.to_owned()));
+        let event = Event::happening(kind, ("ward", NO_PATIENT), "somebody", now(), data);
         log.ensure_partitions(std::iter::once(now())).await.unwrap();
         for shard in log.shards() {
             log.append(shard, std::slice::from_ref(&event)).await.unwrap();
