@@ -13,6 +13,7 @@ pub mod anchor;
 mod append;
 mod archived;
 pub mod chain;
+pub mod copy;
 pub mod exchange;
 mod incarnation;
 pub mod partition;

@@ -5,8 +5,7 @@
 //! Does not pause: whoever takes them slowly keeps a connection and a snapshot, so this
 //! is for commands and not for requests.
 //!
-//! `COPY` in its binary form, taken apart by hand: no text of a number or a time is made
-//! or read on the way.
+//! By `COPY` in its binary form ([`copy`]).
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -18,8 +17,12 @@ use super::reach::Unanswered;
 use super::replay::{Range, check};
 use crate::event::{Event, READING, Recorded};
 use crate::log::Log;
+use crate::log::copy::{self, Broken, Field, Next};
 use crate::log::partition::attached;
 use crate::vital::Vital;
+
+/// Of [`statement`].
+const COLUMNS: usize = 10;
 
 /// One event, as it lies in what PostgreSQL sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -110,7 +113,7 @@ pub async fn export(
     let mut from = range.from;
     for to in cuts {
         let part = Range { from, to, ..range.clone() };
-        copy(&mut tx, shard, tenant, patient_id, &part, &mut each).await?;
+        copy_part(&mut tx, shard, tenant, patient_id, &part, &mut each).await?;
         from = to;
     }
     tx.rollback().await?;
@@ -119,7 +122,7 @@ pub async fn export(
     Ok(())
 }
 
-async fn copy(
+async fn copy_part(
     connection: &mut PgConnection,
     shard: i16,
     tenant: &str,
@@ -132,14 +135,21 @@ async fn copy(
     let mut begun = false;
     while let Some(message) = rows.next().await {
         let message: Bytes = message?;
-        let mut fields = Fields(&message);
+        let mut rest = &*message;
         if !begun {
-            fields.header()?;
+            rest = rest.get(copy::header(rest).map_err(sqlx::Error::from)?..).unwrap_or_default();
             begun = true;
         }
         // PostgreSQL sends a row a message; nothing here relies on it being only one.
-        while let Some(row) = fields.row()? {
-            each(row)?;
+        while !rest.is_empty() {
+            match copy::row(rest).map_err(sqlx::Error::from)? {
+                Next::Row(fields, length) => {
+                    each(row(fields)?)?;
+                    rest = rest.get(length..).unwrap_or_default();
+                }
+                Next::End => break,
+                Next::Part => return Err(broken().into()),
+            }
         }
     }
     Ok(())
@@ -170,108 +180,32 @@ fn statement(shard: i16, tenant: &str, patient_id: &str, range: &Range) -> Strin
     )
 }
 
-/// What is left of a message.
-struct Fields<'a>(&'a [u8]);
-
-const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
-/// From 1970 to 2000, PostgreSQL's epoch.
-const EPOCH_MICROS: i64 = 946_684_800_000_000;
-const COLUMNS: i16 = 10;
-
 fn broken() -> sqlx::Error {
-    sqlx::Error::Protocol("COPY sent what is not its binary form".into())
+    Broken.into()
 }
 
-impl<'a> Fields<'a> {
-    fn take(&mut self, count: usize) -> Result<&'a [u8], sqlx::Error> {
-        let (taken, rest) = self.0.split_at_checked(count).ok_or_else(broken)?;
-        self.0 = rest;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], sqlx::Error> {
-        self.take(N)?.try_into().map_err(|_| broken())
-    }
-
-    fn header(&mut self) -> Result<(), sqlx::Error> {
-        if self.take(SIGNATURE.len())? != SIGNATURE {
-            return Err(broken());
-        }
-        self.take(4)?;
-        let more = u32::from_be_bytes(self.array()?);
-        self.take(usize::try_from(more).map_err(|_| broken())?)?;
-        Ok(())
-    }
-
-    /// The next field; `None` is null.
-    fn field(&mut self) -> Result<Option<&'a [u8]>, sqlx::Error> {
-        match i32::from_be_bytes(self.array()?) {
-            -1 => Ok(None),
-            length => self.take(usize::try_from(length).map_err(|_| broken())?).map(Some),
-        }
-    }
-
-    fn fixed<const N: usize>(&mut self) -> Result<Option<[u8; N]>, sqlx::Error> {
-        self.field()?.map(|bytes| bytes.try_into().map_err(|_| broken())).transpose()
-    }
-
-    fn text(&mut self) -> Result<Option<&'a str>, sqlx::Error> {
-        self.field()?.map(|bytes| std::str::from_utf8(bytes).map_err(|_| broken())).transpose()
-    }
-
-    fn long(&mut self) -> Result<i64, sqlx::Error> {
-        self.fixed()?.map(i64::from_be_bytes).ok_or_else(broken)
-    }
-
-    /// The next row; `None` at the end of the message, or of all.
-    fn row(&mut self) -> Result<Option<Row<'a>>, sqlx::Error> {
-        if self.0.is_empty() {
-            return Ok(None);
-        }
-        match i16::from_be_bytes(self.array()?) {
-            -1 => return Ok(None),
-            COLUMNS => {}
-            _ => return Err(broken()),
-        }
-        let position = self.long()?;
-        let recorded_at = self.long()? + EPOCH_MICROS;
-        let occurred_at = self.long()? + EPOCH_MICROS;
-        let kind = self.text()?.unwrap_or(READING);
-        let vital = self.text()?.map(|name| name.parse().map_err(|_| broken()));
-        Ok(Some(Row {
-            position,
-            recorded_at,
-            occurred_at,
-            kind,
-            vital: vital.transpose()?,
-            value: self.fixed()?.map(f64::from_be_bytes),
-            quality: self.fixed()?.map(f32::from_be_bytes),
-            suspect: self.fixed()? == Some([1]),
-            source_id: self.text()?.ok_or_else(broken)?,
-            data: self.text()?,
-        }))
-    }
+/// The columns of [`statement`].
+fn row(fields: [Field<'_>; COLUMNS]) -> Result<Row<'_>, sqlx::Error> {
+    let [position, recorded_at, occurred_at, kind, vital, value, quality, suspect, source, data] =
+        fields;
+    let vital = copy::text(vital)?.map(|name| name.parse().map_err(|_| broken()));
+    Ok(Row {
+        position: copy::int8(position)?,
+        recorded_at: copy::micros(recorded_at)?,
+        occurred_at: copy::micros(occurred_at)?,
+        kind: copy::text(kind)?.unwrap_or(READING),
+        vital: vital.transpose()?,
+        value: copy::fixed(value)?.map(f64::from_be_bytes),
+        quality: copy::fixed(quality)?.map(f32::from_be_bytes),
+        suspect: copy::fixed(suspect)? == Some([1]),
+        source_id: copy::text(source)?.ok_or_else(broken)?,
+        data: copy::text(data)?,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_not_copys_binary_form_is_an_error_and_no_panic() {
-        let mut header = SIGNATURE.to_vec();
-        header.extend([0; 8]);
-        assert!(Fields(&header).header().is_ok());
-        assert!(Fields(&header[..12]).header().is_err());
-        assert!(Fields(b"position,value").header().is_err());
-        assert_eq!(Fields(&[]).row().unwrap(), None);
-        assert_eq!(Fields(&(-1_i16).to_be_bytes()).row().unwrap(), None);
-        for bytes in
-            [&[0, 10][..], &[0, 3, 0, 0], &[0, 10, 0, 0, 0, 8, 1], &[0, 10, 255, 255, 255, 254]]
-        {
-            assert!(Fields(bytes).row().is_err(), "{bytes:?}");
-        }
-    }
 
     #[test]
     fn a_quote_in_an_id_stays_inside_its_text() {

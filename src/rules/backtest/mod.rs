@@ -29,6 +29,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::facts::Facts;
 use super::model::{Mode, Per, Rule};
 pub use crate::jobs::Progress;
+use crate::log::copy::Broken;
 use crate::log::{Log, archived_months};
 use crate::vital::Vital;
 
@@ -103,6 +104,12 @@ pub enum BacktestError {
     /// It was asked to stop.
     #[error("it was cancelled")]
     Cancelled,
+}
+
+impl From<Broken> for BacktestError {
+    fn from(_: Broken) -> BacktestError {
+        BacktestError::Format("COPY sent what is not its binary form")
+    }
 }
 
 /// Runs. Every core reads a part of a slice's pages, then every core judges a part of

@@ -1,4 +1,4 @@
-//! Reading the history: narrow rows by binary COPY, decoded by hand.
+//! Reading the history: narrow rows by binary COPY ([`copy`]).
 //!
 //! Guarantees that a part of a slice is either held whole or refused, when it has more
 //! rows than it may have: then the caller asks for a smaller slice. Does not order
@@ -11,8 +11,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt;
 use sqlx::{PgConnection, PgPool};
 
-use super::slice::{EPOCH_MICROS, Pages};
+use super::slice::Pages;
 use super::{BacktestError, Progress, Question, have_read};
+use crate::log::copy::{self, Field, Next};
 use crate::vital::Vital;
 
 /// Rows that all readers together hold, at 40 bytes each.
@@ -23,9 +24,6 @@ const SAMPLED: usize = 16;
 
 /// Bytes that are gathered before they are taken apart.
 const CHUNK_BYTES: usize = 64 * 1024;
-
-/// What a binary COPY begins with, before its flags.
-const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 
 /// A reading, as narrow as it can be.
 #[derive(Clone, Copy, Debug)]
@@ -177,8 +175,8 @@ impl Held {
         self.rows.iter_mut().for_each(Vec::clear);
         self.count = 0;
         for piece in pages {
-            let copy = format!("copy ({sql} and{}) to stdout (format binary)", piece.sql());
-            let whole = self.copy(&mut connection, &copy, numbers, progress).await;
+            let statement = format!("copy ({sql} and{}) to stdout (format binary)", piece.sql());
+            let whole = self.copy(&mut connection, &statement, numbers, progress).await;
             if !matches!(whole, Ok(true)) {
                 // In the middle of a COPY it is of no use to anybody.
                 connection.close_on_drop();
@@ -191,11 +189,11 @@ impl Held {
     async fn copy(
         &mut self,
         connection: &mut PgConnection,
-        copy: &str,
+        statement: &str,
         numbers: &Numbers,
         progress: &Progress,
     ) -> Result<bool, BacktestError> {
-        let mut stream = connection.copy_out_raw(copy).await?;
+        let mut stream = connection.copy_out_raw(statement).await?;
         let (mut bytes, mut begun) = (Vec::with_capacity(2 * CHUNK_BYTES), false);
         loop {
             let chunk = stream.next().await.transpose()?;
@@ -206,7 +204,7 @@ impl Held {
             }
             let mut at = 0;
             if !begun {
-                at = header(&bytes)?;
+                at = copy::header(&bytes)?;
                 begun = true;
             }
             let before = self.count;
@@ -225,27 +223,19 @@ impl Held {
 
     /// Takes one row; how long it was, or `None` when it is not whole yet.
     fn row(&mut self, bytes: &[u8], numbers: &Numbers) -> Result<Option<usize>, BacktestError> {
-        let mut fields = Fields { bytes, at: 0 };
-        match fields.int16() {
-            None => return Ok(None),
-            // The end of the COPY.
-            Some(-1) => return Ok(None),
-            Some(8) => {}
-            Some(_) => return Err(BacktestError::Format("a row has eight columns")),
-        }
-        let Some(whole) = fields.eight() else { return Ok(None) };
-        let [patient, device, vital, at, value, position, suspect, quality] = whole;
-        let wrong = || BacktestError::Format("a column is not what it should be");
-        let int8 = |field: Option<&[u8]>| {
-            field.and_then(|f| f.try_into().ok()).map(i64::from_be_bytes).ok_or_else(wrong)
+        let (fields, length) = match copy::row(bytes)? {
+            Next::Row(fields, length) => (fields, length),
+            Next::Part | Next::End => return Ok(None),
         };
+        let [patient, device, vital, at, value, position, suspect, quality] = fields;
+        let wrong = || BacktestError::Format("a column is not what it should be");
         let patient = self.patients.number(patient.ok_or_else(wrong)?) as usize;
         let row = Row {
-            at: int8(at)? + EPOCH_MICROS,
-            position: int8(position)?,
-            value: f64::from_bits(int8(value)? as u64),
+            at: copy::micros(at)?,
+            position: copy::int8(position)?,
+            value: f64::from_bits(copy::int8(value)? as u64),
             device: self.devices.number(device.unwrap_or_default()),
-            quality: quality.and_then(|f| f.try_into().ok()).map_or(f32::NAN, f32::from_be_bytes),
+            quality: copy::fixed(quality)?.map_or(f32::NAN, f32::from_be_bytes),
             vital: numbers.vital(vital).ok_or_else(wrong)?,
             suspect: suspect == Some(&[1]),
         };
@@ -255,7 +245,7 @@ impl Held {
         if let Some(rows) = self.rows.get_mut(patient) {
             rows.push(row);
         }
-        Ok(Some(fields.at))
+        Ok(Some(length))
     }
 }
 
@@ -269,49 +259,6 @@ pub fn middle(held: &[Held]) -> DateTime<Utc> {
         false => *times.select_nth_unstable(place).1,
     };
     DateTime::UNIX_EPOCH + TimeDelta::microseconds(micros)
-}
-
-/// The length of what comes before the rows.
-fn header(bytes: &[u8]) -> Result<usize, BacktestError> {
-    let wrong = || BacktestError::Format("a COPY does not begin as one");
-    let rest = bytes.strip_prefix(SIGNATURE).ok_or_else(wrong)?;
-    let extension = rest.get(4..8).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes);
-    Ok(SIGNATURE.len() + 8 + extension.ok_or_else(wrong)? as usize)
-}
-
-/// The fields of a row, one after the other.
-struct Fields<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-type Field<'a> = Option<&'a [u8]>;
-
-impl<'a> Fields<'a> {
-    fn int16(&mut self) -> Option<i16> {
-        let two = self.bytes.get(self.at..self.at + 2)?;
-        self.at += 2;
-        two.try_into().ok().map(i16::from_be_bytes)
-    }
-
-    /// One field, which may be null; `None` when it is not whole.
-    fn field(&mut self) -> Option<Field<'a>> {
-        let four = self.bytes.get(self.at..self.at + 4)?;
-        let length = four.try_into().ok().map(i32::from_be_bytes)?;
-        self.at += 4;
-        let Ok(length) = usize::try_from(length) else { return Some(None) };
-        let field = self.bytes.get(self.at..self.at + length)?;
-        self.at += length;
-        Some(Some(field))
-    }
-
-    fn eight(&mut self) -> Option<[Field<'a>; 8]> {
-        let mut all = [None; 8];
-        for one in &mut all {
-            *one = self.field()?;
-        }
-        Some(all)
-    }
 }
 
 #[cfg(test)]

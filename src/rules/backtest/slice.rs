@@ -12,6 +12,7 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::Question;
+use crate::log::copy::EPOCH_MICROS;
 use crate::log::partition::Span;
 
 /// A shorter slice is not halved because of an expectation.
@@ -19,9 +20,6 @@ const SLICE_MIN: TimeDelta = TimeDelta::seconds(1);
 
 /// Pages of which it is looked up which times they hold, 8 MB.
 const ZONE_BLOCKS: i64 = 1024;
-
-/// PostgreSQL counts microseconds from 2000 on.
-pub const EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 /// Before it all of time is one partition.
 const FIRST_SPAN: DateTime<Utc> = DateTime::from_timestamp_micros(EPOCH_MICROS).unwrap();
