@@ -83,8 +83,9 @@ pub enum Row {
     Bad {
         /// Counted from 1, the header too.
         line: u64,
-        /// Stable: `line_too_long`, `not_utf8`, `not_json`, `missing_column`,
-        /// `extra_column`, `missing_field`, `invalid_reading`, `not_a_number`, `invalid_time`.
+        /// Stable: `line_too_long`, `not_utf8`, `missing_column`, `extra_column`, and what is
+        /// wrong with a reading at `POST /readings`: `unreadable_json`, `not_an_object`,
+        /// `missing_field`, `not_a_string`, `not_a_number`, `invalid_time`, `invalid_reading`.
         code: &'static str,
         /// What is wrong and how to mend it.
         detail: String,
@@ -397,7 +398,7 @@ mod tests {
                 other => panic!("{other:?}"),
             })
             .collect();
-        let expect = [(1, "not_json"), (2, "not_utf8"), (3, "line_too_long"), (4, "read")];
+        let expect = [(1, "unreadable_json"), (2, "not_utf8"), (3, "line_too_long"), (4, "read")];
         assert_eq!(codes, expect);
     }
 

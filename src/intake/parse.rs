@@ -132,6 +132,11 @@ pub(super) fn parse_line(line: &[u8]) -> Result<RawReading<'_>, Fault> {
     })?
 }
 
+/// What is wrong with a line that is no reading; `None` if nothing is.
+pub(super) fn fault_of_line(line: &[u8]) -> Option<Fault> {
+    parse_line(line).and_then(|reading| reading.draft().map(drop)).err()
+}
+
 /// A reading that can be read, or what is wrong with it.
 type Read<'a> = Result<RawReading<'a>, Fault>;
 
@@ -239,7 +244,8 @@ fn diagnose(item: &str, error: &serde_json::Error) -> Fault {
         }
         if serde_json::from_str::<f64>(text).is_err() {
             let text: String = text.chars().take(40).collect();
-            let detail = format!("{key} must be a finite JSON number, not {text}");
+            let or = if key == "quality" { ", or good or suspect" } else { "" };
+            let detail = format!("{key} must be a finite JSON number{or}, not {text}");
             return Fault::new("not_a_number", key, detail);
         }
     }

@@ -381,23 +381,24 @@ mod tests {
             ("[97]", "not_a_number"),
             ("1e999", "not_a_number"),
             ("null", "missing_field"),
-            ("NaN", "not_json"),
-            ("", "not_json"),
+            ("NaN", "unreadable_json"),
+            ("", "unreadable_json"),
         ] {
             bad(Format::Ndjson, with_value(value).as_bytes(), code, "");
         }
         for (text, code, mend) in [
-            (r#"{"patientId":101}"#, "invalid_reading", "column 16"),
-            (r#"{"patientId":"1","patientId":"2"}"#, "invalid_reading", "patientId"),
-            (r#"{"quality":"fair"}"#, "invalid_reading", "good or suspect"),
-            (r#"[1,2]"#, "invalid_reading", "one reading a line"),
+            (&*with_value("97").replace("\"101\"", "101"), "not_a_string", "patientId"),
+            (&*with_value("97,\"patientId\":\"2\""), "invalid_reading", "patientId"),
+            (&*with_value("97,\"quality\":\"fair\""), "not_a_number", "good or suspect"),
+            (r#"{"patientId":101}"#, "missing_field", "deviceId"),
+            (r#"[1,2]"#, "not_an_object", "JSON object"),
             (
                 r#"[null,"1","w","spo2",97,"%",null,null,"2025-10-20T10:20:00Z",null,null,null]"#,
-                "invalid_reading",
-                "as an object",
+                "not_an_object",
+                "JSON object",
             ),
-            ("not json", "not_json", "one JSON object a line"),
-            (r#"{"deviceId":"w","vital":"spo2","value":97}"#, "missing_field", "\"patientId\""),
+            ("not json", "unreadable_json", "column 2"),
+            (r#"{"deviceId":"w","vital":"spo2","value":97}"#, "missing_field", "patientId"),
             (
                 r#"{"patientId":"1","deviceId":"w","vital":"spo2","value":97,"measuredAt":"10:20"}"#,
                 "invalid_time",

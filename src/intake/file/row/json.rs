@@ -2,7 +2,8 @@
 //!
 //! Guarantees that a history's table and `vitals replay` can be read again: readings with
 //! all that their log held of them, retractions, and the name of whatever else happened,
-//! which is skipped because the rules say it anew. Keys that it does not know it ignores.
+//! which is skipped because the rules say it anew; and that what is wrong with a reading has
+//! the code that it has at `POST /readings`. Keys that it does not know it ignores.
 
 use std::borrow::Cow;
 
@@ -10,9 +11,10 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use super::{Fault, needed, not_a_number, not_utf8, number, start_of, time};
+use super::{Fault, needed, number, start_of, time};
 use crate::event::READING_RETRACTED;
 use crate::intake::file::{FileReading, FileRetraction, Row};
+use crate::intake::parse::fault_of_line;
 use crate::intake::quality::Quality;
 
 /// The wire form; the value is kept as text, to tell a number from a string of one and to
@@ -40,34 +42,42 @@ struct JsonLine<'a> {
 }
 
 /// Reads a line.
-pub fn row(text: &[u8], line: u64) -> Result<Row, Fault> {
-    let text = std::str::from_utf8(text).map_err(|_| not_utf8())?;
-    // An array of the right length would pass for an object.
-    if text.trim_ascii_start().starts_with('[') && serde_json::from_str::<&RawValue>(text).is_ok() {
-        let detail = "an array: send one reading a line, as an object".to_owned();
-        return Err(Fault::new("invalid_reading", detail));
-    }
-    let said: JsonLine<'_> = serde_json::from_str(text).map_err(|error| unreadable(&error))?;
+pub fn row(line: &[u8], number: u64) -> Result<Row, Fault> {
+    let said = std::str::from_utf8(line).ok().and_then(|text| {
+        // An array of the right length would pass for an object.
+        let is_array = text.trim_ascii_start().starts_with('[');
+        serde_json::from_str::<JsonLine<'_>>(text).ok().filter(|_| !is_array)
+    });
+    let Some(said) = said else { return Err(fault(line)) };
     match said.kind.as_deref() {
-        Some(READING_RETRACTED) => return retraction(said, line),
+        Some(READING_RETRACTED) => return retraction(said, number),
         Some(kind) if said.alert_id.is_some() => return Ok(Row::Skipped(start_of(kind))),
         // Another's type is a key like others that are not known.
         None | Some(_) => {}
     }
-    let value = needed(said.value, "value")?.get();
-    let is_text = value.starts_with(['"', '[', '{', 't', 'f', 'n']);
-    let value = if is_text { Err(not_a_number(value)) } else { number(value) }?;
-    Ok(Row::Reading(FileReading {
-        patient_id: needed(said.patient_id, "patientId")?,
-        device_id: needed(said.device_id, "deviceId")?,
-        vital: needed(said.vital, "vital")?,
-        value,
+    reading(said, number).map(Row::Reading).ok_or_else(|| fault(line))
+}
+
+/// What is wrong with a line that should be a reading, as `POST /readings` says it.
+fn fault(line: &[u8]) -> Fault {
+    match fault_of_line(line) {
+        Some(fault) => Fault::new(fault.code, fault.detail),
+        None => Fault::new("invalid_reading", "send one reading a line, as an object".to_owned()),
+    }
+}
+
+fn reading(said: JsonLine<'_>, line: u64) -> Option<FileReading> {
+    Some(FileReading {
+        patient_id: said.patient_id?,
+        device_id: said.device_id?,
+        vital: said.vital?,
+        value: number(said.value?.get()).ok()?,
         unit: said.unit,
         quality: said.device_quality.or(said.quality.and_then(Quality::own)),
-        measured_at: time(&needed(said.measured_at, "measuredAt")?)?,
+        measured_at: time(&said.measured_at?).ok()?,
         context: said.context.map(|json| json.get().to_owned()),
         line,
-    }))
+    })
 }
 
 fn retraction(said: JsonLine<'_>, line: u64) -> Result<Row, Fault> {
@@ -80,16 +90,4 @@ fn retraction(said: JsonLine<'_>, line: u64) -> Result<Row, Fault> {
         by: needed(said.by, "by")?,
         line,
     }))
-}
-
-fn unreadable(error: &serde_json::Error) -> Fault {
-    // serde_json counts lines from the start of what it was given: always line 1.
-    let column = error.column();
-    let message = error.to_string();
-    let what = start_of(message.split(" at line ").next().unwrap_or_default());
-    if error.is_data() {
-        let detail = format!("{what} (column {column}): send one reading a line");
-        return Fault::new("invalid_reading", detail);
-    }
-    Fault::new("not_json", format!("{what} (column {column}): send one JSON object a line"))
 }
