@@ -55,12 +55,7 @@ pub async fn register(
 
 /// How many positions each consumer is behind the log, over all shards.
 pub async fn lag(pool: &PgPool) -> Result<Vec<(String, i64)>, sqlx::Error> {
-    sqlx::query_as(
-        "select c.consumer, sum(h.position - c.position)::bigint \
-         from checkpoint c join shard_head h using (shard) group by 1 order by 1",
-    )
-    .fetch_all(pool)
-    .await
+    sqlx::query_as(include_str!("lag.sql")).fetch_all(pool).await
 }
 
 /// A consumer that has not read so far.

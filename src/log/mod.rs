@@ -15,6 +15,7 @@ mod archived;
 pub mod chain;
 pub mod copy;
 pub mod exchange;
+mod head;
 mod incarnation;
 pub mod partition;
 mod read;
@@ -37,11 +38,12 @@ use uuid::Uuid;
 pub use append::{AppendError, Appended, append};
 use append::{Expect, append_expecting};
 pub use archived::{Archived, ArchivedMonth, archived_months};
+pub use head::{head, head_and_time, heads, lock_head, time_at};
 pub use incarnation::{History, Incarnation};
 pub use read::{Window, decode_events, read_happenings, read_window, read_window_of_tenant};
 pub(crate) use silence::on_connection;
 pub use silence::{Held, Patience, answered, answered_soon, is_idle, takes_writes};
-pub use turn::{in_turn, lock_head};
+pub use turn::in_turn;
 pub use wake::{POLL_MS, Wake, signal_or_poll};
 
 use crate::clock::Clock;
@@ -274,6 +276,25 @@ impl Log {
         events: &[crate::event::Event],
     ) -> Result<Appended, AppendError> {
         self.append_on(&mut Held::patient(), shard, events).await
+    }
+
+    /// Appends the same events to every shard, all in one transaction, ends it and wakes all
+    /// readers: each shard has them at a position of its own, and none has them without the
+    /// others. The partitions must be there.
+    pub async fn append_everywhere(
+        &self,
+        mut tx: sqlx::PgTransaction<'_>,
+        events: &[crate::event::Event],
+    ) -> Result<(), AppendError> {
+        // The heads are locked in one order by everybody.
+        for shard in self.shards() {
+            append(&mut tx, shard, events).await?;
+        }
+        tx.commit().await?;
+        for shard in self.shards() {
+            self.wake.appended(shard, events);
+        }
+        Ok(())
     }
 
     /// The same for who appends one batch after the other.

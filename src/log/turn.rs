@@ -18,12 +18,3 @@ pub async fn in_turn(tx: &mut PgConnection, of: &str) -> Result<(), sqlx::Error>
         .await?;
     Ok(())
 }
-
-/// Locks a shard's head until the transaction ends, and says where it is: for who is about
-/// to append, and has to know that nothing came in between.
-pub async fn lock_head(tx: &mut PgConnection, shard: i16) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar("select position from shard_head where shard = $1 for update")
-        .bind(shard)
-        .fetch_one(tx)
-        .await
-}

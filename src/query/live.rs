@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::event::Recorded;
 use crate::log::partition::Span;
 use crate::log::{
-    Log, Patience, Window, answered, archived_months, read_window, read_window_of_tenant,
-    signal_or_poll,
+    Log, Patience, Window, answered, archived_months, head, heads, read_window,
+    read_window_of_tenant, signal_or_poll,
 };
 use crate::tasks::Tasks;
 
@@ -328,8 +328,7 @@ impl Live {
     }
 
     async fn heads(&self) -> Result<Vec<i64>, sqlx::Error> {
-        let heads = sqlx::query_scalar("select position from shard_head order by shard");
-        answered(heads.fetch_all(self.log.pool())).await
+        answered(async { heads(&mut *self.log.pool().acquire().await?).await }).await
     }
 
     /// One shard's tail.
@@ -379,10 +378,7 @@ impl Live {
         let mut connection = self.log.pool().acquire().await?;
         let incarnation = self.incarnation();
         let at = at.filter(|(of, _)| *of == incarnation).map(|(_, position)| position);
-        let head: i64 = sqlx::query_scalar("select position from shard_head where shard = $1")
-            .bind(shard)
-            .fetch_one(&mut *connection)
-            .await?;
+        let head = head(&mut connection, shard).await?;
         let after = at.unwrap_or(head);
         if head < after {
             // A history does not go back: this is another.

@@ -17,7 +17,7 @@ use super::registry::{Book, Interest};
 use super::{past, stored};
 use crate::consumer::{Consumer, ConsumerError, Follows, RULES};
 use crate::event::{AlertState, Event, RULE_CHANGED, Recorded};
-use crate::log::{EVENTS_PER_APPEND_MAX, Log, Window, append, decode_events, lock_head};
+use crate::log::{EVENTS_PER_APPEND_MAX, Log, Window, append, decode_events, lock_head, time_at};
 
 /// The most positions of one step, but for an append that is longer: a page that waits
 /// behind a flood waits for this many readings at most before its own step begins.
@@ -259,7 +259,8 @@ impl Consumer for Raise {
     async fn act(&self, tx: &mut PgConnection, window: &Window) -> Result<Raised, ConsumerError> {
         let (shard, incarnation) = (window.shard, self.log.history().number());
         let mut book = self.book(tx, shard, window.after).await?;
-        let upto = if book.has_timers() { time_of(tx, shard, window.to).await? } else { None };
+        // All that is due by then comes before what follows.
+        let upto = if book.has_timers() { time_at(tx, shard, window.to).await? } else { None };
         let mut interest = book.interest();
         let (mut events, mut evaluator) = relevant(tx, window, &interest, upto).await?;
         if events.iter().any(|recorded| recorded.event.kind == RULE_CHANGED) {
@@ -372,20 +373,4 @@ fn remember(evaluator: &mut Evaluator, rows: &[PgRow]) -> Result<(), ConsumerErr
         }
     }
     Ok(())
-}
-
-/// The log's time at a position: all that is due by then comes before what follows.
-async fn time_of(
-    tx: &mut PgConnection,
-    shard: i16,
-    position: i64,
-) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
-    sqlx::query_scalar(
-        "select recorded_at from log_commit where shard = $1 and position_to >= $2 \
-         order by position_to limit 1",
-    )
-    .bind(shard)
-    .bind(position)
-    .fetch_optional(tx)
-    .await
 }

@@ -16,7 +16,7 @@ use super::model::{Mode, Rule};
 use super::registry::Silence;
 use super::versions::{self, ChangeError, Unreadable};
 use crate::event::{Event, NO_PATIENT, PATIENT_REGISTERED, Priority};
-use crate::log::{AppendError, Log, append};
+use crate::log::{AppendError, Log};
 
 /// Alerts of a receipt, at most.
 const HELD_BACK_MAX: i64 = 1_000;
@@ -107,15 +107,7 @@ pub async fn set(
     let data = serde_json::to_string(silence).map_err(|error| sqlx::Error::Encode(error.into()))?;
     let events = [Event::happening(SILENCE_SET, (tenant, NO_PATIENT), by, now, data)];
     log.ensure_partitions(std::iter::once(now)).await?;
-    let mut tx = log.pool().begin().await?;
-    for shard in log.shards() {
-        append(&mut tx, shard, &events).await?;
-    }
-    tx.commit().await?;
-    for shard in log.shards() {
-        log.wake().appended(shard, &events);
-    }
-    Ok(())
+    log.append_everywhere(log.pool().begin().await?, &events).await
 }
 
 /// What the log says of a patient now; an error for one whom it has never heard of.

@@ -12,13 +12,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use super::raise::Raise;
 use crate::consumer::{ConsumerError, RULES};
-use crate::log::Patience;
+use crate::log::{Patience, head_and_time};
 
 /// How often it looks whether something is due.
 pub const LOOK_MS: u64 = 500;
@@ -73,12 +72,7 @@ pub async fn tick(rules: &Raise, pool: &PgPool, shard: i16) -> Result<bool, Cons
     .bind(shard)
     .fetch_optional(&mut *tx)
     .await?;
-    let (head, now): (i64, DateTime<Utc>) = sqlx::query_as(
-        "select position, greatest(recorded_at, clock_timestamp()) from shard_head where shard = $1",
-    )
-    .bind(shard)
-    .fetch_one(&mut *tx)
-    .await?;
+    let (head, now) = head_and_time(&mut tx, shard).await?;
     if read != Some(head) {
         // There are events to be read, and with them comes the tick.
         tx.rollback().await?;

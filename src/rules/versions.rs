@@ -17,7 +17,7 @@ use super::registry::{RULES_PER_TENANT_MAX, RuleSet, shipped_bodies};
 use super::table::{RuleError, fault};
 use super::written::short_enough;
 use crate::event::{Event, NO_PATIENT, RULE_CHANGED};
-use crate::log::{AppendError, Log, append, in_turn};
+use crate::log::{AppendError, Log, in_turn};
 
 /// One version of a rule.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -181,14 +181,7 @@ pub async fn change(
     let data =
         serde_json::to_string(&version).map_err(|error| sqlx::Error::Encode(error.into()))?;
     let events = [Event::happening(RULE_CHANGED, (tenant, NO_PATIENT), by, now, data)];
-    // The heads are locked in one order by everybody.
-    for shard in log.shards() {
-        append(&mut tx, shard, &events).await?;
-    }
-    tx.commit().await?;
-    for shard in log.shards() {
-        log.wake().appended(shard, &events);
-    }
+    log.append_everywhere(tx, &events).await?;
     Ok(version)
 }
 

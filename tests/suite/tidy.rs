@@ -305,6 +305,44 @@ fn the_log_is_only_ever_appended_to_and_only_by_itself() {
     }
 }
 
+/// Statements that compare a checkpoint with its head, which takes one snapshot of both.
+const COMPARES_WITH_HEADS: [&str; 5] = [
+    "src/consumer/claim.sql",
+    "src/consumer/lag.sql",
+    "src/projection/caught_up.sql",
+    "src/projection/caught_up_whole.sql",
+    "src/query/rollup_place.sql",
+];
+
+#[test]
+fn heads_and_commits_are_read_and_locked_by_the_log_alone() {
+    let mut compare = Vec::new();
+    for (path, text) in [texts("src"), texts("projections")].concat() {
+        if path.starts_with("src/log/")
+            || !["shard_head", "log_commit"].iter().any(|t| text.contains(t))
+        {
+            continue;
+        }
+        assert!(COMPARES_WITH_HEADS.contains(&&*path), "{path} reads heads: src/log/head.rs does");
+        // Whoever locks a head holds up who appends: of these only the checkpoint is locked.
+        for lock in ["for update", "for no key update", "for share"] {
+            let mut locks = text.match_indices(lock).map(|(at, _)| &text[at + lock.len()..]);
+            assert!(locks.all(|of| of.starts_with(" of c ")), "{path} locks more than checkpoints");
+        }
+        compare.push(path);
+    }
+    assert_eq!(compare, COMPARES_WITH_HEADS, "one of them does no longer");
+}
+
+#[test]
+fn an_event_is_made_by_its_constructors_or_read_as_it_lies() {
+    let reads =
+        ["src/archive/columns.rs", "src/event.rs", "src/log/read.rs", "src/query/export.rs"];
+    let is_written_out = |text: &str| text.contains("Event {\n") && text.contains("source_id:");
+    let written = sources("src").into_iter().filter(|(_, text)| is_written_out(text));
+    assert_eq!(written.map(|(path, _)| path).collect::<Vec<_>>(), reads);
+}
+
 #[test]
 fn each_file_says_what_it_is_and_fits_a_head() {
     for (path, text) in [sources("src"), sources("tests")].concat() {

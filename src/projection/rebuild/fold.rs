@@ -11,7 +11,7 @@ use sqlx::{Connection, PgConnection};
 
 use super::Beside;
 use crate::consumer::{Consumer, ConsumerError, Follows, act_apart, leave_out};
-use crate::log::{Log, Window};
+use crate::log::{Log, Window, heads};
 
 /// Positions folded per transaction: enough to fold well, little enough to show
 /// progress and to keep memory bounded.
@@ -40,10 +40,7 @@ impl Beside {
         // Again and again, because the log grows meanwhile: what is left for the swap,
         // which stops the live fold, must be little.
         loop {
-            let heads: Vec<(i16, i64)> =
-                sqlx::query_as("select shard, position from shard_head order by shard")
-                    .fetch_all(&mut *connection)
-                    .await?;
+            let heads: Vec<(i16, i64)> = log.shards().zip(heads(&mut *connection).await?).collect();
             let total: i64 = heads.iter().map(|(_, head)| head).sum();
             let folded: i64 = reached.iter().map(|(_, position)| position).sum();
             self.round(&mut lanes, reached, &heads, |folded| progress(folded, total)).await?;
