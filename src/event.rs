@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -102,7 +103,7 @@ pub struct Recorded {
 
 /// What an alert event says. Version 2 of its schema; older ones are read as this one
 /// (`event_data` of `migrations/0009_upcast.sql`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AlertData {
     /// The schema's version.
@@ -153,7 +154,7 @@ pub struct AlertData {
 }
 
 /// Why an alert was raised.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Because {
     /// The comparison, if the rule is one: `>`.
@@ -184,7 +185,7 @@ pub struct Because {
 /// What a [`READING_RETRACTED`] event says. It lies at the reading's own time, so that
 /// whoever reads a stretch of time finds it there, and has no vital of its own: it is
 /// no reading. Who says so is its source. Version 1 of its schema.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RetractionData {
     /// The schema's version.
@@ -226,7 +227,7 @@ pub fn some_as_people_write<S: serde::Serializer>(
 }
 
 /// What became of an alert.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs, reason = "the names are the documentation")]
 pub enum AlertState {
@@ -255,7 +256,7 @@ impl AlertState {
 }
 
 /// IEC 60601-1-8 priorities, and technical alarms apart from physiological ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs, reason = "the names are the documentation")]
 pub enum Priority {

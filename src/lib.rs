@@ -11,6 +11,8 @@ pub mod vital;
 
 pub mod event;
 
+pub mod wire;
+
 pub mod auth;
 pub mod embedded;
 pub mod log;

@@ -11,11 +11,11 @@ use clap::Args;
 use super::Error;
 use super::database::Database;
 use super::tenants::nothing_of;
-use crate::adapter::http::wire::line::Lines;
 use crate::config::Common;
 use crate::log::Log;
 use crate::query::END_OF_TIME;
 use crate::query::export::{ExportError, export};
+use crate::query::lines::Lines;
 use crate::query::replay::{Range, check};
 use crate::query::state::is_known;
 

@@ -6,13 +6,13 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::Serialize;
 
 use crate::auth::Narrowing;
 use crate::clock::truncate_to_micros;
 use crate::event::{Event, ID_RULE, Measurement, is_fhir_id};
 use crate::log::Archived;
 use crate::vital::{MeasureError, Vital};
+pub use crate::wire::Rejected;
 
 /// How far the device's clock may be ahead of ours.
 pub const AHEAD_SECONDS_MAX: i64 = 300;
@@ -32,19 +32,6 @@ pub struct Draft<'a> {
     pub quality: Option<f64>,
     /// JSON text.
     pub context: Option<&'a str>,
-}
-
-/// Why an item was not stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Rejected {
-    /// Its place in the request.
-    pub index: usize,
-    /// Stable.
-    pub code: &'static str,
-    /// For a person, with the mend.
-    pub detail: String,
-    /// JSON pointer into the request's body.
-    pub pointer: String,
 }
 
 /// What is wrong with an item, not yet where the item is.

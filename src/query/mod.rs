@@ -11,6 +11,7 @@ pub mod devices;
 pub mod diff;
 pub mod export;
 pub mod history;
+pub mod lines;
 pub mod live;
 pub mod patients;
 pub mod reach;

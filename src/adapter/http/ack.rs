@@ -12,11 +12,10 @@ mod page;
 use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::{Extension, http::StatusCode};
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use self::page::BY_CHARS_MAX;
 use self::page::Bed;
@@ -24,26 +23,20 @@ use super::alerts::find;
 use super::extract::{Body, Id, Json, json};
 use super::patients::Questions;
 use super::problem::{Problem, Told};
-use super::wire;
+use super::reply::Reply;
+use super::shown as shapes;
 use crate::auth::Caller;
 use crate::delivery::ack::Shown;
 use crate::query::alerts::{Alert, Standing};
 use crate::query::records;
 use crate::record::answer::{self, Answer, Via};
+use crate::wire::{self, Acknowledged, Answering};
 
 const NOTE_CHARS_MAX: usize = 1_000;
 
-/// What somebody says of an alert.
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Words {
-    by: Option<String>,
-    note: Option<String>,
-}
-
 /// What somebody says, and whether a form said it.
 pub struct Said {
-    words: Words,
+    words: Answering,
     by_form: bool,
 }
 
@@ -57,12 +50,12 @@ impl<S: Sync> FromRequest<S> for Said {
         if !is_form || body.trim_ascii_start().starts_with(b"{") {
             return Ok(Said { words: json(&body)?, by_form: false });
         }
-        let words: Words = serde_urlencoded::from_bytes(&body)
+        let words: Answering = serde_urlencoded::from_bytes(&body)
             .map_err(|error| Problem::invalid("invalid_body", "", error.to_string()))?;
         // A field that was left empty says nothing.
         let said =
             |text: Option<String>| text.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
-        Ok(Said { words: Words { by: said(words.by), note: said(words.note) }, by_form: true })
+        Ok(Said { words: Answering { by: said(words.by), note: said(words.note) }, by_form: true })
     }
 }
 
@@ -73,7 +66,7 @@ pub async fn acknowledge(
     shown: Option<Extension<Shown>>,
     Id(id): Id,
     Said { words, by_form }: Said,
-) -> Result<Response, Problem> {
+) -> Result<Reply<Acknowledged>, Problem> {
     caller.may("alerts:ack")?;
     let alert = find(&questions, &caller, id).await?;
     let answer = if caller.linked { by_link(&words, by_form)? } else { by_token(&words, &caller)? };
@@ -83,14 +76,13 @@ pub async fn acknowledge(
     }
     let alert = find(&questions, &caller, id).await?;
     if by_form {
-        return looked_at(&questions, &caller, shown, &alert).await;
+        return looked_at(&questions, &caller, shown, &alert).await.map(Reply::as_other);
     }
-    let body = wire::alert(&alert);
-    let body = match caller.linked {
-        true => json!({ "id": id, "state": body["state"], "acknowledged": body["acknowledged"] }),
-        false => body,
-    };
-    Ok(axum::Json(body).into_response())
+    let wire::Alert { id, state, acknowledged, .. } = shapes::alert(&alert)?;
+    Reply::ok(&match caller.linked {
+        true => Acknowledged::ByLink { id, state, acknowledged },
+        false => Acknowledged::ByToken(Box::new(shapes::alert(&alert)?)),
+    })
 }
 
 /// `GET /alerts/{id}/ack`: the page.
@@ -111,8 +103,8 @@ pub async fn clear(
     State(questions): State<Questions>,
     caller: Caller,
     Id(id): Id,
-    Json(words): Json<Words>,
-) -> Result<Response, Problem> {
+    Json(words): Json<Answering>,
+) -> Result<Reply<wire::Alert>, Problem> {
     caller.may("alerts:ack")?;
     let answer = by_token(&words, &caller)?;
     let alert = find(&questions, &caller, id).await?;
@@ -121,18 +113,18 @@ pub async fn clear(
         answer::request_clear(log, &caller.tenant, &alert, &answer, now).await?;
     }
     let alert = find(&questions, &caller, id).await?;
-    Ok(axum::Json(wire::alert(&alert)).into_response())
+    Reply::ok(&shapes::alert(&alert)?)
 }
 
 /// The name that is given is beside the token's, never in its place.
-fn by_token<'a>(words: &'a Words, caller: &'a Caller) -> Result<Answer<'a>, Problem> {
+fn by_token<'a>(words: &'a Answering, caller: &'a Caller) -> Result<Answer<'a>, Problem> {
     let by = words.by.as_deref().unwrap_or(&caller.subject);
     check_text("/by", by, 1, BY_CHARS_MAX)?;
     answer(words, Some(by), Some(&caller.subject), Via::Token)
 }
 
 /// Nobody knows who it is. A program says so in words; a nurse with both hands full need not.
-fn by_link(words: &Words, by_form: bool) -> Result<Answer<'_>, Problem> {
+fn by_link(words: &Answering, by_form: bool) -> Result<Answer<'_>, Problem> {
     match words.by.as_deref() {
         None if by_form => {}
         by => check_text("/by", by.unwrap_or_default(), 1, BY_CHARS_MAX)?,
@@ -141,7 +133,7 @@ fn by_link(words: &Words, by_form: bool) -> Result<Answer<'_>, Problem> {
 }
 
 fn answer<'a>(
-    words: &'a Words,
+    words: &'a Answering,
     by: Option<&'a str>,
     subject: Option<&'a str>,
     via: Via,
@@ -168,7 +160,9 @@ async fn looked_at(
         Some(Extension(Shown::AlertOnly)) => None,
         _ => Some(bed(questions, &caller.tenant, &alert.patient_id).await?),
     };
-    Ok(page::answer(StatusCode::OK, page::alert(alert, bed.as_ref(), questions.clock.now())))
+    let acknowledged = shapes::acknowledged(alert)?;
+    let page = page::alert(alert, acknowledged.as_ref(), bed.as_ref(), questions.clock.now());
+    Ok(page::answer(StatusCode::OK, page))
 }
 
 /// Where to go.

@@ -2,19 +2,18 @@
 
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::Response;
 use serde::Deserialize;
-use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::extract::{Id, Params};
 use super::patients::{Questions, limit};
 use super::problem::Problem;
-use super::{shadow, wire};
+use super::reply::Reply;
+use super::{cursor, shadow, shown};
 use crate::auth::Caller;
-use crate::clock::rfc3339;
-use crate::event::{ID_RULE, is_fhir_id, number};
+use crate::event::{Because, ID_RULE, is_fhir_id};
 use crate::query::alerts::{self, Alert, Filter, Standing};
+use crate::wire::{self, Acknowledgement, AlertWithHistory, Number, Page, Raising, Time, Via};
 
 /// Alerts of a page, unless the caller says otherwise, and at most.
 const LIMIT_DEFAULT: i64 = 100;
@@ -54,7 +53,7 @@ pub async fn list(
     caller: Caller,
     Params(params): Params<ListParams>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Reply<Page<wire::Alert>>, Problem> {
     caller.may("alerts:read")?;
     let state = params.state.as_deref().map(|name| {
         params.mode.states().find(|state| state.name() == name).ok_or_else(|| {
@@ -72,9 +71,9 @@ pub async fn list(
         caller.may_see(patient_id)?;
     }
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
-    let cursor = |cursor| wire::place(&questions.log, cursor, "/api/v1/alerts");
-    let after: Option<(i64, Uuid)> = params.cursor.as_deref().map(cursor).transpose()?;
-    let after = after.map(|(micros, id)| wire::time(micros).map(|at| (at, id))).transpose()?;
+    let place = |cursor| cursor::place(&questions.log, cursor, "/api/v1/alerts");
+    let after: Option<(i64, Uuid)> = params.cursor.as_deref().map(place).transpose()?;
+    let after = after.map(|(micros, id)| cursor::time(micros).map(|at| (at, id))).transpose()?;
     let filter = Filter {
         state,
         patient_id: params.patient_id.clone().or_else(|| caller.patient.clone()),
@@ -86,22 +85,19 @@ pub async fn list(
         OfMode::Active => alerts::list(log, tenant, &filter).await?,
         OfMode::Shadow => shadow::alerts(&questions, tenant, &filter).await?,
     };
-    let (shown, mode): (fn(&Alert) -> Value, _) = match params.mode {
-        OfMode::Active => (wire::alert, None),
+    let (shown, mode): (fn(&Alert) -> _, _) = match params.mode {
+        OfMode::Active => (shown::alert, None),
         OfMode::Shadow => (shadow::shown, Some("shadow".to_owned())),
     };
-    let next = (alerts.len() as i64 == limit).then(|| alerts.last()).flatten();
-    let next =
-        next.map(|last| wire::cursor(&questions.log, &(last.since.timestamp_micros(), last.id)));
-    let items: Vec<Value> =
-        alerts.iter().filter(|alert| caller.sees_device(&alert.device_id)).map(shown).collect();
+    let next = cursor::next(log, &alerts, limit, |last| (last.since.timestamp_micros(), last.id));
+    let seen = alerts.iter().filter(|alert| caller.sees_device(&alert.device_id));
+    let items = seen.map(shown).collect::<Result<Vec<_>, Problem>>()?;
     let query = [("mode", &mode), ("state", &params.state), ("patientId", &params.patient_id)]
         .iter()
-        .filter_map(|(key, value)| Some(format!("{key}={}", wire::encode(value.as_ref()?))))
+        .filter_map(|(key, value)| Some(format!("{key}={}", cursor::encode(value.as_ref()?))))
         .collect::<Vec<_>>()
         .join("&");
-    let body = wire::list(items, next, "/api/v1/alerts", &query);
-    Ok(wire::mark_freshness(wire::tagged(&headers, &body.clone(), body), fresh))
+    Ok(Reply::tagged(&headers, &Page::new(items, next, "/api/v1/alerts", &query))?.fresh(fresh))
 }
 
 /// An alert that the caller may see.
@@ -121,53 +117,73 @@ pub async fn get(
     caller: Caller,
     Id(id): Id,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Reply<AlertWithHistory>, Problem> {
     caller.may("alerts:read")?;
     let alert = find(&questions, &caller, id).await?;
-    let mut body = wire::alert(&alert);
-    body["readings"] = json!([{
-        "patientId": alert.patient_id,
-        "deviceId": alert.device_id,
-        "vital": alert.vital.name(),
-        "value": number(alert.value),
-        "unit": alert.unit,
-        "measuredAt": rfc3339(alert.since),
-    }]);
     let history = alerts::said(&questions.log, &caller.tenant, &alert).await?;
-    let body = explained(body, &history);
-    Ok(wire::tagged(&headers, &body.clone(), body))
+    let mut because = None;
+    let history = history.into_iter().map(|said| said_of(said, &mut because));
+    let body = AlertWithHistory {
+        alert: shown::alert(&alert)?,
+        history: history.collect::<Result<_, Problem>>()?,
+        readings: vec![Raising {
+            patient_id: alert.patient_id.into(),
+            device_id: alert.device_id.into(),
+            vital: alert.vital,
+            value: Number(alert.value),
+            unit: alert.unit.into(),
+            measured_at: alert.since.into(),
+        }],
+        because,
+    };
+    Reply::tagged(&headers, &body)
 }
 
-/// What the alert is made of, and everything that was said of it.
-fn explained(mut body: Value, history: &[alerts::Said]) -> Value {
-    // The last one: a correction may have put it on another reading.
-    let newest = history.iter().rev().find(|said| said.data.get("because").is_some());
-    body["because"] = newest.map(|said| said.data["because"].clone()).unwrap_or_default();
-    body["history"] = history
-        .iter()
-        .map(|said| {
-            let of = |key: &str| said.data.get(key).cloned().unwrap_or_default();
-            let who = |key: &str| match said.data.get("acknowledged") {
-                Some(acknowledged) => acknowledged.get(key).cloned().unwrap_or_default(),
-                None => of(key),
-            };
-            json!({
-                "type": said.kind,
-                "state": of("state"),
-                "value": of("value"),
-                "deviceId": of("deviceId"),
-                "measuredAt": of("measuredAt"),
-                "silentDevice": of("silentDevice"),
-                "rule": of("rule"),
-                "ruleVersion": of("ruleVersion"),
-                "by": who("by"),
-                "subject": who("subject"),
-                "via": who("via"),
-                "silencedBy": of("silencedBy"),
-                "at": rfc3339(said.at),
-                "recordedAt": rfc3339(said.recorded_at),
-            })
-        })
-        .collect();
-    body
+/// What an event says of an alert, of whichever type it is.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Told {
+    state: Option<String>,
+    value: Option<Number>,
+    device_id: Option<String>,
+    measured_at: Option<Time>,
+    silent_device: Option<String>,
+    rule: Option<String>,
+    rule_version: Option<u32>,
+    by: Option<String>,
+    subject: Option<String>,
+    via: Option<Via>,
+    silenced_by: Option<Uuid>,
+    acknowledged: Option<Acknowledgement>,
+    because: Option<Because>,
+}
+
+/// What was said, and what the alert is made of: by the last who says so, for a correction
+/// may have put it on another reading.
+fn said_of(said: alerts::Said, because: &mut Option<Because>) -> Result<wire::Said, Problem> {
+    let told: Told = serde_json::from_value(said.data)
+        .map_err(|error| shown::unreadable("what was said of an alert", error))?;
+    if told.because.is_some() {
+        *because = told.because;
+    }
+    let (by, subject, via) = match told.acknowledged {
+        Some(who) => (who.by, who.subject, who.via),
+        None => (told.by, told.subject, told.via),
+    };
+    Ok(wire::Said {
+        r#type: said.kind,
+        state: told.state,
+        value: told.value,
+        device_id: told.device_id,
+        measured_at: told.measured_at,
+        silent_device: told.silent_device,
+        rule: told.rule,
+        rule_version: told.rule_version,
+        by,
+        subject,
+        via,
+        silenced_by: told.silenced_by,
+        at: said.at.into(),
+        recorded_at: said.recorded_at.into(),
+    })
 }

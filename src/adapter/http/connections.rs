@@ -24,7 +24,6 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 #[cfg(target_os = "linux")]
 use rustix::net::sockopt::set_tcp_user_timeout;
-use serde_json::json;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +31,7 @@ use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
 use super::front::Front;
+use super::problem::Problem;
 use super::ratelimit;
 
 /// How long a request's head may take, from its first byte.
@@ -159,13 +159,13 @@ fn set_up(stream: &TcpStream) {
 fn refuse(stream: &TcpStream) {
     metrics::counter!("vitals_refused_total", "limit" => "connections", "whose" => "process")
         .increment(1);
-    let body = json!({
-        "type": "about:blank", "title": "Service Unavailable", "status": 503,
-        "code": "too_many_connections", "limit": "connections", "whose": "process",
-        "detail": "all connections of this process are in use: try again; the operator raises \
-                   --connections, and the process's limit of open files if need be",
-    })
-    .to_string();
+    let detail = "all connections of this process are in use: try again; the operator raises \
+                  --connections, and the process's limit of open files if need be";
+    let problem = Problem::unavailable("too_many_connections", detail).with(|document| {
+        document.limit = Some("connections");
+        document.whose = Some("process");
+    });
+    let body = problem.text();
     let head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
                 retry-after: 1\r\nconnection: close\r\ncontent-length:";
     let answer = format!("{head} {}\r\n\r\n{body}", body.len());

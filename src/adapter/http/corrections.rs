@@ -5,40 +5,29 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
-use serde_json::json;
 
 use super::extract::{Json, PatientId};
 use super::patients::Questions;
 use super::problem::Problem;
+use super::reply::Reply;
 use crate::auth::Caller;
-use crate::clock::{rfc3339, truncate_to_micros};
-use crate::event::{ID_RULE, is_fhir_id, number};
+use crate::clock::truncate_to_micros;
+use crate::event::{ID_RULE, is_fhir_id};
 use crate::record::retract::{self, RetractError, Retraction};
 use crate::vital::{UnknownVital, Vital};
+use crate::wire::{self, Number, Retracted};
 
 /// The longest reason.
 const REASON_CHARS_MAX: usize = 1_000;
-
-/// All optional here, so that each that lacks is told with its place.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Body {
-    vital: Option<String>,
-    device_id: Option<String>,
-    measured_at: Option<String>,
-    reason: Option<String>,
-}
 
 /// Retracts a reading: 201 the first time, 200 after that.
 pub async fn retract(
     State(questions): State<Questions>,
     caller: Caller,
     PatientId(patient_id): PatientId,
-    Json(body): Json<Body>,
-) -> Result<Response, Problem> {
+    Json(body): Json<wire::Retraction>,
+) -> Result<Reply<Retracted>, Problem> {
     caller.may("readings:correct")?;
     caller.may_see(&patient_id)?;
     let retraction = read(body, patient_id, &caller.subject)?;
@@ -48,21 +37,21 @@ pub async fn retract(
     }
     let retracted = retract::retract(&questions.log, &caller.tenant, &retraction).await?;
     let status = if retracted.again { StatusCode::OK } else { StatusCode::CREATED };
-    let body = json!({
-        "patientId": retraction.patient_id,
-        "vital": retraction.vital.name(),
-        "deviceId": retraction.device_id,
-        "measuredAt": rfc3339(retraction.measured_at),
-        "value": number(retracted.value),
-        "unit": retraction.vital.unit(),
-        "reason": retracted.reason,
-        "by": retracted.by,
-        "retractedAt": rfc3339(retracted.retracted_at),
-    });
-    Ok((status, axum::Json(body)).into_response())
+    let body = Retracted {
+        patient_id: retraction.patient_id.into(),
+        vital: retraction.vital,
+        device_id: retraction.device_id.into(),
+        measured_at: retraction.measured_at.into(),
+        value: Number(retracted.value),
+        unit: retraction.vital.unit().into(),
+        reason: retracted.reason,
+        by: retracted.by,
+        retracted_at: retracted.retracted_at.into(),
+    };
+    Reply::new(status, &body)
 }
 
-fn read(body: Body, patient_id: String, by: &str) -> Result<Retraction, Problem> {
+fn read(body: wire::Retraction, patient_id: String, by: &str) -> Result<Retraction, Problem> {
     let vital = required(body.vital, "/vital")?;
     let vital: Vital = vital.parse().map_err(|error: UnknownVital| {
         Problem::invalid("unknown_vital", "/vital", error.to_string())
@@ -104,7 +93,7 @@ impl From<RetractError> for Problem {
             RetractError::Unknown => Problem::not_found("reading"),
             RetractError::Archived(span) => {
                 Problem::new(StatusCode::GONE, "month_archived", error.to_string())
-                    .with("month", span.to_string().into())
+                    .with(|document| document.month = Some(span.to_string()))
             }
             RetractError::Append(error) => error.into(),
         }

@@ -5,23 +5,21 @@
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, Utc};
 use serde::Deserialize;
-use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::extract::{Id, Json, Params, Time};
+use super::extract::{Id, Json, Params};
 use super::patients::limit;
 use super::problem::Problem;
+use super::reply::Reply;
 use super::webhooks::{Registry, SCOPE, no_endpoint};
-use super::wire;
+use super::{cursor, shown as shapes};
 use crate::auth::Caller;
-use crate::clock::rfc3339;
 use crate::delivery::deliveries::{self, AttemptRecord, Delivery};
 use crate::delivery::endpoint;
 use crate::delivery::replay::{self, REPLAY_MAX, Range, Replayed};
 use crate::delivery::state::{DeliveryState, EndpointState};
+use crate::wire::{self, DeliveryWithAttempts, Page, Time, Told};
 
 /// Deliveries of a page, unless the caller says otherwise, and at most.
 const LIMIT_DEFAULT: i64 = 100;
@@ -41,7 +39,7 @@ pub async fn list(
     Id(id): Id,
     Params(params): Params<DeliveryParams>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Reply<Page<wire::Delivery>>, Problem> {
     caller.may_administer(SCOPE)?;
     let state = params.state.as_deref().map(|state| {
         let unknown = "state is one of pending, delivered, dead";
@@ -50,20 +48,19 @@ pub async fn list(
     let state = state.transpose()?;
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
     let (log, link) = (&registry.log, format!("/api/v1/webhooks/{id}/deliveries"));
-    let cursor = |cursor| wire::place(log, cursor, &link);
-    let before: Option<(i64, Uuid)> = params.cursor.as_deref().map(cursor).transpose()?;
-    let before = before.map(|(micros, id)| wire::time(micros).map(|at| (at, id))).transpose()?;
+    let place = |cursor| cursor::place(log, cursor, &link);
+    let before: Option<(i64, Uuid)> = params.cursor.as_deref().map(place).transpose()?;
+    let before = before.map(|(micros, id)| cursor::time(micros).map(|at| (at, id))).transpose()?;
     let pool = registry.log.pool();
     if endpoint::get(pool, &caller.tenant, id).await?.is_none() {
         return Err(no_endpoint());
     }
     let rows = deliveries::list(pool, &caller.tenant, id, state, before, limit).await?;
-    let next = (rows.len() as i64 == limit).then(|| rows.last()).flatten();
     let place = |last: &Delivery| (last.created_at.timestamp_micros(), last.id);
-    let next = next.map(|last| wire::cursor(log, &place(last)));
+    let next = cursor::next(log, &rows, limit, place);
     let query = state.map(|state| format!("state={}", state.name())).unwrap_or_default();
-    let body = wire::list(rows.iter().map(shown_delivery).collect(), next, &link, &query);
-    Ok(wire::tagged(&headers, &body.clone(), body))
+    let items = rows.into_iter().map(shown_delivery).collect::<Result<_, Problem>>()?;
+    Reply::tagged(&headers, &Page::new(items, next, &link, &query))
 }
 
 /// `GET /deliveries/{id}`, with its body and every attempt.
@@ -72,15 +69,16 @@ pub async fn get(
     caller: Caller,
     Id(id): Id,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Reply<DeliveryWithAttempts>, Problem> {
     caller.may_administer(SCOPE)?;
     let found = deliveries::get(registry.log.pool(), &caller.tenant, id).await?;
-    let (delivery, attempts) = found.ok_or_else(|| Problem::not_found("delivery"))?;
-    let mut body = shown_delivery(&delivery);
-    body["body"] = serde_json::from_str(&delivery.body).unwrap_or_default();
-    // The number of attempts stays under its own key; here they are one by one.
-    body["log"] = attempts.iter().map(shown_attempt).collect();
-    Ok(wire::tagged(&headers, &body.clone(), body))
+    let (mut delivery, attempts) = found.ok_or_else(|| Problem::not_found("delivery"))?;
+    let body = DeliveryWithAttempts {
+        body: told(std::mem::take(&mut delivery.body))?,
+        delivery: shown_delivery(delivery)?,
+        log: attempts.into_iter().map(shown_attempt).collect(),
+    };
+    Reply::tagged(&headers, &body)
 }
 
 /// `POST /deliveries/{id}/replay`: 202 with the delivery, which is due now.
@@ -88,7 +86,7 @@ pub async fn replay(
     State(registry): State<Registry>,
     caller: Caller,
     Id(id): Id,
-) -> Result<Response, Problem> {
+) -> Result<Reply<wire::Delivery>, Problem> {
     caller.may_administer(SCOPE)?;
     let pool = registry.log.pool();
     let gone = || Problem::not_found("delivery");
@@ -96,16 +94,7 @@ pub async fn replay(
     must_deliver(&registry, &caller, delivery.endpoint_id).await?;
     replay::one(pool, &caller.tenant, id).await?;
     let (delivery, _) = deliveries::get(pool, &caller.tenant, id).await?.ok_or_else(gone)?;
-    Ok((StatusCode::ACCEPTED, axum::Json(shown_delivery(&delivery))).into_response())
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Again {
-    from: Time,
-    to: Option<Time>,
-    state: Option<String>,
-    event: Option<String>,
+    Reply::new(StatusCode::ACCEPTED, &shown_delivery(delivery)?)
 }
 
 /// `POST /webhooks/{id}/replay`: what was finished of the deliveries made in a time, all
@@ -114,8 +103,8 @@ pub async fn replay_range(
     State(registry): State<Registry>,
     caller: Caller,
     Id(id): Id,
-    Json(again): Json<Again>,
-) -> Result<Response, Problem> {
+    Json(again): Json<wire::Replay>,
+) -> Result<Reply<wire::Replayed>, Problem> {
     caller.may_administer(SCOPE)?;
     let to = again.to.map_or_else(|| registry.clock.now(), |to| to.0);
     if to <= again.from.0 {
@@ -132,8 +121,8 @@ pub async fn replay_range(
     let range = Range { from: again.from.0, to, state, event: again.event };
     match replay::range(registry.log.pool(), &caller.tenant, id, &range).await? {
         Replayed::Due(count) => {
-            let body = json!({ "replayed": count, "from": rfc3339(range.from), "to": rfc3339(to) });
-            Ok((StatusCode::ACCEPTED, axum::Json(body)).into_response())
+            let (from, to) = (range.from.into(), to.into());
+            Reply::new(StatusCode::ACCEPTED, &wire::Replayed { replayed: count, from, to })
         }
         Replayed::TooMany(count) => {
             let detail = format!(
@@ -157,33 +146,37 @@ async fn must_deliver(registry: &Registry, caller: &Caller, id: Uuid) -> Result<
     }
 }
 
-fn shown_delivery(delivery: &Delivery) -> Value {
-    let pending_until: Option<DateTime<Utc>> =
-        (delivery.state == DeliveryState::Pending).then_some(delivery.due_at);
-    json!({
-        "id": delivery.id,
-        "endpointId": delivery.endpoint_id,
-        "webhookId": delivery.webhook_id,
-        "event": delivery.event,
-        "sequence": delivery.sequence,
-        "state": delivery.state.name(),
+fn shown_delivery(delivery: Delivery) -> Result<wire::Delivery, Problem> {
+    let (state, due_at) = (delivery.state, Time(delivery.due_at));
+    Ok(wire::Delivery {
+        id: delivery.id,
+        endpoint_id: delivery.endpoint_id,
+        webhook_id: delivery.webhook_id,
+        event: delivery.event,
+        sequence: delivery.sequence,
+        state: shapes::word(state.name())?,
         // Of one that is replayed, the reason is of the time before.
-        "reason": delivery.reason.as_ref().filter(|_| delivery.state == DeliveryState::Dead),
-        "attempts": delivery.attempts,
-        "createdAt": rfc3339(delivery.created_at),
-        "finishedAt": delivery.finished_at.map(rfc3339),
-        "nextAttemptAt": pending_until.map(rfc3339),
-        "_links": { "self": format!("/api/v1/deliveries/{}", delivery.id) },
+        reason: delivery.reason.filter(|_| state == DeliveryState::Dead),
+        attempts: delivery.attempts,
+        created_at: delivery.created_at.into(),
+        finished_at: delivery.finished_at.map(Time),
+        next_attempt_at: (state == DeliveryState::Pending).then_some(due_at),
+        links: [("self", format!("/api/v1/deliveries/{}", delivery.id))].into(),
     })
 }
 
-fn shown_attempt(attempt: &AttemptRecord) -> Value {
-    json!({
-        "number": attempt.number,
-        "startedAt": rfc3339(attempt.started_at),
-        "latencyMs": attempt.latency_ms,
-        "status": attempt.status,
-        "error": attempt.error,
-        "answer": attempt.answer_head,
-    })
+/// What was sent, to the letter.
+pub(super) fn told(body: String) -> Result<Told, Problem> {
+    Told::new(body).map_err(|error| shapes::unreadable("a delivery's body", error))
+}
+
+fn shown_attempt(attempt: AttemptRecord) -> wire::Attempt {
+    wire::Attempt {
+        number: attempt.number,
+        started_at: attempt.started_at.into(),
+        latency_ms: attempt.latency_ms,
+        status: attempt.status,
+        error: attempt.error,
+        answer: attempt.answer_head,
+    }
 }

@@ -2,18 +2,17 @@
 
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
-use axum::response::Response;
 use serde::Deserialize;
-use serde_json::{Value, json};
 
+use super::cursor;
 use super::extract::Params;
 use super::patients::{Questions, limit};
 use super::problem::Problem;
-use super::wire;
+use super::reply::Reply;
 use crate::auth::Caller;
-use crate::clock::rfc3339;
-use crate::event::{is_fhir_id, number};
+use crate::event::is_fhir_id;
 use crate::query::devices::{self, Device, Filter};
+use crate::wire::{self, DeviceAtPatients, IntervalFrom, Number, Page, Time};
 
 /// Devices of a page, unless the caller says otherwise, and at most.
 const LIMIT_DEFAULT: i64 = 100;
@@ -33,31 +32,26 @@ pub async fn list(
     caller: Caller,
     Params(params): Params<ListParams>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Reply<Page<wire::Device>>, Problem> {
     caller.may("vitals:read")?;
     if let Some(patient_id) = &params.patient_id {
         caller.may_see(patient_id)?;
     }
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
-    let cursor = |cursor| wire::place(&questions.log, cursor, "/api/v1/devices");
+    let place = |cursor| cursor::place(&questions.log, cursor, "/api/v1/devices");
     let filter = Filter {
         device_id: caller.device.clone(),
         patient_id: caller.patient.clone().or(params.patient_id.clone()),
-        after: params.cursor.as_deref().map(cursor).transpose()?,
+        after: params.cursor.as_deref().map(place).transpose()?,
         limit,
     };
     let (found, fresh) = devices::list(&questions.log, &caller.tenant, &filter).await?;
-    let next = (found.len() as i64 == limit)
-        .then(|| {
-            found
-                .last()
-                .map(|last| wire::cursor(&questions.log, &(&last.device_id, &last.patient_id)))
-        })
-        .flatten();
-    let items: Vec<Value> = found.iter().map(item).collect();
-    let query = params.patient_id.map(|id| format!("patientId={}", wire::encode(&id)));
-    let body = wire::list(items, next, "/api/v1/devices", &query.unwrap_or_default());
-    Ok(wire::mark_freshness(wire::tagged(&headers, &body.clone(), body), fresh))
+    let next =
+        cursor::next(&questions.log, &found, limit, |last| (&*last.device_id, &*last.patient_id));
+    let items = found.into_iter().map(item).collect();
+    let query = params.patient_id.map(|id| format!("patientId={}", cursor::encode(&id)));
+    let body = Page::new(items, next, "/api/v1/devices", &query.unwrap_or_default());
+    Ok(Reply::tagged(&headers, &body)?.fresh(fresh))
 }
 
 /// `GET /devices/{id}`: at each patient that it has measured.
@@ -66,7 +60,7 @@ pub async fn get(
     caller: Caller,
     Path(device_id): Path<String>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Reply<DeviceAtPatients>, Problem> {
     caller.may("vitals:read")?;
     if !caller.sees_device(&device_id) {
         return Err(Problem::forbidden("outside_token", "the token is for another device"));
@@ -84,24 +78,27 @@ pub async fn get(
     if found.is_empty() {
         return Err(Problem::not_found("device"));
     }
-    let patients: Vec<Value> = found.iter().map(item).collect();
-    let body = json!({ "deviceId": device_id, "patients": patients });
-    Ok(wire::mark_freshness(wire::tagged(&headers, &body.clone(), body), fresh))
+    let patients = found.into_iter().map(item).collect();
+    let body = DeviceAtPatients { device_id: device_id.into(), patients };
+    Ok(Reply::tagged(&headers, &body)?.fresh(fresh))
 }
 
-fn item(device: &Device) -> Value {
+fn item(device: Device) -> wire::Device {
     let coverage = device.coverage();
-    json!({
-        "deviceId": device.device_id,
-        "patientId": device.patient_id,
-        "lastSeen": rfc3339(device.last_seen),
-        "lastRecorded": device.last_recorded.map(rfc3339),
-        "readings": device.readings,
-        "suspects": device.suspects,
-        "intervalSeconds": coverage.map(|c| number(c.interval_seconds)),
-        "intervalFrom": coverage.map(|c| if c.is_registered { "registered" } else { "learnt" }),
-        "coverage": coverage.map(|c| (c.share * 1000.0).round() / 1000.0),
-        "delaySeconds": device.delay_min_seconds,
-        "hours": devices::COVERAGE_HOURS,
-    })
+    wire::Device {
+        device_id: device.device_id.into(),
+        patient_id: device.patient_id.into(),
+        last_seen: device.last_seen.into(),
+        last_recorded: device.last_recorded.map(Time),
+        readings: device.readings,
+        suspects: device.suspects,
+        interval_seconds: coverage.map(|c| Number(c.interval_seconds)),
+        interval_from: coverage.map(|c| match c.is_registered {
+            true => IntervalFrom::Registered,
+            false => IntervalFrom::Learnt,
+        }),
+        coverage: coverage.map(|c| (c.share * 1000.0).round() / 1000.0),
+        delay_seconds: device.delay_min_seconds,
+        hours: devices::COVERAGE_HOURS,
+    }
 }

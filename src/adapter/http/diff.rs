@@ -3,20 +3,23 @@
 
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::Response;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
-use serde_json::{Value, json};
 
-use super::extract::{Params, PatientId, Time};
+use super::extract::{Params, PatientId};
 use super::history::place;
 use super::patients::{Questions, limit};
 use super::problem::Problem;
-use super::wire;
+use super::reply::Reply;
+use super::{cursor, shown};
 use crate::auth::Caller;
 use crate::clock::rfc3339;
-use crate::query::diff::{Changed, Question, diff as difference};
+use crate::query::diff::{Change, Changed, Question, diff as difference};
 use crate::query::history::place_of;
+use crate::wire::{
+    self, ChangeOfAlert, ChangeOfReading, ChangedAlert, ChangedReading, DiffLinks, RetractedSince,
+    Time,
+};
 
 /// How far before the moment readings are looked at, unless the caller says otherwise.
 const BACK_HOURS: i64 = 24;
@@ -41,7 +44,7 @@ pub async fn diff(
     PatientId(patient_id): PatientId,
     Params(params): Params<DiffParams>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Reply<wire::Diff>, Problem> {
     caller.may("vitals:read")?;
     caller.may_see(&patient_id)?;
     let Some(as_of) = params.as_of.map(|t| t.0) else {
@@ -66,47 +69,53 @@ pub async fn diff(
     };
     let found = difference(&questions.log, &question).await?;
     let found = found.ok_or_else(|| Problem::not_found("patient"))?;
-    let next = (found.readings.len() as i64 == limit).then(|| found.readings.last()).flatten();
-    let next = next.map(|last| {
+    let next = cursor::next(&questions.log, &found.readings, limit, |last| {
         let place = place_of(&last.reading);
-        wire::cursor(
-            &questions.log,
-            &(place.measured_at.timestamp_micros(), place.vital, place.device_id),
-        )
+        (place.measured_at.timestamp_micros(), place.vital, place.device_id)
     });
     let now = questions.clock.now();
     let patient_id = &question.patient_id;
     let known_at = found.then.moment.known_at.unwrap_or(question.known_at);
-    let alerts = found.alerts.iter().map(|(change, alert)| {
-        let mut body = wire::alert(alert);
-        body["change"] = change.name().into();
-        body
-    });
-    let body = json!({
-        "patientId": patient_id,
-        "asOf": rfc3339(as_of),
-        "knownAt": rfc3339(known_at),
-        "from": rfc3339(from),
-        "readings": found.readings.iter().map(|r| changed(patient_id, r, known_at)).collect::<Vec<_>>(),
-        "alerts": alerts.collect::<Vec<_>>(),
-        "then": wire::state(patient_id, &found.then, now),
-        "now": wire::state(patient_id, &found.now, now),
-        "next": next,
-        "_links": links(patient_id, as_of, known_at, from, limit, next.as_deref()),
-    });
+    let alert = |(change, alert): &(Change, _)| {
+        Ok(ChangedAlert { alert: shown::alert(alert)?, change: change_of(*change) })
+    };
+    let alerts = found.alerts.iter().map(alert).collect::<Result<_, Problem>>()?;
+    let reading = |reading| changed(patient_id, reading, known_at);
     let fresh = found.now.fresh;
-    Ok(wire::mark_freshness(wire::tagged(&headers, &body.clone(), body), fresh))
+    let body = wire::Diff {
+        patient_id: patient_id.clone().into(),
+        as_of: as_of.into(),
+        known_at: known_at.into(),
+        from: from.into(),
+        readings: found.readings.into_iter().map(reading).collect(),
+        alerts,
+        then: shown::state(patient_id, found.then, now)?,
+        now: shown::state(patient_id, found.now, now)?,
+        links: links(patient_id, as_of, known_at, from, limit, next.as_deref()),
+        next,
+    };
+    Ok(Reply::tagged(&headers, &body)?.fresh(fresh))
 }
 
-fn changed(patient_id: &str, changed: &Changed, known_at: DateTime<Utc>) -> Value {
-    let mut body = wire::reading(patient_id, &changed.reading);
+fn changed(patient_id: &str, changed: Changed, known_at: DateTime<Utc>) -> ChangedReading {
     let late = changed.reading.recorded_at > known_at;
-    body["change"] = if late { "late" } else { "retracted" }.into();
-    if let Some(retracted_at) = changed.retracted_at {
-        body["retractedAt"] = rfc3339(retracted_at).into();
-        body["reason"] = json!(changed.reason);
+    let reason = changed.reason;
+    ChangedReading {
+        reading: shown::reading(patient_id, changed.reading),
+        change: if late { ChangeOfReading::Late } else { ChangeOfReading::Retracted },
+        retracted: changed
+            .retracted_at
+            .map(|at| RetractedSince { retracted_at: at.into(), reason }),
     }
-    body
+}
+
+fn change_of(change: Change) -> ChangeOfAlert {
+    match change {
+        Change::Added => ChangeOfAlert::Added,
+        Change::Removed => ChangeOfAlert::Removed,
+        Change::Acknowledged => ChangeOfAlert::Acknowledged,
+        Change::Missed => ChangeOfAlert::Missed,
+    }
 }
 
 fn links(
@@ -116,15 +125,15 @@ fn links(
     from: DateTime<Utc>,
     limit: i64,
     next: Option<&str>,
-) -> Value {
+) -> DiffLinks {
     let patient = format!("/api/v1/patients/{patient_id}");
     let (as_of, known_at, from) = (rfc3339(as_of), rfc3339(known_at), rfc3339(from));
     let this = format!("{patient}/diff?asOf={as_of}&knownAt={known_at}&from={from}&limit={limit}");
-    json!({
-        "self": this,
-        "next": next.map(|next| format!("{this}&cursor={next}")),
-        "then": format!("{patient}?asOf={as_of}&knownAt={known_at}"),
-        "now": format!("{patient}?asOf={as_of}"),
-        "readings": format!("{patient}/readings?from={from}"),
-    })
+    DiffLinks {
+        next: next.map(|next| format!("{this}&cursor={next}")),
+        this,
+        then: format!("{patient}?asOf={as_of}&knownAt={known_at}"),
+        now: format!("{patient}?asOf={as_of}"),
+        readings: format!("{patient}/readings?from={from}"),
+    }
 }

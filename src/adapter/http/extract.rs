@@ -6,9 +6,7 @@
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
-use chrono::{DateTime, Utc};
-use serde::de::{DeserializeOwned, Error as _, IgnoredAny};
-use serde::{Deserialize, Deserializer};
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 use serde_path_to_error::Segment;
 
@@ -140,23 +138,6 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     }
 }
 
-/// A time of a query: RFC 3339 with a zone, and so a year of four digits.
-#[derive(Clone, Copy, Debug)]
-pub struct Time(pub DateTime<Utc>);
-
-impl<'de> Deserialize<'de> for Time {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Time, D::Error> {
-        let text = String::deserialize(from)?;
-        let time = DateTime::parse_from_rfc3339(&text).map_err(|_| {
-            D::Error::custom(format!(
-                "\"{text}\" is no RFC 3339 time with a zone: write it as 2025-10-20T10:20:00Z, \
-                 and a + in it as %2B"
-            ))
-        })?;
-        Ok(Time(time.to_utc()))
-    }
-}
-
 /// A patient's id from the path.
 pub struct PatientId(pub String);
 
@@ -195,6 +176,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+
+    use serde::Deserialize;
 
     use super::*;
 

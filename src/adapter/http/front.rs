@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 
 use axum::extract::{FromRequest, Request, State};
 use axum::http::Method;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use tower_service::Service;
 
@@ -80,7 +80,8 @@ impl ShortWay {
         let caller = self.gate.caller(request.headers()).await?;
         let handler = async |request| {
             let body = Incoming::from_request(request, &()).await?;
-            readings::store(State(self.door.clone()), Extension(caller.clone()), body).await
+            let (door, caller) = (State(self.door.clone()), Extension(caller.clone()));
+            Ok(readings::store(door, caller, body).await?.into_response())
         };
         self.gate.admit(&caller, request, handler).await
     }

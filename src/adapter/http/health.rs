@@ -11,7 +11,6 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use chrono::TimeDelta;
 use metrics_exporter_prometheus::PrometheusHandle;
-use serde_json::{Map, Value, json};
 use sqlx::PgPool;
 
 use super::problem::Problem;
@@ -21,6 +20,7 @@ use crate::consumer::{self, Stopped};
 use crate::delivery::breaker;
 use crate::log::Log;
 use crate::projection;
+use crate::wire::{Found, Health, Members};
 
 /// The longest that the database may take to answer and still be called ready.
 const READY_MS_MAX: u64 = 2_000;
@@ -39,13 +39,13 @@ pub struct Probe {
 }
 
 /// `GET /health/live`
-pub async fn live() -> Json<Value> {
-    Json(json!({ "status": "live" }))
+pub async fn live() -> Json<Health> {
+    Json(Health { status: "live", found: None })
 }
 
 /// `GET /health/ready`: how far each consumer is behind the log, and what somebody should
 /// look at although everything else goes on.
-pub async fn ready(State(probe): State<Probe>) -> Result<Json<Value>, Problem> {
+pub async fn ready(State(probe): State<Probe>) -> Result<Json<Health>, Problem> {
     probe.standing.is_clear()?;
     let pool = probe.log.pool();
     let asked =
@@ -54,8 +54,8 @@ pub async fn ready(State(probe): State<Probe>) -> Result<Json<Value>, Problem> {
         tokio::time::timeout(Duration::from_millis(READY_MS_MAX), asked).await.map_err(
             |_| Problem::unavailable("database_slow", "the database does not answer in time"),
         )??;
-    let lag: Map<String, Value> = lag.into_iter().map(|(who, n)| (who, n.into())).collect();
-    Ok(Json(json!({ "status": "ready", "lag": lag, "warnings": warnings })))
+    let lag = Members(lag.into_iter().map(|(who, n)| (who.into(), n)).collect());
+    Ok(Json(Health { status: "ready", found: Some(Found { lag, warnings }) }))
 }
 
 async fn warnings(probe: &Probe) -> Result<Vec<String>, sqlx::Error> {

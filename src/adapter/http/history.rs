@@ -5,26 +5,26 @@ mod format;
 mod table;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::Response;
+use axum::http::{HeaderMap, header};
 use chrono::DateTime;
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 use self::format::Format;
-use super::extract::{Params, PatientId, Time};
+use super::extract::{Params, PatientId};
 use super::patients::{Questions, limit};
 use super::problem::Problem;
-use super::wire;
+use super::reply::Reply;
+use super::{cursor, shown};
 use crate::auth::Caller;
 use crate::clock::rfc3339;
-use crate::event::number;
 use crate::limits::shares::{Held, Holder};
 use crate::log::Log;
 use crate::query::chart::thin;
 use crate::query::history::{Place, Question, Range, buckets, page};
+use crate::query::state::Newest;
 use crate::query::{END_OF_TIME, state as states};
 use crate::vital::Vital;
+use crate::wire::{Bucket, History, Item, Number, Page, Time};
 
 /// Readings or buckets of a page, unless the caller says otherwise, and at most.
 const LIMIT_DEFAULT: i64 = 500;
@@ -52,7 +52,7 @@ pub async fn readings(
     PatientId(patient_id): PatientId,
     Params(params): Params<HistoryParams>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Reply<History>, Problem> {
     caller.may("vitals:read")?;
     caller.may_see(&patient_id)?;
     let format = Format::wanted(&headers)?;
@@ -83,21 +83,23 @@ pub async fn readings(
         (None, None) => {
             let after = place_of(log, &question, &params)?;
             let rows = page(log, &question, after.as_ref(), limit).await?;
-            let next = (rows.len() as i64 == limit).then(|| rows.last()).flatten().map(|last| {
-                let at = last.measured_at.timestamp_micros();
-                wire::cursor(log, &(at, last.vital, &last.device_id))
+            let next = cursor::next(log, &rows, limit, |last| {
+                (last.measured_at.timestamp_micros(), last.vital, &*last.device_id)
             });
-            (rows.iter().map(|row| wire::reading(&question.patient_id, row)).collect(), next)
+            (shown_of(&question, rows), next)
         }
     };
     if items.is_empty() {
         must_be_known(log, &question).await?;
     }
     let link = link_of(&question);
-    let body = wire::list(items, next, &link, &echo(&params));
-    let mut response = wire::tagged(&headers, &body.clone(), body);
-    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
-    Ok(response)
+    let body = History { page: Page::new(items, next, &link, &echo(&params)) };
+    Ok(Reply::tagged(&headers, &body)?.header(header::VARY, "accept"))
+}
+
+fn shown_of(question: &Question, rows: Vec<Newest>) -> Vec<Item> {
+    let reading = |row| Item::Reading(Box::new(shown::reading(&question.patient_id, row)));
+    rows.into_iter().map(reading).collect()
 }
 
 async fn must_be_known(log: &Log, question: &Question) -> Result<(), Problem> {
@@ -114,7 +116,7 @@ async fn whole(
     params: &HistoryParams,
     format: Format,
     held: Held,
-) -> Result<Response, Problem> {
+) -> Result<Reply<History>, Problem> {
     if params.every.is_some() || params.points.is_some() || params.limit.is_some() {
         let detail = "a table has every reading of its time: every, points and limit are for JSON";
         return Err(Problem::unreadable("whole_table", detail));
@@ -124,7 +126,7 @@ async fn whole(
     if first.is_empty() {
         must_be_known(log, &question).await?;
     }
-    Ok(table::answer(log.clone(), question, first, format, held))
+    Ok(Reply::as_other(table::answer(log.clone(), question, first, format, held)))
 }
 
 /// The one vital that buckets and charts are of.
@@ -138,13 +140,13 @@ fn one_vital(question: &Question) -> Result<Vital, Problem> {
     }
 }
 
-async fn thinned(log: &Log, question: &Question, points: usize) -> Result<Vec<Value>, Problem> {
+async fn thinned(log: &Log, question: &Question, points: usize) -> Result<Vec<Item>, Problem> {
     if !POINTS.contains(&points) {
         let detail = format!("points must lie within {} and {}", POINTS.start(), POINTS.end());
         return Err(Problem::unreadable("invalid_points", detail));
     }
     let rows = thin(log, question, one_vital(question)?, points).await?;
-    Ok(rows.iter().map(|row| wire::reading(&question.patient_id, row)).collect())
+    Ok(shown_of(question, rows))
 }
 
 async fn in_buckets(
@@ -153,7 +155,7 @@ async fn in_buckets(
     every: &str,
     params: &HistoryParams,
     limit: i64,
-) -> Result<(Vec<Value>, Option<String>), Problem> {
+) -> Result<(Vec<Item>, Option<String>), Problem> {
     let seconds = humantime::parse_duration(every).map(|d| d.as_secs_f64()).unwrap_or(0.0);
     if !EVERY_SECONDS.contains(&seconds) {
         let detail = "every is a length of time from 1s to 1y, as 1m or 15m";
@@ -161,22 +163,22 @@ async fn in_buckets(
     }
     let vital = one_vital(question)?;
     let link = link_of(question);
-    let cursor = |cursor| wire::place::<i64>(log, cursor, &link);
-    let from = match params.cursor.as_deref().map(cursor).transpose()? {
-        Some(micros) => wire::time(micros)?,
+    let place = |cursor| cursor::place::<i64>(log, cursor, &link);
+    let from = match params.cursor.as_deref().map(place).transpose()? {
+        Some(micros) => cursor::time(micros)?,
         None => question.range.from,
     };
     let rows = buckets(log, question, vital, from, seconds, limit + 1).await?;
     let full = rows.len() as i64 > limit;
     let next = full.then(|| rows.last()).flatten();
-    let next = next.map(|bucket| wire::cursor(log, &bucket.start.timestamp_micros()));
+    let next = next.map(|bucket| cursor::cursor(log, &bucket.start.timestamp_micros()));
     let items = rows.iter().take(limit as usize).map(|bucket| {
-        json!({
-            "start": rfc3339(bucket.start),
-            "min": number(bucket.min),
-            "max": number(bucket.max),
-            "avg": number(bucket.avg),
-            "count": bucket.count,
+        Item::Bucket(Bucket {
+            start: bucket.start.into(),
+            min: Number(bucket.min),
+            max: Number(bucket.max),
+            avg: Number(bucket.avg),
+            count: bucket.count,
         })
     });
     Ok((items.collect(), next))
@@ -208,8 +210,8 @@ fn place_of(
 
 /// The place of a cursor of the list at `link`.
 pub fn place(log: &Log, cursor: &str, link: &str) -> Result<Place, Problem> {
-    let (micros, vital, device_id): (i64, Vital, String) = wire::place(log, cursor, link)?;
-    let measured_at = wire::time(micros)?;
+    let (micros, vital, device_id): (i64, Vital, String) = cursor::place(log, cursor, link)?;
+    let measured_at = cursor::time(micros)?;
     Ok(Place { measured_at, vital, device_id })
 }
 
@@ -217,10 +219,10 @@ pub fn place(log: &Log, cursor: &str, link: &str) -> Result<Place, Problem> {
 fn echo(params: &HistoryParams) -> String {
     let time = |name: &str, time: Option<Time>| time.map(|t| format!("{name}={}", rfc3339(t.0)));
     [
-        params.vital.as_deref().map(|vital| format!("vital={}", wire::encode(vital))),
+        params.vital.as_deref().map(|vital| format!("vital={}", cursor::encode(vital))),
         time("from", params.from),
         time("to", params.to),
-        params.every.as_deref().map(|every| format!("every={}", wire::encode(every))),
+        params.every.as_deref().map(|every| format!("every={}", cursor::encode(every))),
         params.points.map(|points| format!("points={points}")),
         params.limit.map(|limit| format!("limit={limit}")),
     ]

@@ -5,15 +5,15 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
 
 use super::extract::Id;
 use super::problem::Problem;
+use super::reply::Reply;
 use super::rules::Rulebook;
+use super::shown as shapes;
 use crate::auth::Caller;
-use crate::clock::rfc3339;
-use crate::jobs::{Job, Kind};
+use crate::jobs::{Job, Kind, State as JobState};
+use crate::wire::{self, JobProgress, Time};
 
 /// What it takes to start a job of a kind, and so to look at it and to end it.
 fn scope(kind: Kind) -> &'static str {
@@ -37,30 +37,37 @@ pub async fn get(
     State(book): State<Rulebook>,
     caller: Caller,
     Id(id): Id,
-) -> Result<Response, Problem> {
+) -> Result<Reply<wire::Job>, Problem> {
     let job = find(&book, &caller, id).await?;
-    Ok(axum::Json(shown(&job)?).into_response())
+    Reply::ok(&shown(job)?)
 }
 
-fn shown(job: &Job) -> Result<Value, Problem> {
-    let result = job.result.as_deref().map(serde_json::from_str::<Value>).transpose();
-    let result = result.map_err(|error| sqlx::Error::Decode(error.into()))?;
-    let progress = match job.kind {
-        Kind::Backtest => json!({ "readings": job.done, "of": job.total }),
+fn shown(job: Job) -> Result<wire::Job, Problem> {
+    let result = job.result.as_deref().map(|result| shapes::stored("a job's result", result));
+    let (kind, progress) = match job.kind {
+        Kind::Backtest => {
+            (wire::JobKind::Backtest, JobProgress { readings: job.done, of: job.total })
+        }
     };
-    Ok(json!({
-        "id": job.id,
-        "kind": job.kind.name(),
-        "state": job.state.name(),
-        "askedBy": job.asked_by,
-        "askedAt": rfc3339(job.asked_at),
-        "startedAt": job.started_at.map(rfc3339),
-        "endedAt": job.ended_at.map(rfc3339),
-        "progress": progress,
-        "result": result,
-        "error": job.error,
-        "_links": { "self": format!("/api/v1/jobs/{}", job.id) },
-    }))
+    Ok(wire::Job {
+        id: job.id,
+        kind,
+        state: match job.state {
+            JobState::Waiting => wire::JobState::Waiting,
+            JobState::Running => wire::JobState::Running,
+            JobState::Done => wire::JobState::Done,
+            JobState::Failed => wire::JobState::Failed,
+            JobState::Cancelled => wire::JobState::Cancelled,
+        },
+        asked_by: job.asked_by,
+        asked_at: job.asked_at.into(),
+        started_at: job.started_at.map(Time),
+        ended_at: job.ended_at.map(Time),
+        progress,
+        result: result.transpose()?,
+        error: job.error,
+        links: [("self", format!("/api/v1/jobs/{}", job.id))].into(),
+    })
 }
 
 /// `DELETE /jobs/{id}`: stops it. What is over stays as it is.

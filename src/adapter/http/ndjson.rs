@@ -13,17 +13,17 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use axum::response::Response;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
 use super::body::Incoming;
 use super::problem::Problem;
 use super::readings::{Readings, Rejections, answer};
+use super::reply::Reply;
 use crate::auth::Caller;
 use crate::intake::{Batch, Lines, NotTaken, Outcome, Patience, Rejected};
+use crate::wire::Stored;
 
 /// Lines handed in at once, unless the caller's limit makes it fewer.
 const LINES_PER_CHUNK_MAX: usize = 2_000;
@@ -40,14 +40,14 @@ pub async fn store(
     readings: &Readings,
     caller: &Caller,
     mut body: Incoming,
-) -> Result<Response, Problem> {
+) -> Result<Reply<Stored>, Problem> {
     body.lift_time_limit();
     let mut stream = Stream::new(readings, caller);
     match stream.run(&mut body).await {
         Ok(()) if stream.lines.added() == 0 => {
             Err(Problem::unreadable("empty_batch", "there is no line: send at least one reading"))
         }
-        Ok(()) => Ok(answer(stream.stored, stream.duplicates, stream.rejections)),
+        Ok(()) => answer(stream.stored, stream.duplicates, stream.rejections),
         Err(problem) => {
             body.discard().await;
             Err(stream.so_far(problem))
@@ -194,8 +194,10 @@ impl<'a> Stream<'a> {
 
     /// What an end before the end leaves to say.
     fn so_far(self, problem: Problem) -> Problem {
-        let problem =
-            problem.with("stored", json!(self.stored)).with("duplicates", json!(self.duplicates));
+        let problem = problem.with(|document| {
+            document.stored = Some(self.stored);
+            document.duplicates = Some(self.duplicates);
+        });
         self.rejections.told_in(problem)
     }
 }

@@ -1,10 +1,11 @@
 //! `GET /api/v1/openapi.json`: the API in the words of OpenAPI 3.1.
 //!
 //! Guarantees an entry for every route of the router and none beside them, and that what is
-//! answered (status, media type, every member, every code) is what stands here: tests hold
-//! every answer they get against it. Does not generate anything from types: what a field
-//! means is written by hand, in `schemas.json`, with one example each in `examples.json`.
+//! answered (status, media type, every member, every code) is what stands here: schemas are
+//! of the types that write the answers ([`crate::wire`]), and tests hold every answer they
+//! get against it. One example of each is written by hand, in `examples.json`.
 
+mod answers;
 mod operations;
 
 use std::collections::BTreeMap;
@@ -14,11 +15,10 @@ use axum::http::{StatusCode, header};
 use axum::routing::get;
 use serde_json::{Map, Value, json};
 
-use self::operations::{BODY, EVERY, OPERATIONS, Operation, PARAMETERS};
+use self::operations::{Answer, BODY, EVERY, OPERATIONS, Operation, PARAMETERS};
 use crate::vital::Vital;
+use crate::wire::{self, Shapes, shape};
 
-/// What is answered and asked, by name.
-const SCHEMAS: &str = include_str!("openapi/schemas.json");
 /// One example of each that is a whole body.
 const EXAMPLES: &str = include_str!("openapi/examples.json");
 /// What follows the name of what a list holds.
@@ -41,10 +41,13 @@ pub fn routes() -> Router {
 /// The document.
 pub fn document() -> Value {
     let mut paths: Map<String, Value> = Map::new();
+    let mut shapes = Shapes::default();
     for operation in OPERATIONS {
         let path = paths.entry(operation.path).or_insert_with(|| json!({}));
-        path[operation.method] = described(operation);
+        path[operation.method] = described(operation, &mut shapes);
     }
+    // Referred to by every operation.
+    shapes.answered(shape::<wire::Problem>());
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -58,7 +61,7 @@ pub fn document() -> Value {
         "servers": [{ "url": "/api/v1" }],
         "paths": paths,
         "components": {
-            "schemas": schemas(),
+            "schemas": with_examples(shapes.by_name()),
             "headers": headers(),
             "securitySchemes": {
                 "token": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" },
@@ -82,41 +85,20 @@ pub fn parameters_of(method: &str, path: &str) -> Option<Vec<&'static str>> {
     meant.map(|of| of.query.iter().map(|text| parameter_name(text)).collect())
 }
 
-/// The shapes, each with its example, and the lists of them that are answered.
-fn schemas() -> Map<String, Value> {
-    let mut schemas: Map<String, Value> = serde_json::from_str(SCHEMAS).unwrap_or_default();
-    let mut examples: Map<String, Value> = serde_json::from_str(EXAMPLES).unwrap_or_default();
-    for (_, name) in OPERATIONS.iter().flat_map(|operation| operation.answers) {
-        let Some(item) = name.strip_suffix(LIST).filter(|_| !schemas.contains_key(*name)) else {
-            continue;
+/// The schemas, each with its example, and lists with one of what they hold.
+fn with_examples(mut schemas: Map<String, Value>) -> Map<String, Value> {
+    let examples: Map<String, Value> = serde_json::from_str(EXAMPLES).unwrap_or_default();
+    for (name, schema) in &mut schemas {
+        let of_list = || {
+            let item = examples.get(name.strip_suffix(LIST)?)?;
+            let links = json!({ "self": "/api/v1/…", "next": null });
+            Some(json!({ "items": [item], "next": null, "_links": links }))
         };
-        let links = json!({ "self": "/api/v1/…", "next": null });
-        let page = json!({ "items": [examples.get(item)], "next": null, "_links": links });
-        examples.insert((*name).to_owned(), page);
-        schemas.insert((*name).to_owned(), list_of(item));
-    }
-    for (name, example) in examples {
-        if let Some(schema) = schemas.get_mut(&name) {
+        if let Some(example) = examples.get(name).cloned().or_else(of_list) {
             schema["examples"] = json!([example]);
         }
     }
     schemas
-}
-
-fn list_of(item: &str) -> Value {
-    json!({
-        "type": "object",
-        "required": ["items", "next", "_links"],
-        "properties": {
-            "items": { "type": "array", "items": reference(item) },
-            "next": { "type": ["string", "null"], "description": "The `cursor` of the page after it." },
-            "_links": reference("PageLinks"),
-        },
-    })
-}
-
-fn reference(schema: &str) -> Value {
-    json!({ "$ref": format!("#/components/schemas/{schema}") })
 }
 
 fn headers() -> Value {
@@ -136,21 +118,21 @@ fn headers() -> Value {
     })
 }
 
-fn described(operation: &Operation) -> Value {
+fn described(operation: &Operation, shapes: &mut Shapes) -> Value {
     let mut described = json!({
         "summary": operation.summary,
         "description": format!("Scope `{}`.", operation.scope),
         "operationId": name(operation),
         "tags": [operation.path.split('/').nth(1).unwrap_or_default()],
-        "parameters": parameters(operation),
-        "responses": responses(operation),
+        "parameters": parameters(operation, shapes),
+        "responses": responses(operation, shapes),
         "security": [{ "token": [operation.scope] }],
     });
     if operation.by_link {
         described["security"] = json!([{ "token": [operation.scope] }, { "link": [] }]);
     }
     if let Some((schema, also_as)) = operation.body {
-        let mut content = json!({ "application/json": { "schema": reference(schema) } });
+        let mut content = json!({ "application/json": { "schema": shapes.asked(schema) } });
         for media_type in also_as {
             content[*media_type] = json!({ "schema": { "type": "string" } });
         }
@@ -168,10 +150,10 @@ fn name(operation: &Operation) -> String {
     format!("{}_{}", operation.method, words.join("_"))
 }
 
-fn responses(operation: &Operation) -> Map<String, Value> {
+fn responses(operation: &Operation, shapes: &mut Shapes) -> Map<String, Value> {
     let mut responses: BTreeMap<String, Value> = BTreeMap::new();
-    for (status, schema) in operation.answers {
-        responses.insert(status.to_string(), answer(operation, *status, schema));
+    for status in operation.statuses {
+        responses.insert(status.to_string(), answer(operation, *status, shapes));
     }
     if operation.is_tagged {
         let headers = named(STANDING.into_iter().chain(["ETag"]));
@@ -191,31 +173,31 @@ fn responses(operation: &Operation) -> Map<String, Value> {
         let mut problem = problem(status, &codes);
         if operation.by_link {
             // Whoever comes by a link from a phone is told on a page.
-            problem["content"]["text/html"] = json!({ "schema": reference("Page") });
+            problem["content"]["text/html"] = json!({ "schema": { "type": "string" } });
         }
         responses.insert(status.to_string(), problem);
     }
     responses.into_iter().collect()
 }
 
-fn answer(operation: &Operation, status: u16, schema: &str) -> Value {
+fn answer(operation: &Operation, status: u16, shapes: &mut Shapes) -> Value {
     let reason = StatusCode::from_u16(status).ok().and_then(|s| s.canonical_reason());
     let mut headers: Vec<&str> = STANDING.to_vec();
     if operation.is_tagged {
         headers.extend(["ETag", "vitals-behind"]);
     }
-    if operation.method == "post" && ["WebhookWithSecret", "JobStarted"].contains(&schema) {
+    if operation.is_located {
         headers.push("Location");
     }
     let mut answer =
         json!({ "description": reason.unwrap_or_default(), "headers": named(headers) });
-    let media_type = match schema {
-        "Nothing" => return answer,
-        "Events" => "text/event-stream",
-        "Page" => "text/html",
-        _ => "application/json",
+    let (media_type, schema) = match operation.answer {
+        Answer::Nothing => return answer,
+        Answer::Events => ("text/event-stream", shapes.answered(shape::<wire::Events>())),
+        Answer::Page => ("text/html", json!({ "type": "string" })),
+        Answer::Json(of) => ("application/json", shapes.answered(of)),
     };
-    let mut content = json!({ media_type: { "schema": reference(schema) } });
+    let mut content = json!({ media_type: { "schema": schema } });
     for also in operation.also_as {
         content[*also] = json!({ "schema": { "type": "string" } });
     }
@@ -249,14 +231,15 @@ fn named<'a>(headers: impl IntoIterator<Item = &'a str>) -> Map<String, Value> {
     headers.into_iter().map(|name| (name.to_owned(), header(name))).collect()
 }
 
-fn parameters(operation: &Operation) -> Vec<Value> {
+fn parameters(operation: &Operation, shapes: &mut Shapes) -> Vec<Value> {
+    let id = shapes.answered(shape::<wire::Id>());
     let in_path = operation.path.split('/').filter_map(|segment| {
         let name = segment.strip_prefix('{')?.strip_suffix('}')?;
         let fhir_id = ["/rules", "/devices"].iter().any(|of| operation.path.starts_with(of));
         let schema = match name {
             "vital" => json!({ "type": "string", "enum": Vital::all().map(Vital::path).collect::<Vec<_>>() }),
-            "id" if !fhir_id => reference("Uuid"),
-            _ => reference("Id"),
+            "id" if !fhir_id => json!({ "type": "string", "format": "uuid" }),
+            _ => id.clone(),
         };
         Some(json!({ "name": name, "in": "path", "required": true, "schema": schema }))
     });
@@ -329,18 +312,42 @@ mod tests {
     /// Whoever reads of a body sees what one looks like.
     #[test]
     fn every_body_has_an_example() {
+        let document = document();
+        let schemas = document["components"]["schemas"].as_object().unwrap();
         let examples: Map<String, Value> = serde_json::from_str(EXAMPLES).unwrap();
-        let schemas: Map<String, Value> = serde_json::from_str(SCHEMAS).unwrap();
         for name in examples.keys() {
             assert!(schemas.contains_key(name), "an example of {name}, which is nowhere");
         }
+        let mut shapes = Shapes::default();
         for operation in OPERATIONS {
-            let bodies = operation.answers.iter().map(|(_, schema)| *schema);
-            for schema in bodies.chain(operation.body.map(|(schema, _)| schema)) {
-                let schema = schema.strip_suffix(LIST).unwrap_or(schema);
-                let none = ["Nothing", "Events", "Page"].contains(&schema);
-                assert!(none || examples.contains_key(schema), "no example of {schema}");
+            let answer = match operation.answer {
+                Answer::Json(of) => Some(shapes.answered(of)),
+                _ => None,
+            };
+            let asked = operation.body.map(|(of, _)| shapes.asked(of));
+            for schema in answer.iter().chain(&asked) {
+                let name = schema["$ref"].as_str().unwrap().rsplit('/').next().unwrap();
+                assert!(schemas[name].get("examples").is_some(), "no example of {name}");
             }
+        }
+    }
+
+    /// What is both asked for and answered has one shape, or two names.
+    #[test]
+    fn a_name_is_of_one_schema() {
+        let (mut answered, mut asked) = (Shapes::default(), Shapes::default());
+        for operation in OPERATIONS {
+            if let Answer::Json(of) = operation.answer {
+                answered.answered(of);
+            }
+            if let Some((of, _)) = operation.body {
+                asked.asked(of);
+            }
+        }
+        let answered = answered.by_name();
+        for (name, schema) in asked.by_name() {
+            let other = answered.get(&name);
+            assert!(other.is_none_or(|other| *other == schema), "{name}: {schema}, {other:?}");
         }
     }
 }

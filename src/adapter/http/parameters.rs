@@ -9,7 +9,6 @@ use axum::extract::{MatchedPath, Query, Request};
 use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::Response;
-use serde_json::json;
 
 use super::openapi;
 use super::problem::Problem;
@@ -46,7 +45,7 @@ fn check(request: &Request) -> Result<(), Problem> {
     Ok(())
 }
 
-fn unknown(name: &str, known: &[&str], method: &Method, path: &str) -> Problem {
+fn unknown(name: &str, known: &[&'static str], method: &Method, path: &str) -> Problem {
     let meant = known.iter().find(|known| known.eq_ignore_ascii_case(name));
     let takes = match (meant, known) {
         (Some(meant), _) => format!("write it {meant}"),
@@ -54,7 +53,8 @@ fn unknown(name: &str, known: &[&str], method: &Method, path: &str) -> Problem {
         (None, known) => format!("it takes {}", known.join(", ")),
     };
     let detail = format!("{method} {path} does not take the parameter {name:?}: {takes}");
-    Problem::unreadable("unknown_parameter", detail)
-        .with("parameter", json!(name))
-        .with("known", json!(known))
+    Problem::unreadable("unknown_parameter", detail).with(|document| {
+        document.parameter = Some(name.to_owned());
+        document.known = Some(known.to_vec());
+    })
 }

@@ -2,23 +2,22 @@
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
-use serde_json::{Value, json};
 
-use super::extract::{Params, PatientId, Time};
+use super::extract::{Params, PatientId};
 use super::problem::Problem;
-use super::wire;
+use super::reply::Reply;
+use super::{cursor, shown};
 use crate::auth::Caller;
 use crate::clock::{Clock, rfc3339};
-use crate::event::number;
 use crate::limits::shares::Share;
 use crate::log::Log;
 use crate::query::patients::{Filter, Listed};
 use crate::query::state::Moment;
 use crate::query::{patients, state as states};
 use crate::vital::Vital;
+use crate::wire::{self, Number, Page, Quality, Time, ValueByName};
 
 /// Patients of a page, unless the caller says otherwise, and at most.
 const LIMIT_DEFAULT: i64 = 100;
@@ -46,7 +45,7 @@ pub async fn state(
     PatientId(patient_id): PatientId,
     Params(params): Params<StateParams>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Reply<wire::State>, Problem> {
     caller.may("vitals:read")?;
     caller.may_see(&patient_id)?;
     let moment =
@@ -54,9 +53,9 @@ pub async fn state(
     let device = caller.device.as_deref();
     let found = states::state(&questions.log, &caller.tenant, &patient_id, moment, device).await?;
     let state = found.ok_or_else(|| Problem::not_found("patient"))?;
-    let now = questions.clock.now();
-    let body = wire::state(&patient_id, &state, now);
-    Ok(wire::mark_freshness(wire::tagged(&headers, &body.clone(), body), state.fresh))
+    let fresh = state.fresh;
+    let body = shown::state(&patient_id, state, questions.clock.now())?;
+    Ok(Reply::tagged(&headers, &body)?.fresh(fresh))
 }
 
 /// `GET /patients/{patient_id}/heart-rate` and its siblings.
@@ -66,7 +65,7 @@ pub async fn vital(
     PatientId(patient_id): PatientId,
     Path((_, path)): Path<(String, String)>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Reply<wire::Newest>, Problem> {
     caller.may("vitals:read")?;
     caller.may_see(&patient_id)?;
     let Some(vital) = Vital::from_path(&path) else {
@@ -77,15 +76,15 @@ pub async fn vital(
     let device = caller.device.as_deref();
     let found = states::newest(&questions.log, &caller.tenant, &patient_id, vital, device).await?;
     let (newest, fresh) = found.ok_or_else(|| Problem::not_found("reading"))?;
-    let body = json!({
-        "patientId": patient_id,
-        (vital.json_key()): number(newest.value),
-        "unit": vital.unit(),
-        "timestamp": rfc3339(newest.measured_at),
-        "deviceId": newest.device_id,
-        "quality": wire::quality(newest.suspect),
-    });
-    Ok(wire::mark_freshness(wire::tagged(&headers, &body.clone(), body), fresh))
+    let body = wire::Newest {
+        patient_id: patient_id.into(),
+        value: ValueByName(vital, Number(newest.value)),
+        unit: vital.unit().into(),
+        timestamp: newest.measured_at.into(),
+        device_id: newest.device_id.into(),
+        quality: Quality::of(newest.suspect),
+    };
+    Ok(Reply::tagged(&headers, &body)?.fresh(fresh))
 }
 
 #[derive(Deserialize)]
@@ -105,7 +104,7 @@ pub async fn list(
     caller: Caller,
     Params(params): Params<ListParams>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Reply<Page<wire::State>>, Problem> {
     caller.may("vitals:read")?;
     if caller.device.is_some() {
         let detail = "the token is for one device, and the list is of patients";
@@ -122,41 +121,39 @@ pub async fn list(
         limit,
     };
     let (listed, moment) = if moment == Moment::default() {
-        filter.after = params.cursor.as_deref().map(|it| wire::place(log, it, link)).transpose()?;
+        filter.after =
+            params.cursor.as_deref().map(|it| cursor::place(log, it, link)).transpose()?;
         (patients::list(&questions.log, &caller.tenant, &filter).await?, moment)
     } else {
-        let cursor = params.cursor.as_deref().map(|it| wire::place(log, it, link));
-        let after: Option<(String, i64)> = cursor.transpose()?;
+        let after = params.cursor.as_deref().map(|it| cursor::place(log, it, link));
+        let after: Option<(String, i64)> = after.transpose()?;
         if let Some((after, known_at)) = after {
             filter.after = Some(after);
-            moment.known_at = Some(wire::time(known_at)?);
+            moment.known_at = Some(cursor::time(known_at)?);
         }
         patients::list_at(&questions.log, &caller.tenant, &filter, moment).await?
     };
     let last = (listed.len() as i64 == limit).then(|| listed.last()).flatten();
     let next = last.map(|last| match moment.known_at {
-        None => wire::cursor(log, &last.patient_id),
-        Some(known_at) => wire::cursor(log, &(&last.patient_id, known_at.timestamp_micros())),
+        None => cursor::cursor(log, &last.patient_id),
+        Some(known_at) => cursor::cursor(log, &(&last.patient_id, known_at.timestamp_micros())),
     });
     let fresh = listed.iter().all(|patient| patient.state.fresh);
     let now = questions.clock.now();
     let item = |Listed { patient_id, ward, state }: Listed| {
-        let mut body = wire::state(&patient_id, &state, now);
-        body["ward"] = json!(ward);
-        body
+        Ok(wire::State { ward, ..shown::state(&patient_id, state, now)? })
     };
-    let items: Vec<Value> = listed.into_iter().map(item).collect();
+    let items = listed.into_iter().map(item).collect::<Result<Vec<_>, Problem>>()?;
     let time =
         |name: &str, at: Option<DateTime<Utc>>| at.map(|at| format!("{name}={}", rfc3339(at)));
     let query = [
-        params.ward.map(|ward| format!("ward={}", wire::encode(&ward))),
+        params.ward.map(|ward| format!("ward={}", cursor::encode(&ward))),
         time("asOf", moment.as_of),
         time("knownAt", moment.known_at),
         params.limit.map(|limit| format!("limit={limit}")),
     ];
     let query = query.into_iter().flatten().collect::<Vec<_>>().join("&");
-    let body = wire::list(items, next, "/api/v1/patients", &query);
-    Ok(wire::mark_freshness(wire::tagged(&headers, &body.clone(), body), fresh))
+    Ok(Reply::tagged(&headers, &Page::new(items, next, link, &query))?.fresh(fresh))
 }
 
 /// A page's length.

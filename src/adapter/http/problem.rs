@@ -6,22 +6,19 @@
 
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Map, Value, json};
 
 use crate::intake::WritersError;
 use crate::log::AppendError;
 use crate::query::chart::ChartError;
 use crate::query::reach::Unanswered;
+use crate::wire;
 
 /// An answer that is an error.
 #[derive(Debug)]
 pub struct Problem {
     status: StatusCode,
-    code: &'static str,
-    detail: String,
-    pointer: Option<String>,
     /// Boxed: it is rare, and errors are moved around by value.
-    more: Box<Map<String, Value>>,
+    document: Box<wire::Problem>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -37,14 +34,15 @@ pub struct Told {
 impl Problem {
     /// An error of this status, with its stable code.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
-        Problem {
-            status,
+        let document = wire::Problem {
+            r#type: "about:blank",
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
             code,
             detail: detail.into(),
-            pointer: None,
-            more: Box::default(),
-            headers: Vec::new(),
-        }
+            ..wire::Problem::default()
+        };
+        Problem { status, document: Box::new(document), headers: Vec::new() }
     }
 
     /// 400: cannot be read at all.
@@ -54,9 +52,8 @@ impl Problem {
 
     /// 422: can be read, and is wrong.
     pub fn invalid(code: &'static str, pointer: &str, detail: impl Into<String>) -> Problem {
-        let mut problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail);
-        problem.pointer = Some(pointer.to_owned());
-        problem
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail)
+            .with(|document| document.pointer = Some(pointer.to_owned()))
     }
 
     /// 404. The same words whether it never existed or is another tenant's.
@@ -78,8 +75,8 @@ impl Problem {
     /// Its code and its pointer, if it has one.
     #[cfg(test)]
     pub fn place(&self) -> String {
-        let pointer = self.pointer.as_ref().map(|pointer| format!(" {pointer}"));
-        format!("{}{}", self.code, pointer.unwrap_or_default())
+        let pointer = self.document.pointer.as_ref().map(|pointer| format!(" {pointer}"));
+        format!("{}{}", self.document.code, pointer.unwrap_or_default())
     }
 
     /// What it will be answered with.
@@ -93,30 +90,25 @@ impl Problem {
         self
     }
 
-    /// Adds a member to the body.
-    pub fn with(mut self, key: &str, value: Value) -> Problem {
-        self.more.insert(key.to_owned(), value);
+    /// Says more in its document.
+    pub fn with(mut self, say: impl FnOnce(&mut wire::Problem)) -> Problem {
+        say(&mut self.document);
         self
+    }
+
+    /// The document, as it is sent.
+    pub fn text(&self) -> String {
+        serde_json::to_string(&self.document).unwrap_or_default()
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut body = json!({
-            "type": "about:blank",
-            "title": self.status.canonical_reason(),
-            "status": self.status.as_u16(),
-            "code": self.code,
-            "detail": &self.detail,
-        });
-        if let Some(members) = body.as_object_mut() {
-            members.extend(self.pointer.map(|p| ("pointer".to_owned(), Value::String(p))));
-            members.extend(*self.more);
-        }
         let kind = (header::CONTENT_TYPE, "application/problem+json");
-        let mut response = (self.status, [kind], body.to_string()).into_response();
+        let mut response = (self.status, [kind], self.text()).into_response();
         response.headers_mut().extend(self.headers);
-        response.extensions_mut().insert(Told { code: self.code, detail: self.detail });
+        let wire::Problem { code, detail, .. } = *self.document;
+        response.extensions_mut().insert(Told { code, detail });
         response
     }
 }
@@ -134,7 +126,7 @@ impl From<Unanswered> for Problem {
             Unanswered::Database(error) => error.into(),
             Unanswered::Archived(span) => {
                 Problem::new(StatusCode::GONE, "month_archived", error.to_string())
-                    .with("month", span.to_string().into())
+                    .with(|document| document.month = Some(span.to_string()))
             }
         }
     }

@@ -72,7 +72,9 @@ impl From<UsedUp> for Problem {
         };
         Problem::new(status, used_up.code, used_up.detail)
             .header(header::RETRY_AFTER, HeaderValue::from_static("1"))
-            .with("limit", used_up.limit.into())
-            .with("whose", used_up.whose.into())
+            .with(|document| {
+                document.limit = Some(used_up.limit);
+                document.whose = Some(used_up.whose);
+            })
     }
 }

@@ -5,20 +5,19 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
-use serde::Serialize;
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::body::{BATCH_BYTES_MAX, Incoming};
 use super::ndjson;
 use super::problem::Problem;
+use super::reply::Reply;
 use crate::auth::Caller;
 use crate::intake::{Intake, NotTaken, Outcome, ParseError, Patience, Rejected, Why, parse};
 use crate::limits::shares::{Holder, Share};
+use crate::wire::Stored;
 
 /// What the route stands on.
 pub struct Readings {
@@ -33,7 +32,7 @@ pub async fn store(
     State(readings): State<Arc<Readings>>,
     Extension(caller): Extension<Arc<Caller>>,
     mut body: Incoming,
-) -> Result<Response, Problem> {
+) -> Result<Reply<Stored>, Problem> {
     // Before anything of the body is read.
     if let Err(denied) = caller.may("readings:write") {
         body.discard().await;
@@ -57,7 +56,7 @@ pub async fn store(
     drop(body);
     let outcome = readings.intake.submit(batch, Patience::None).await?;
     let Outcome { stored, duplicates, rejected } = outcome;
-    Ok(answer(stored, duplicates.len(), Rejections::of(rejected)))
+    answer(stored, duplicates.len(), Rejections::of(rejected))
 }
 
 impl From<NotTaken> for Problem {
@@ -74,17 +73,6 @@ impl From<Why> for Problem {
             Why::Unwritten(error) => error.into(),
         }
     }
-}
-
-/// What became of a batch.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Answer<'a> {
-    stored: usize,
-    duplicates: usize,
-    rejected: &'a [Rejected],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rejected_total: Option<usize>,
 }
 
 /// What was not stored, and why. Of many only the first are told.
@@ -117,38 +105,45 @@ impl Rejections {
     }
 
     /// Adds them to a problem.
-    pub(super) fn told_in(&self, problem: Problem) -> Problem {
-        let problem = problem.with("rejected", json!(self.told));
-        match self.total() {
-            Some(total) => problem.with("rejectedTotal", json!(total)),
-            None => problem,
-        }
+    pub(super) fn told_in(self, problem: Problem) -> Problem {
+        problem.with(|document| {
+            document.rejected_total = self.total();
+            document.rejected = Some(self.told);
+        })
     }
 }
 
 /// The answer to a body that was read to its end.
-pub(super) fn answer(stored: usize, duplicates: usize, rejections: Rejections) -> Response {
+pub(super) fn answer(
+    stored: usize,
+    duplicates: usize,
+    rejections: Rejections,
+) -> Result<Reply<Stored>, Problem> {
     let status = match rejections.told.first() {
-        Some(first) if stored + duplicates == 0 => return nothing_stored(first, &rejections),
+        Some(first) if stored + duplicates == 0 => {
+            let first = first.clone();
+            return Err(nothing_stored(&first, rejections));
+        }
         Some(_) => StatusCode::MULTI_STATUS,
         None => StatusCode::CREATED,
     };
-    let (rejected, rejected_total) = (&*rejections.told, rejections.total());
-    (status, Json(Answer { stored, duplicates, rejected, rejected_total })).into_response()
+    let (rejected_total, rejected) = (rejections.total(), rejections.told);
+    Reply::new(status, &Stored { stored, duplicates, rejected, rejected_total })
 }
 
-fn nothing_stored(first: &Rejected, rejections: &Rejections) -> Response {
+fn nothing_stored(first: &Rejected, rejections: Rejections) -> Problem {
     if rejections.outside_token == rejections.count {
-        return Problem::forbidden("outside_token", first.detail.clone()).into_response();
+        return Problem::forbidden("outside_token", first.detail.clone());
     }
     let detail = match rejections.count {
         1 => first.detail.clone(),
         n => format!("none of {n} readings can be stored; the first: {}", first.detail),
     };
-    let problem = Problem::invalid(first.code, &first.pointer, detail)
-        .with("stored", json!(0))
-        .with("duplicates", json!(0));
-    rejections.told_in(problem).into_response()
+    let problem = Problem::invalid(first.code, &first.pointer, detail).with(|document| {
+        document.stored = Some(0);
+        document.duplicates = Some(0);
+    });
+    rejections.told_in(problem)
 }
 
 fn refuse(error: ParseError) -> Problem {

@@ -12,18 +12,16 @@ mod fields;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, Utc};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::extract::{Json, PatientId};
 use super::patients::Questions;
 use super::problem::Problem;
-use super::wire;
+use super::reply::Reply;
 use crate::auth::Caller;
-use crate::clock::rfc3339;
 use crate::query::records::{self, Record};
 use crate::record::register;
+use crate::wire::{Changed, RecordOf};
 
 /// What it takes to write a record: who may switch alarms off.
 const SCOPE: &str = "patients:manage";
@@ -43,7 +41,7 @@ pub async fn get(
     caller: Caller,
     PatientId(patient_id): PatientId,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Reply<RecordOf>, Problem> {
     caller.may("vitals:read")?;
     caller.may_see(&patient_id)?;
     if caller.device.is_some() {
@@ -51,8 +49,8 @@ pub async fn get(
         return Err(Problem::forbidden("outside_token", detail));
     }
     let found = records::get(&questions.log, &caller.tenant, &patient_id).await?;
-    let body = shown(&patient_id, found.ok_or_else(|| Problem::not_found("patient"))?);
-    Ok(wire::tagged(&headers, &body.clone(), body))
+    let record = found.ok_or_else(|| Problem::not_found("patient"))?;
+    Reply::tagged(&headers, &shown(patient_id, record))
 }
 
 /// `PUT /patients/{patient_id}/record`, also `PUT /patients/{patient_id}`: the whole record.
@@ -61,7 +59,7 @@ pub async fn put(
     caller: Caller,
     PatientId(patient_id): PatientId,
     Json(wanted): Json<Map<String, Value>>,
-) -> Result<Response, Problem> {
+) -> Result<Reply<RecordOf>, Problem> {
     change(questions, caller, patient_id, wanted, replaced).await
 }
 
@@ -71,7 +69,7 @@ pub async fn patch(
     caller: Caller,
     PatientId(patient_id): PatientId,
     Json(wanted): Json<Map<String, Value>>,
-) -> Result<Response, Problem> {
+) -> Result<Reply<RecordOf>, Problem> {
     change(questions, caller, patient_id, wanted, |before, wanted| Ok(merged(before, wanted))).await
 }
 
@@ -83,7 +81,7 @@ async fn change(
     patient_id: String,
     mut wanted: Fields,
     made: fn(&Fields, Fields) -> Result<Fields, Problem>,
-) -> Result<Response, Problem> {
+) -> Result<Reply<RecordOf>, Problem> {
     caller.may_administer(SCOPE)?;
     if wanted.get("patientId").is_some_and(|id| *id != *patient_id) {
         let detail = "this is another patient's record: its patientId is not that of the path";
@@ -98,11 +96,12 @@ async fn change(
         check_size(&fields)?;
         Ok::<_, Problem>(fields)
     });
-    Ok(axum::Json(shown(&patient_id, record.await?)).into_response())
+    let record = record.await?;
+    Reply::ok(&shown(patient_id, record))
 }
 
 fn replaced(before: &Fields, wanted: Fields) -> Result<Fields, Problem> {
-    let lost: Vec<&str> = STEERING
+    let lost: Vec<&'static str> = STEERING
         .into_iter()
         .filter(|key| before.contains_key(*key) && !wanted.contains_key(*key))
         .collect();
@@ -114,7 +113,7 @@ fn replaced(before: &Fields, wanted: Fields) -> Result<Fields, Problem> {
          say it, or null to remove it, or change a part of the record by PATCH",
         lost.join(", ")
     );
-    Err(Problem::invalid("would_erase", "", detail).with("erases", json!(lost)))
+    Err(Problem::invalid("would_erase", "", detail).with(|document| document.erases = Some(lost)))
 }
 
 fn merged(before: &Fields, wanted: Fields) -> Fields {
@@ -137,7 +136,7 @@ fn merged(before: &Fields, wanted: Fields) -> Fields {
 }
 
 fn check_size(fields: &Fields) -> Result<(), Problem> {
-    let bytes = json!(fields).to_string().len();
+    let bytes = serde_json::to_string(fields).map_or(usize::MAX, |text| text.len());
     if bytes <= RECORD_BYTES_MAX {
         return Ok(());
     }
@@ -145,19 +144,20 @@ fn check_size(fields: &Fields) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "record_too_large", detail))
 }
 
-fn shown(patient_id: &str, record: Record) -> Value {
-    let changed = |(by, at): (String, DateTime<Utc>)| json!({ "by": by, "at": rfc3339(at) });
-    let mut body = Map::from_iter([("patientId".to_owned(), patient_id.into())]);
-    body.extend(record.fields);
-    body.insert("_changed".into(), record.changed.map(changed).into());
+fn shown(patient_id: String, record: Record) -> RecordOf {
     let patient = format!("/api/v1/patients/{patient_id}");
-    let links = json!({ "self": format!("{patient}/record"), "patient": patient });
-    body.insert("_links".into(), links);
-    Value::Object(body)
+    RecordOf {
+        patient_id: patient_id.into(),
+        fields: record.fields,
+        changed: record.changed.map(|(by, at)| Changed { by, at: at.into() }),
+        links: [("self", format!("{patient}/record")), ("patient", patient)].into(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn fields(value: Value) -> Fields {

@@ -15,20 +15,20 @@ use axum::response::sse::Event;
 use chrono::{DateTime, Utc};
 use futures_util::{Stream, StreamExt};
 use serde::Deserialize;
-use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::extract::{Params, PatientId, Time};
+use super::cursor;
+use super::extract::{Params, PatientId};
 use super::problem::Problem;
-use super::stream::{render, silence, sse};
-use super::wire;
+use super::stream::{data, render, silence, sse};
 use crate::auth::Caller;
 use crate::clock::Clock;
 use crate::limits::shares::{Holder, Share};
 use crate::log::Log;
 use crate::query::replay::{Range, check, replay as replayed};
 use crate::query::{END_OF_TIME, state as states};
+use crate::wire::{End, Lagging, LogRestored, Time};
 
 /// The slowest replay, and the fastest that is still timed; beyond it, ask for `max`.
 const SPEED: std::ops::RangeInclusive<f64> = 0.001..=1_000_000.0;
@@ -95,8 +95,8 @@ pub async fn replay(
             };
             // Asked after the reading: what was read may be of another history.
             if past.log.history().number() != incarnation {
-                let said = json!({ "before": incarnation });
-                yield Event::default().event("log_restored").data(said.to_string());
+                let said = LogRestored { before: incarnation, place: None };
+                yield Event::default().event("log_restored").data(data(&said));
                 return;
             }
             let Some(shown) = render(&recorded) else { continue };
@@ -120,7 +120,7 @@ pub async fn replay(
             let id = format!("{incarnation}.{at}-{}", recorded.position);
             yield Event::default().event(shown.name).id(id).data(shown.text);
         }
-        yield Event::default().event("end").data("{}");
+        yield Event::default().event("end").data(data(&End {}));
     };
     Ok(sse(asked_by, clock, until_stalled(events, Duration::from_millis(STALL_MS_MAX))))
 }
@@ -138,8 +138,8 @@ fn until_stalled(
             yield event;
             let took = handed.elapsed();
             if took >= stall_max {
-                let lag = json!({ "stalledSeconds": took.as_secs() });
-                yield Event::default().event("lagging").data(lag.to_string());
+                let lag = Lagging { stalled_seconds: took.as_secs() };
+                yield Event::default().event("lagging").data(data(&lag));
                 return;
             }
         }
@@ -177,7 +177,7 @@ fn place_of(
     let of = of.and_then(|(of, place)| Some((of.parse::<i64>().ok()?, place)));
     if of.is_some_and(|(of, _)| of != incarnation) {
         let detail = "the log was restored since: leave Last-Event-ID out to replay it as it is";
-        return Err(wire::log_restored(detail, link));
+        return Err(cursor::log_restored(detail, link));
     }
     let parts = of.and_then(|(_, place)| place.split_once('-'));
     let place = parts.and_then(|(micros, position)| {

@@ -6,20 +6,21 @@
 use axum::extract::FromRequest;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::extract::{Body, Params};
 use super::problem::Problem;
+use super::reply::Reply;
 use super::trials::{Trying, refuse_too_many_pages};
-use super::wire;
+use super::{cursor, shown as shapes};
 use crate::auth::Caller;
-use crate::clock::{Clock, rfc3339};
+use crate::clock::Clock;
 use crate::jobs::Jobs;
 use crate::log::Log;
 use crate::rules::versions::{self, ChangeError, Unreadable, Version};
 use crate::rules::{Mode, Rule, RuleError};
+use crate::wire::{self, Page, RuleVersion, Time, WrittenRule};
 
 /// Why a rule was changed.
 const REASON_CHARS_MAX: usize = 1_000;
@@ -38,12 +39,11 @@ pub async fn list(
     State(book): State<Rulebook>,
     caller: Caller,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Reply<Page<RuleVersion>>, Problem> {
     caller.may_administer("rules:manage")?;
     let all = versions::newest(&book.log, &caller.tenant).await?;
-    let items = all.iter().map(shown).collect();
-    let body = wire::list(items, None, "/api/v1/rules", "");
-    Ok(wire::tagged(&headers, &body.clone(), body))
+    let items = all.into_iter().map(shown).collect::<Result<_, Problem>>()?;
+    Reply::tagged(&headers, &Page::new(items, None, "/api/v1/rules", ""))
 }
 
 /// `GET /rules/{id}`: its newest version.
@@ -52,12 +52,11 @@ pub async fn get(
     caller: Caller,
     Path(id): Path<String>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Reply<RuleVersion>, Problem> {
     caller.may_administer("rules:manage")?;
     let all = versions::newest(&book.log, &caller.tenant).await?;
-    let version = all.iter().find(|version| version.id() == id);
-    let body = shown(version.ok_or_else(|| Problem::not_found("rule"))?);
-    Ok(wire::tagged(&headers, &body.clone(), body))
+    let version = all.into_iter().find(|version| version.id() == id);
+    Reply::tagged(&headers, &shown(version.ok_or_else(|| Problem::not_found("rule"))?)?)
 }
 
 /// `GET /rules/{id}/versions`, oldest first.
@@ -66,32 +65,31 @@ pub async fn history(
     caller: Caller,
     Path(id): Path<String>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Reply<Page<RuleVersion>>, Problem> {
     caller.may_administer("rules:manage")?;
     let all = versions::versions(&book.log, &caller.tenant).await?;
-    let items: Vec<Value> = all.iter().filter(|v| v.id() == id).map(shown).collect();
+    let mine = all.into_iter().filter(|version| version.id() == id);
+    let items = mine.map(shown).collect::<Result<Vec<_>, Problem>>()?;
     if items.is_empty() {
         return Err(Problem::not_found("rule"));
     }
-    let body =
-        wire::list(items, None, &format!("/api/v1/rules/{}/versions", wire::encode(&id)), "");
-    Ok(wire::tagged(&headers, &body.clone(), body))
+    let link = format!("/api/v1/rules/{}/versions", cursor::encode(&id));
+    Reply::tagged(&headers, &Page::new(items, None, &link, ""))
 }
 
-fn shown(version: &Version) -> Value {
-    let id = version.id();
-    json!({
-        "id": id,
-        "version": version.version,
-        "mode": version.rule.get("mode").cloned().unwrap_or_else(|| "draft".into()),
-        "rule": version.rule,
-        "by": version.by,
-        "reason": version.reason,
-        "at": version.at.map(rfc3339),
-        "_links": {
-            "self": format!("/api/v1/rules/{id}"),
-            "versions": format!("/api/v1/rules/{id}/versions"),
-        },
+fn shown(version: Version) -> Result<RuleVersion, Problem> {
+    let id = version.id().to_owned();
+    let link = format!("/api/v1/rules/{id}");
+    let mode = version.rule.get("mode").and_then(Value::as_str);
+    Ok(RuleVersion {
+        id,
+        version: version.version,
+        mode: mode.map_or(Ok(wire::Mode::Draft), shapes::word)?,
+        rule: WrittenRule(version.rule),
+        by: version.by,
+        reason: version.reason,
+        at: version.at.map(Time),
+        links: [("self", link.clone()), ("versions", format!("{link}/versions"))].into(),
     })
 }
 
@@ -109,7 +107,7 @@ pub async fn put(
     Path(id): Path<String>,
     Params(params): Params<ChangeParams>,
     request: Request,
-) -> Result<Response, Problem> {
+) -> Result<Reply<RuleVersion>, Problem> {
     caller.may_administer("rules:manage")?;
     check_reason(&params)?;
     let mut body = rule_of(request).await?;
@@ -129,7 +127,7 @@ pub async fn put(
     let now = book.clock.now();
     let version =
         versions::change(&book.log, &caller.tenant, body, (&caller.subject, why), now).await?;
-    Ok(axum::Json(shown(&version)).into_response())
+    Reply::ok(&shown(version)?)
 }
 
 /// `DELETE /rules/{id}`: retired. Alerts that stand go on until they clear.
@@ -193,9 +191,10 @@ async fn rule_of(request: Request) -> Result<Value, Problem> {
 
 /// What is no JSON, with the place at which it ceases to be.
 pub(super) fn unreadable_json(error: &serde_json::Error, hint: &str) -> Problem {
-    Problem::unreadable("unreadable_json", format!("{error}{hint}"))
-        .with("line", error.line().into())
-        .with("column", error.column().into())
+    Problem::unreadable("unreadable_json", format!("{error}{hint}")).with(|document| {
+        document.line = Some(error.line());
+        document.column = Some(error.column());
+    })
 }
 
 impl From<RuleError> for Problem {
@@ -203,7 +202,7 @@ impl From<RuleError> for Problem {
         let pointer = error.pointer.trim_end_matches('/');
         let problem = Problem::invalid("invalid_rule", pointer, error.to_string());
         match error.line {
-            Some(line) => problem.with("line", line.into()),
+            Some(line) => problem.with(|document| document.line = Some(line)),
             None => problem,
         }
     }

@@ -3,21 +3,22 @@
 
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
-use axum::response::Response;
 use chrono::{NaiveDate, TimeDelta};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::extract::{Params, Time};
+use super::extract::Params;
 use super::patients::{Questions, limit};
 use super::problem::Problem;
+use super::reply::Reply;
 use super::rules::Rulebook;
-use super::wire;
+use super::{cursor, shown as shapes};
 use crate::auth::Caller;
 use crate::query::alerts::{Alert, Filter};
 use crate::query::shadow::{self, Wanted};
 use crate::rules::Mode;
 use crate::rules::versions;
+use crate::wire::{self, OnTrial, Page, Pages, PagesOf, ShadowDay, ShadowReport, Time};
 
 /// Days of a report that says no time.
 const DAYS_DEFAULT: i64 = 30;
@@ -38,14 +39,12 @@ pub(super) async fn alerts(
 }
 
 /// An alert that nobody was paged for, and nobody can answer.
-pub(super) fn shown(alert: &Alert) -> Value {
-    let mut body = wire::alert(alert);
-    body["mode"] = "shadow".into();
-    body["_links"] = json!({
-        "patient": format!("/api/v1/patients/{}", alert.patient_id),
-        "rule": format!("/api/v1/rules/{}", alert.rule),
-    });
-    body
+pub(super) fn shown(alert: &Alert) -> Result<wire::Alert, Problem> {
+    let links = [
+        ("patient", format!("/api/v1/patients/{}", alert.patient_id)),
+        ("rule", format!("/api/v1/rules/{}", alert.rule)),
+    ];
+    Ok(wire::Alert { mode: Some(OnTrial::Shadow), links: links.into(), ..shapes::alert(alert)? })
 }
 
 #[derive(Deserialize)]
@@ -65,12 +64,12 @@ pub async fn report(
     Path(id): Path<String>,
     Params(params): Params<ReportParams>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Reply<ShadowReport>, Problem> {
     caller.may_administer("rules:manage")?;
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
-    let link = format!("/api/v1/rules/{}/report", wire::encode(&id));
-    let cursor = |cursor| wire::place(&book.log, cursor, &link);
-    let after: Option<(NaiveDate, String)> = params.cursor.as_deref().map(cursor).transpose()?;
+    let link = format!("/api/v1/rules/{}/report", cursor::encode(&id));
+    let place = |cursor| cursor::place(&book.log, cursor, &link);
+    let after: Option<(NaiveDate, String)> = params.cursor.as_deref().map(place).transpose()?;
     let to = params.to.map_or_else(|| book.clock.now(), |time| time.0);
     let from = params.from.map_or(to - TimeDelta::days(DAYS_DEFAULT), |time| time.0);
     if from >= to {
@@ -96,23 +95,22 @@ pub async fn report(
     };
     let ((pages, sent), fresh) = shadow::total(&book.log, &caller.tenant, &wanted).await?;
     let days = shadow::days(&book.log, &caller.tenant, &wanted, after, limit).await?;
-    let next = (days.len() as i64 == limit).then(|| days.last()).flatten();
-    let next = next.map(|last| wire::cursor(&book.log, &(last.day, &last.patient_id)));
-    let day = |day: &shadow::Day| {
-        json!({
-            "day": day.day,
-            "patientId": day.patient_id,
-            "shadow": day.shadow,
-            "active": day.active,
-        })
+    let next = cursor::next(&book.log, &days, limit, |last| (last.day, &*last.patient_id));
+    let day = |shadow::Day { day, patient_id, shadow, active }| ShadowDay {
+        day,
+        patient_id: String::into(patient_id),
+        shadow,
+        active,
     };
     let query = format!("from={from_day}T00:00:00Z&to={to_day}T00:00:00Z");
-    let mut body = wire::list(days.iter().map(day).collect(), next, &link, &query);
-    body["rule"] = id.into();
-    body["event"] = event.into();
-    body["fromDay"] = json!(from_day);
-    body["toDay"] = json!(to_day);
-    body["shadow"] = json!({ "version": version, "pages": pages });
-    body["active"] = json!({ "rules": others, "pages": sent });
-    Ok(wire::mark_freshness(wire::tagged(&headers, &body.clone(), body), fresh))
+    let body = ShadowReport {
+        page: Page::new(days.into_iter().map(day).collect(), next, &link, &query),
+        rule: id,
+        event,
+        from_day,
+        to_day,
+        shadow: Pages { version, pages },
+        active: PagesOf { rules: others, pages: sent },
+    };
+    Ok(Reply::tagged(&headers, &body)?.fresh(fresh))
 }

@@ -2,21 +2,19 @@
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
 use chrono::TimeDelta;
-use serde::Deserialize;
-use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::extract::{Id, Json, Time};
+use super::extract::{Id, Json};
 use super::problem::Problem;
+use super::reply::Reply;
 use super::rules::Rulebook;
-use super::wire;
+use super::shown as shapes;
 use crate::auth::Caller;
-use crate::clock::rfc3339;
 use crate::event::{ID_RULE, is_fhir_id};
 use crate::rules::registry::Silence;
 use crate::rules::silences::{self, NoEffect, SilenceError};
+use crate::wire::{self, HeldBack, NewSilence, Page, SilenceReceipt};
 
 /// The longest silence.
 const SILENCE_HOURS_MAX: i64 = 24;
@@ -25,22 +23,12 @@ const REASON_CHARS_MAX: usize = 1_000;
 /// A ward's name.
 const WARD_CHARS_MAX: usize = 64;
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Wanted {
-    rule: Option<String>,
-    patient_id: Option<String>,
-    ward: Option<String>,
-    reason: String,
-    until: Time,
-}
-
 /// `POST /silences`
 pub async fn create(
     State(book): State<Rulebook>,
     caller: Caller,
-    Json(wanted): Json<Wanted>,
-) -> Result<Response, Problem> {
+    Json(wanted): Json<NewSilence>,
+) -> Result<Reply<wire::Silence>, Problem> {
     caller.may_administer("alerts:ack")?;
     let now = book.clock.now();
     check(&wanted, now)?;
@@ -55,10 +43,10 @@ pub async fn create(
         until: wanted.until.0,
     };
     silences::begin(&book.log, &caller.tenant, &silence, &caller.subject, now).await?;
-    Ok((StatusCode::CREATED, axum::Json(shown(&silence))).into_response())
+    Reply::new(StatusCode::CREATED, &shown(silence))
 }
 
-fn check(wanted: &Wanted, now: chrono::DateTime<chrono::Utc>) -> Result<(), Problem> {
+fn check(wanted: &NewSilence, now: chrono::DateTime<chrono::Utc>) -> Result<(), Problem> {
     let invalid = |pointer, detail: &str| Err(Problem::invalid("invalid_silence", pointer, detail));
     let reason = wanted.reason.chars().count();
     if wanted.reason.trim().is_empty() || reason > REASON_CHARS_MAX || wanted.reason.contains('\0')
@@ -88,11 +76,11 @@ pub async fn list(
     State(book): State<Rulebook>,
     caller: Caller,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Reply<Page<wire::Silence>>, Problem> {
     caller.may_administer("alerts:ack")?;
     let all = silences::all(&book.log, &caller.tenant).await?;
-    let body = wire::list(all.iter().map(shown).collect(), None, "/api/v1/silences", "");
-    Ok(wire::tagged(&headers, &body.clone(), body))
+    let items = all.into_iter().map(shown).collect();
+    Reply::tagged(&headers, &Page::new(items, None, "/api/v1/silences", ""))
 }
 
 /// `GET /silences/{id}`: the receipt, with what it held back.
@@ -101,11 +89,10 @@ pub async fn get(
     caller: Caller,
     Id(id): Id,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Reply<SilenceReceipt>, Problem> {
     caller.may_administer("alerts:ack")?;
     let silence = find(&book, &caller, id).await?;
-    let body = receipt(&book, &caller, &silence).await?;
-    Ok(wire::tagged(&headers, &body.clone(), body))
+    Reply::tagged(&headers, &receipt(&book, &caller, silence).await?)
 }
 
 /// `DELETE /silences/{id}`: it ends now. The answer is its receipt.
@@ -113,7 +100,7 @@ pub async fn end(
     State(book): State<Rulebook>,
     caller: Caller,
     Id(id): Id,
-) -> Result<Response, Problem> {
+) -> Result<Reply<SilenceReceipt>, Problem> {
     caller.may_administer("alerts:ack")?;
     let now = book.clock.now();
     let mut silence = find(&book, &caller, id).await?;
@@ -121,7 +108,7 @@ pub async fn end(
         silence.until = now;
         silences::set(&book.log, &caller.tenant, &silence, &caller.subject, now).await?;
     }
-    Ok(axum::Json(receipt(&book, &caller, &silence).await?).into_response())
+    Reply::ok(&receipt(&book, &caller, silence).await?)
 }
 
 async fn find(book: &Rulebook, caller: &Caller, id: Uuid) -> Result<Silence, Problem> {
@@ -129,29 +116,33 @@ async fn find(book: &Rulebook, caller: &Caller, id: Uuid) -> Result<Silence, Pro
     all.into_iter().find(|s| s.id == id).ok_or_else(|| Problem::not_found("silence"))
 }
 
-async fn receipt(book: &Rulebook, caller: &Caller, silence: &Silence) -> Result<Value, Problem> {
+async fn receipt(
+    book: &Rulebook,
+    caller: &Caller,
+    silence: Silence,
+) -> Result<SilenceReceipt, Problem> {
     let held = silences::held_back(&book.log, &caller.tenant, silence.id).await?;
-    let item = |(patient_id, mut data): (String, Value)| {
-        data["patientId"] = patient_id.into();
-        data
+    let item = |(patient_id, data)| {
+        let alert = serde_json::from_value(data);
+        let alert = alert.map_err(|error| shapes::unreadable("what was held back", error))?;
+        Ok(HeldBack { alert, patient_id: String::into(patient_id) })
     };
-    let mut body = shown(silence);
-    body["heldBack"] = held.into_iter().map(item).collect();
-    Ok(body)
+    let held_back = held.into_iter().map(item).collect::<Result<_, Problem>>()?;
+    Ok(SilenceReceipt { silence: shown(silence), held_back })
 }
 
-fn shown(silence: &Silence) -> Value {
-    json!({
-        "id": silence.id,
-        "rule": silence.rule,
-        "patientId": silence.patient_id,
-        "ward": silence.ward,
-        "by": silence.by,
-        "reason": silence.reason,
-        "from": rfc3339(silence.from),
-        "until": rfc3339(silence.until),
-        "_links": { "self": format!("/api/v1/silences/{}", silence.id) },
-    })
+fn shown(silence: Silence) -> wire::Silence {
+    wire::Silence {
+        id: silence.id,
+        rule: silence.rule,
+        patient_id: silence.patient_id,
+        ward: silence.ward,
+        by: silence.by,
+        reason: silence.reason,
+        from: silence.from.into(),
+        until: silence.until.into(),
+        links: [("self", format!("/api/v1/silences/{}", silence.id))].into(),
+    }
 }
 
 impl From<SilenceError> for Problem {

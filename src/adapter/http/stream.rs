@@ -16,18 +16,18 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt};
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::cursor;
 use super::extract::Params;
 use super::problem::Problem;
-use super::wire;
 use crate::auth::Caller;
 use crate::clock::Clock;
 use crate::event::Recorded;
 use crate::limits::shares::{Holder, Share};
 use crate::query::live::{Heard, Live, Place, Rendered, SubscribeError, Told};
+use crate::wire::{LogRestored, RestoredPlace, StreamEvent};
 
 /// The longest silence of a stream.
 const KEEP_ALIVE_MS: u64 = 5_000;
@@ -110,12 +110,15 @@ pub async fn live(
 /// nothing, or, where no place is known, begins anew.
 fn restored(place: Option<&Place>, before: i64) -> Event {
     let id = place.map(Place::to_string);
-    let said = json!({
-        "before": before,
-        "incarnation": place.map(|place| place.incarnation),
-        "lastEventId": id,
-    });
-    Event::default().event("log_restored").id(id.unwrap_or_default()).data(said.to_string())
+    let incarnation = place.map(|place| place.incarnation);
+    let place = Some(RestoredPlace { incarnation, last_event_id: id.clone() });
+    let event = Event::default().event("log_restored").id(id.unwrap_or_default());
+    event.data(data(&LogRestored { before, place }))
+}
+
+/// What an event says.
+pub fn data(of: &impl Serialize) -> String {
+    serde_json::to_string(of).unwrap_or_default()
 }
 
 fn refuse(error: SubscribeError) -> Problem {
@@ -130,7 +133,7 @@ fn refuse(error: SubscribeError) -> Problem {
                  out to start with what comes next"
             );
             Problem::new(StatusCode::GONE, "month_archived", detail)
-                .with("month", span.to_string().into())
+                .with(|document| document.month = Some(span.to_string()))
         }
         SubscribeError::Restored(place) => {
             let place = place.map(|place| place.to_string());
@@ -145,7 +148,8 @@ fn refuse(error: SubscribeError) -> Problem {
                         .to_owned()
                 }
             };
-            wire::log_restored(detail, "/api/v1/stream").with("lastEventId", place.into())
+            cursor::log_restored(detail, "/api/v1/stream")
+                .with(|document| document.last_event_id = Some(place))
         }
         SubscribeError::Full => Problem::unavailable("too_many_streams", error.to_string()),
     }
@@ -192,9 +196,13 @@ fn shown<'a>(caller: &Caller, types: Types, heard: &'a Heard) -> Option<&'a Rend
 
 /// An event as all who listen are sent it.
 pub fn render(recorded: &Recorded) -> Option<Rendered> {
-    let (name, body) = wire::event(recorded)?;
-    let device = body.get("deviceId").and_then(|id| id.as_str()).unwrap_or_default();
-    Some(Rendered { name, device_id: device.to_owned(), text: body.to_string() })
+    let event = StreamEvent::of(recorded).unwrap_or_else(|error| {
+        let (shard, position) = (recorded.shard, recorded.position);
+        tracing::error!(%error, shard, position, "an event cannot be read, and is not sent");
+        None
+    })?;
+    let device_id = event.device_id().to_owned();
+    Some(Rendered { name: event.name(), device_id, text: data(&event) })
 }
 
 /// The answer that events are sent by, until the token of who asked has expired: then they

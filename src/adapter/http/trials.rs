@@ -9,18 +9,19 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
 use chrono::DateTime;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::extract::Body;
 use super::problem::Problem;
+use super::reply::Reply;
 use super::rules::{Rulebook, unreadable_json};
 use crate::auth::Caller;
 use crate::clock::END_OF_TIME;
 use crate::jobs::{Kind, SubmitError, Wanted};
 use crate::rules::Rule;
 use crate::rules::backtest::{self, BacktestError, Progress, Question, Report, Trial, TrialError};
+use crate::wire::JobStarted;
 
 /// A trial before a rule's activation may take so long.
 const TRIAL_MS_MAX: u64 = 20_000;
@@ -32,7 +33,7 @@ pub async fn start(
     State(book): State<Rulebook>,
     caller: Caller,
     Body(bytes): Body,
-) -> Result<Response, Problem> {
+) -> Result<Reply<JobStarted>, Problem> {
     caller.may_administer("rules:manage")?;
     let body: Value = serde_json::from_slice(&bytes)
         .map_err(|error| unreadable_json(&error, "; a trial is JSON, as {\"rule\": {…}}"))?;
@@ -42,12 +43,8 @@ pub async fn start(
     let wanted = Wanted { tenant, kind: Kind::Backtest, argument: &body, by };
     let id = book.jobs.submit(wanted).await?;
     let place = format!("/api/v1/jobs/{id}");
-    let body = json!({ "id": id, "_links": { "self": place } });
-    let mut answer = (StatusCode::ACCEPTED, axum::Json(body)).into_response();
-    if let Ok(place) = HeaderValue::from_str(&place) {
-        answer.headers_mut().insert(header::LOCATION, place);
-    }
-    Ok(answer)
+    let body = JobStarted { id, links: [("self", place.clone())].into() };
+    Ok(Reply::new(StatusCode::ACCEPTED, &body)?.at(&place))
 }
 
 /// Whose rules are being tried right now by this process.
@@ -118,7 +115,7 @@ pub(super) async fn refuse_too_many_pages(
         report.alerts, report.patient_days, report.alerts_per_patient_day
     );
     let problem = Problem::invalid("too_many_pages", "/max_pages_per_patient_day", detail);
-    Err(problem.with("backtest", json!(report)))
+    Err(problem.with(|document| document.backtest = Some(Box::new(report))))
 }
 
 impl From<TrialError> for Problem {

@@ -8,19 +8,19 @@
 
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::Response;
 use serde::Deserialize;
-use serde_json::{Value, json};
 
+use super::deliveries::told;
 use super::extract::{Id, Params};
 use super::patients::limit;
 use super::problem::Problem;
+use super::reply::Reply;
 use super::webhooks::{Registry, SCOPE, no_endpoint};
-use super::wire;
+use super::{cursor, shown as shapes};
 use crate::auth::Caller;
-use crate::clock::rfc3339;
 use crate::delivery::endpoint;
 use crate::delivery::events::{self, Numbered};
+use crate::wire::{self, NumberedEvent, Page, ProblemLinks};
 
 /// Events of a page, unless the caller says otherwise, and at most.
 const LIMIT_DEFAULT: i64 = 100;
@@ -40,13 +40,13 @@ pub async fn list(
     Id(id): Id,
     Params(params): Params<EventParams>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Reply<wire::Numbered>, Problem> {
     caller.may_administer(SCOPE)?;
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
     let (log, link) = (&registry.log, format!("/api/v1/webhooks/{id}/events"));
-    let cursor = |cursor| wire::place::<i64>(log, cursor, &link);
-    let cursor = params.cursor.as_deref().map(cursor).transpose()?;
-    let after = cursor.or(params.after).unwrap_or(0);
+    let place = |cursor| cursor::place::<i64>(log, cursor, &link);
+    let place = params.cursor.as_deref().map(place).transpose()?;
+    let after = place.or(params.after).unwrap_or(0);
     if after < 0 {
         let detail = "after is the last number that was seen; 0 for all";
         return Err(Problem::unreadable("invalid_after", detail));
@@ -56,32 +56,31 @@ pub async fn list(
         return Err(no_endpoint());
     }
     let from = log.history().sequences_from();
-    if cursor.is_none() && (1..=from).contains(&after) {
-        let kept = wire::cursor(log, &events::kept(pool, id, after, from).await?);
+    if place.is_none() && (1..=from).contains(&after) {
+        let kept = cursor::cursor(log, &events::kept(pool, id, after, from).await?);
         let detail = "the log was restored since, and this number may have been given in what is lost: \
                       go on with _links.next, and nothing that is to be told is missed";
         let next = format!("{link}?cursor={kept}");
-        let links = json!({ "first": link, "next": next });
-        return Err(wire::log_restored(detail, &link).with("_links", links));
+        let links = ProblemLinks { first: link.clone(), next: Some(next) };
+        let restored = cursor::log_restored(detail, &link);
+        return Err(restored.with(|document| document.links = Some(links)));
     }
     let last = events::last(pool, id).await?;
     let rows = events::after(pool, id, after, limit).await?;
-    let next = (rows.len() as i64 == limit).then(|| rows.last()).flatten();
-    let next = next.map(|last| wire::cursor(log, &last.sequence));
-    let mut body = wire::list(rows.iter().map(shown).collect(), next, &link, "");
-    body["last"] = last.into();
-    body["incarnation"] = log.history().number().into();
-    Ok(wire::tagged(&headers, &body.clone(), body))
+    let next = cursor::next(log, &rows, limit, |last| last.sequence);
+    let items = rows.into_iter().map(shown).collect::<Result<_, Problem>>()?;
+    let page = Page::new(items, next, &link, "");
+    let incarnation = log.history().number();
+    Reply::tagged(&headers, &wire::Numbered { page, last, incarnation })
 }
 
-fn shown(numbered: &Numbered) -> Value {
-    let body: Value = serde_json::from_str(&numbered.body).unwrap_or_default();
-    json!({
-        "sequence": numbered.sequence,
-        "webhookId": numbered.webhook_id,
-        "event": numbered.event,
-        "state": numbered.state.name(),
-        "createdAt": rfc3339(numbered.created_at),
-        "body": body,
+fn shown(numbered: Numbered) -> Result<NumberedEvent, Problem> {
+    Ok(NumberedEvent {
+        sequence: numbered.sequence,
+        webhook_id: numbered.webhook_id,
+        event: numbered.event,
+        state: shapes::word(numbered.state.name())?,
+        created_at: numbered.created_at.into(),
+        body: told(numbered.body)?,
     })
 }

@@ -5,19 +5,15 @@
 
 mod options;
 
-use std::collections::BTreeMap;
-
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use axum::http::{HeaderMap, StatusCode};
 
 use super::extract::{Id, Json, Optional};
 use super::problem::Problem;
-use super::wire;
+use super::reply::Reply;
+use super::shown as shapes;
 use crate::auth::Caller;
-use crate::clock::{Clock, rfc3339};
+use crate::clock::Clock;
 use crate::delivery::breaker::{self, Broken};
 use crate::delivery::endpoint::{self, Change, Endpoint, EndpointError};
 use crate::delivery::ping;
@@ -26,6 +22,7 @@ use crate::delivery::webhook::EndpointClients;
 use crate::delivery::webhook::pem::certificates_only;
 use crate::log::Log;
 use crate::rules::versions;
+use crate::wire::{self, ChangedWebhook, NewWebhook, Page, Rotation, WebhookWithSecret};
 
 pub(super) const SCOPE: &str = "webhooks:manage";
 
@@ -37,32 +34,12 @@ pub struct Registry {
     pub(super) clock: Clock,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct New {
-    url: String,
-    events: Vec<String>,
-    signature: Option<String>,
-    secret: Option<String>,
-    description: Option<String>,
-    #[serde(default)]
-    headers: BTreeMap<String, String>,
-    client_certificate: Option<String>,
-    client_key: Option<String>,
-    payload: Option<String>,
-    heartbeat: Option<String>,
-    #[serde(default)]
-    fallback: bool,
-    #[serde(default)]
-    ordered: bool,
-}
-
 /// `POST /webhooks`
 pub async fn create(
     State(registry): State<Registry>,
     caller: Caller,
-    Json(new): Json<New>,
-) -> Result<Response, Problem> {
+    Json(new): Json<NewWebhook>,
+) -> Result<Reply<WebhookWithSecret>, Problem> {
     caller.may_administer(SCOPE)?;
     options::check_url(registry.clients.guard(), &caller.tenant, &new.url).await?;
     let own = versions::events(&registry.log, &caller.tenant).await?;
@@ -86,9 +63,10 @@ pub async fn create(
     };
     let endpoint = endpoint::create(registry.log.pool(), registry.clients.seal(), &new).await?;
     let location = format!("/api/v1/webhooks/{}", endpoint.id);
-    let mut body = shown(&endpoint, &[]);
-    body["secret"] = new.key.to_text().into();
-    Ok((StatusCode::CREATED, [(header::LOCATION, location)], axum::Json(body)).into_response())
+    let secret = new.key.to_text();
+    let webhook = shown(endpoint, &[])?;
+    let body = WebhookWithSecret { webhook, secret, previous_until: None };
+    Ok(Reply::new(StatusCode::CREATED, &body)?.at(&location))
 }
 
 /// `GET /webhooks`
@@ -96,13 +74,13 @@ pub async fn list(
     State(registry): State<Registry>,
     caller: Caller,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Reply<Page<wire::Webhook>>, Problem> {
     caller.may_administer(SCOPE)?;
     let endpoints = endpoint::list(registry.log.pool(), &caller.tenant).await?;
     let broken = breaker::of_tenant(registry.log.pool(), &caller.tenant).await?;
-    let items = endpoints.iter().map(|endpoint| shown(endpoint, &broken)).collect();
-    let body = wire::list(items, None, "/api/v1/webhooks", "");
-    Ok(wire::tagged(&headers, &body.clone(), body))
+    let items = endpoints.into_iter().map(|endpoint| shown(endpoint, &broken));
+    let items = items.collect::<Result<_, Problem>>()?;
+    Reply::tagged(&headers, &Page::new(items, None, "/api/v1/webhooks", ""))
 }
 
 /// `GET /webhooks/{id}`
@@ -111,32 +89,12 @@ pub async fn get(
     caller: Caller,
     Id(id): Id,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Reply<wire::Webhook>, Problem> {
     caller.may_administer(SCOPE)?;
     let endpoint = endpoint::get(registry.log.pool(), &caller.tenant, id).await?;
     let endpoint = endpoint.ok_or_else(no_endpoint)?;
     let broken = breaker::of_tenant(registry.log.pool(), &caller.tenant).await?;
-    let body = shown(&endpoint, &broken);
-    Ok(wire::tagged(&headers, &body.clone(), body))
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Patch {
-    url: Option<String>,
-    events: Option<Vec<String>>,
-    description: Option<String>,
-    state: Option<String>,
-    headers: Option<BTreeMap<String, String>>,
-    #[serde(default, deserialize_with = "options::given")]
-    client_certificate: Option<Option<String>>,
-    #[serde(default, deserialize_with = "options::given")]
-    client_key: Option<Option<String>>,
-    payload: Option<String>,
-    #[serde(default, deserialize_with = "options::given")]
-    heartbeat: Option<Option<String>>,
-    fallback: Option<bool>,
-    ordered: Option<bool>,
+    Reply::tagged(&headers, &shown(endpoint, &broken)?)
 }
 
 /// `PATCH /webhooks/{id}`
@@ -144,8 +102,8 @@ pub async fn change(
     State(registry): State<Registry>,
     caller: Caller,
     Id(id): Id,
-    Json(patch): Json<Patch>,
-) -> Result<Response, Problem> {
+    Json(patch): Json<ChangedWebhook>,
+) -> Result<Reply<wire::Webhook>, Problem> {
     caller.may_administer(SCOPE)?;
     if let Some(url) = &patch.url {
         options::check_url(registry.clients.guard(), &caller.tenant, url).await?;
@@ -183,7 +141,7 @@ pub async fn change(
     let endpoint = endpoint::change(pool, seal, &caller.tenant, id, &change).await?;
     let endpoint = endpoint.ok_or_else(no_endpoint)?;
     let broken = breaker::of_tenant(pool, &caller.tenant).await?;
-    Ok(axum::Json(shown(&endpoint, &broken)).into_response())
+    Reply::ok(&shown(endpoint, &broken)?)
 }
 
 /// `DELETE /webhooks/{id}`
@@ -191,19 +149,12 @@ pub async fn delete(
     State(registry): State<Registry>,
     caller: Caller,
     Id(id): Id,
-) -> Result<Response, Problem> {
+) -> Result<StatusCode, Problem> {
     caller.may_administer(SCOPE)?;
     match endpoint::delete(registry.log.pool(), &caller.tenant, id).await? {
-        true => Ok(StatusCode::NO_CONTENT.into_response()),
+        true => Ok(StatusCode::NO_CONTENT),
         false => Err(no_endpoint()),
     }
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Rotation {
-    signature: Option<String>,
-    secret: Option<String>,
 }
 
 /// `POST /webhooks/{id}/rotate-secret`. The kind of signature stays as it is, unless the
@@ -213,7 +164,7 @@ pub async fn rotate(
     caller: Caller,
     Id(id): Id,
     Optional(rotation): Optional<Rotation>,
-) -> Result<Response, Problem> {
+) -> Result<Reply<WebhookWithSecret>, Problem> {
     caller.may_administer(SCOPE)?;
     let (pool, seal) = (registry.log.pool(), registry.clients.seal());
     let now = endpoint::get(pool, &caller.tenant, id).await?.ok_or_else(no_endpoint)?;
@@ -224,10 +175,8 @@ pub async fn rotate(
         secrets::rotate(pool, seal, &caller.tenant, id, &key, registry.clock.now()).await?;
     let (endpoint, until) = rotated.ok_or_else(no_endpoint)?;
     let broken = breaker::of_tenant(pool, &caller.tenant).await?;
-    let mut body = shown(&endpoint, &broken);
-    body["secret"] = key.to_text().into();
-    body["previousUntil"] = rfc3339(until).into();
-    Ok(axum::Json(body).into_response())
+    let (webhook, secret) = (shown(endpoint, &broken)?, key.to_text());
+    Reply::ok(&WebhookWithSecret { webhook, secret, previous_until: Some(until.into()) })
 }
 
 /// `POST /webhooks/{id}/ping`: 200 with what came of it, whatever the endpoint answered.
@@ -235,56 +184,56 @@ pub async fn ping(
     State(registry): State<Registry>,
     caller: Caller,
     Id(id): Id,
-) -> Result<Response, Problem> {
+) -> Result<Reply<wire::Ping>, Problem> {
     caller.may_administer(SCOPE)?;
     let found = endpoint::get(registry.log.pool(), &caller.tenant, id).await?;
     let endpoint = found.ok_or_else(no_endpoint)?;
     let pinged = ping::ping(&registry.clients, &endpoint, registry.clock.now()).await;
-    let body = json!({
-        "delivered": pinged.outcome.is_delivered(),
-        "webhookId": pinged.webhook_id,
-        "status": pinged.outcome.status,
-        "latencyMs": pinged.latency.as_millis() as u64,
-        "error": pinged.outcome.error(),
-        "answer": pinged.outcome.answer_head,
-    });
-    Ok(axum::Json(body).into_response())
+    Reply::ok(&wire::Ping {
+        delivered: pinged.outcome.is_delivered(),
+        webhook_id: pinged.webhook_id,
+        status: pinged.outcome.status,
+        latency_ms: pinged.latency.as_millis() as u64,
+        error: pinged.outcome.error().map(ToOwned::to_owned),
+        answer: pinged.outcome.answer_head,
+    })
 }
 
 /// An endpoint; with its breaker, if that is among those which are not closed.
-fn shown(endpoint: &Endpoint, broken: &[Broken]) -> Value {
+fn shown(endpoint: Endpoint, broken: &[Broken]) -> Result<wire::Webhook, Problem> {
     let breaker = broken.iter().find(|breaker| breaker.endpoint_id == endpoint.id);
     let breaker = breaker.map(|breaker| {
-        json!({
-            "state": breaker.state.name(),
-            "since": rfc3339(breaker.since),
-            "until": rfc3339(breaker.until),
-            "reason": breaker.reason,
+        Ok::<_, Problem>(wire::Breaker {
+            state: shapes::word(breaker.state.name())?,
+            since: breaker.since.into(),
+            until: breaker.until.into(),
+            reason: breaker.reason.clone(),
         })
     });
     let link = format!("/api/v1/webhooks/{}", endpoint.id);
-    json!({
-        "id": endpoint.id,
-        "url": endpoint.url,
-        "events": endpoint.events,
-        "description": endpoint.description,
-        "state": endpoint.state.name(),
-        "reason": endpoint.reason,
-        "breaker": breaker,
-        "signature": endpoint.signature.name(),
-        "publicKey": endpoint.public_key,
-        "headerNames": endpoint.header_names,
-        "clientCertificate": endpoint.client_certificate.as_deref().map(certificates_only),
-        "payload": endpoint.payload.name(),
-        "heartbeat": endpoint.heartbeat_seconds.map(|seconds| format!("{seconds}s")),
-        "fallback": endpoint.fallback,
-        "ordered": endpoint.ordered,
-        "createdAt": rfc3339(endpoint.created_at),
-        "_links": {
-            "self": link,
-            "deliveries": format!("{link}/deliveries"),
-            "events": format!("{link}/events"),
-        },
+    Ok(wire::Webhook {
+        id: endpoint.id,
+        url: endpoint.url,
+        events: endpoint.events,
+        description: endpoint.description,
+        state: shapes::word(endpoint.state.name())?,
+        reason: endpoint.reason,
+        breaker: breaker.transpose()?,
+        signature: shapes::word(endpoint.signature.name())?,
+        public_key: endpoint.public_key,
+        header_names: endpoint.header_names,
+        client_certificate: endpoint.client_certificate.as_deref().map(certificates_only),
+        payload: shapes::word(endpoint.payload.name())?,
+        heartbeat: endpoint.heartbeat_seconds.map(|seconds| format!("{seconds}s")),
+        fallback: endpoint.fallback,
+        ordered: endpoint.ordered,
+        created_at: endpoint.created_at.into(),
+        links: [
+            ("self", link.clone()),
+            ("deliveries", format!("{link}/deliveries")),
+            ("events", format!("{link}/events")),
+        ]
+        .into(),
     })
 }
 

@@ -5,84 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
-
 use super::{Found, PatientTrials};
 use crate::rules::model::Rule;
+pub use crate::wire::{Compared, PatientNumbers, Report, WardNumbers};
 
 /// Patients that are named, the noisiest first.
 const NOISIEST_MAX: usize = 10;
-
-/// What one rule would have done.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Report {
-    /// The rule, and its version.
-    pub rule: String,
-    /// See `rule`.
-    pub rule_version: u32,
-    /// Readings that were judged.
-    pub readings: u64,
-    /// Patients of whom there were any.
-    pub patients: usize,
-    /// Of them, those with an alert.
-    pub patients_with_alerts: usize,
-    /// Observed time.
-    pub patient_days: f64,
-    /// Alerts raised.
-    pub alerts: u64,
-    /// The same by observed time.
-    pub alerts_per_patient_day: f64,
-    /// Said again, or to others, had nobody answered.
-    pub repeats: u64,
-    /// In alarm, of the observed time.
-    pub alarm_part: f64,
-    /// The share of the noisiest tenth of patients in all alerts.
-    pub noisiest_tenth_part: f64,
-    /// By ward; those without come under an empty name.
-    pub wards: Vec<WardNumbers>,
-    /// The noisiest patients.
-    pub noisiest: Vec<PatientNumbers>,
-}
-
-/// Of one ward.
-#[derive(Clone, Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs, reason = "as in the report")]
-pub struct WardNumbers {
-    pub ward: String,
-    pub patients: usize,
-    pub patient_days: f64,
-    pub alerts: u64,
-    pub alerts_per_patient_day: f64,
-}
-
-/// Of one patient.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-#[allow(missing_docs, reason = "as in the report")]
-pub struct PatientNumbers {
-    pub patient_id: String,
-    pub patient_days: f64,
-    pub alerts: u64,
-    pub alarm_seconds: f64,
-}
-
-/// How the alerts of a rule lie to those of others.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Compared {
-    /// Of the rule.
-    pub alerts: u64,
-    /// Of the others.
-    pub others: u64,
-    /// Of the rule, while one of the others stood.
-    pub both: u64,
-    /// Of the rule alone.
-    pub gained: u64,
-    /// Of the others alone.
-    pub lost: u64,
-}
 
 impl Report {
     /// Of the rule that stands at `index` in the question.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Axis, BacktestError, Found, Question, Report, compared, picture, run, variants};
 use crate::clock::END_OF_TIME;
@@ -17,6 +17,7 @@ use crate::log::Log;
 use crate::rules::model::Rule;
 use crate::rules::table::{RuleError, Table, fault};
 use crate::rules::versions;
+use crate::wire::{Setting, TrialResult};
 
 /// What people write when they want a sweep.
 const SWEEP_EXAMPLE: &str =
@@ -80,7 +81,7 @@ impl Trial {
     }
 
     /// Does it; the result as it is told.
-    async fn done(self, log: &Log, task: &Task) -> Result<Value, Failure> {
+    async fn done(self, log: &Log, task: &Task) -> Result<TrialResult, Failure> {
         let mut rules: Vec<Arc<Rule>> =
             self.settings.iter().map(|(_, rule)| rule.clone()).collect();
         if self.against {
@@ -101,31 +102,32 @@ impl Trial {
         Ok(self.result(&found))
     }
 
-    fn result(self, found: &Found) -> Value {
+    fn result(self, found: &Found) -> TrialResult {
         let of = |(n, (_, rule)): (usize, &(Vec<Value>, Arc<Rule>))| Report::of(found, n, rule);
-        let reports: Vec<Report> = self.settings.iter().enumerate().map(of).collect();
-        if self.axes.is_empty() {
+        let mut reports: Vec<Report> = self.settings.iter().enumerate().map(of).collect();
+        // Without an axis there is one setting.
+        if self.axes.is_empty()
+            && let Some(report) = reports.pop()
+        {
             let against = self.against.then(|| compared(found));
-            return json!({ "report": reports.first(), "against": against });
+            return TrialResult::One { report: Box::new(report), against };
         }
         let rates = reports.iter().map(|report| report.alerts_per_patient_day);
         let settings = self.settings.into_iter().map(|(setting, _)| setting);
         let points: Vec<(Vec<Value>, f64)> = settings.zip(rates).collect();
-        let row = |((setting, _), report): (&(Vec<Value>, f64), &Report)| {
-            json!({
-                "setting": setting,
-                "alerts": report.alerts,
-                "alertsPerPatientDay": report.alerts_per_patient_day,
-                "patientsWithAlerts": report.patients_with_alerts,
-                "alarmPart": report.alarm_part,
-            })
+        let row = |((setting, _), report): (&(Vec<Value>, f64), &Report)| Setting {
+            setting: setting.clone(),
+            alerts: report.alerts,
+            alerts_per_patient_day: report.alerts_per_patient_day,
+            patients_with_alerts: report.patients_with_alerts,
+            alarm_part: report.alarm_part,
         };
-        let rows: Vec<Value> = points.iter().zip(&reports).map(row).collect();
-        let keys: Vec<&str> = self.axes.iter().map(|axis| &*axis.key).collect();
+        let settings = points.iter().zip(&reports).map(row).collect();
+        let axes = self.axes.iter().map(|axis| axis.key.clone()).collect();
         let rule = reports.first().map_or("", |report| &*report.rule);
         let title = format!("{rule}: alerts a patient-day");
         let picture = picture(&title, &self.axes, &points);
-        json!({ "axes": keys, "settings": rows, "picture": picture })
+        TrialResult::Sweep { axes, settings, picture }
     }
 }
 
@@ -170,7 +172,8 @@ impl Work for Trials {
             // It was read when it was accepted, perhaps by another version.
             let trial = Trial::read(&task.argument)
                 .map_err(|refused| Failure::Told(refused.error.to_string()))?;
-            trial.done(&self.log, &task).await
+            let result = trial.done(&self.log, &task).await?;
+            serde_json::to_value(result).map_err(|error| Failure::Ours(error.to_string()))
         }
         .boxed()
     }
@@ -193,6 +196,8 @@ impl From<BacktestError> for Failure {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn rule() -> Value {

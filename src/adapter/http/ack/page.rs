@@ -13,13 +13,11 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::super::problem::Told;
-use super::super::wire;
-use crate::event::number;
 use crate::query::alerts::{Alert, Standing};
+use crate::wire::{Acknowledgement, Number};
 
 /// The longest name and note of an acknowledgement.
 pub(super) const BY_CHARS_MAX: usize = 200;
@@ -60,8 +58,12 @@ pub fn answer(status: StatusCode, page: String) -> Response {
 
 /// An alert. Without a bed nothing of the patient is shown: the message that the link
 /// came with had nothing of them either.
-pub fn alert(alert: &Alert, bed: Option<&Bed>, now: DateTime<Utc>) -> String {
-    let shown = wire::alert(alert);
+pub fn alert(
+    alert: &Alert,
+    acknowledged: Option<&Acknowledgement>,
+    bed: Option<&Bed>,
+    now: DateTime<Utc>,
+) -> String {
     let mut main = format!(
         "<p class=\"priority {priority}\">{priority} priority</p>\n<h1>{event}</h1>\n",
         priority = alert.priority.name(),
@@ -74,7 +76,7 @@ pub fn alert(alert: &Alert, bed: Option<&Bed>, now: DateTime<Utc>) -> String {
             ("Bed", bed.bed.clone()),
             ("Measured by", Some(alert.device_id.clone())),
         ];
-        let (vital, value) = (in_words(alert.vital.name()), number(alert.value));
+        let (vital, value) = (in_words(alert.vital.name()), Number(alert.value));
         main += &format!(
             "<p class=\"value\"><strong>{value}</strong> {unit} <span>{vital}</span></p>\n<dl>\n",
             unit = escaped(&alert.unit),
@@ -87,12 +89,12 @@ pub fn alert(alert: &Alert, bed: Option<&Bed>, now: DateTime<Utc>) -> String {
     }
     let since = if bed.is_some() { alert.since } else { alert.raised_at };
     main += &format!("<p class=\"since\">since {}</p>\n", moment(since, now));
-    main += &standing(alert, &shown["acknowledged"], now);
+    main += &standing(alert, acknowledged, now);
     document(&in_words(&alert.event), &main)
 }
 
 /// What is to be done about it, or was.
-fn standing(alert: &Alert, acknowledged: &Value, now: DateTime<Utc>) -> String {
+fn standing(alert: &Alert, acknowledged: Option<&Acknowledgement>, now: DateTime<Utc>) -> String {
     let over = match alert.state {
         Standing::Cleared => {
             let at = alert.cleared_since.map(|at| format!(": cleared {}", moment(at, now)));
@@ -103,15 +105,13 @@ fn standing(alert: &Alert, acknowledged: &Value, now: DateTime<Utc>) -> String {
         Standing::Active | Standing::Ended => None,
     };
     let over = over.map(|over| format!("<p class=\"over\">{over}</p>\n")).unwrap_or_default();
-    if acknowledged.is_object() {
-        let text = |key: &str| acknowledged[key].as_str();
-        let by = text("by").unwrap_or("somebody who had this link");
-        let at = text("at").and_then(|at| at.parse().ok()).map(|at| moment(at, now));
-        let note = text("note").map(|note| format!("<p class=\"note\">{}</p>\n", escaped(note)));
+    if let Some(Acknowledgement { by, at, note, .. }) = acknowledged {
+        let by = by.as_deref().unwrap_or("somebody who had this link");
+        let note = note.as_ref().map(|n| format!("<p class=\"note\">{}</p>\n", escaped(n)));
         return format!(
             "{over}<div class=\"done\"><p>Acknowledged by <strong>{}</strong></p>\n<p>{}</p>\n{}</div>\n",
             escaped(by),
-            at.unwrap_or_default(),
+            moment(at.0, now),
             note.unwrap_or_default(),
         );
     }

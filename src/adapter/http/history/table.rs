@@ -23,15 +23,14 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 
 use super::format::Format;
-use crate::adapter::http::wire;
-use crate::adapter::http::wire::line::one_line;
+use crate::adapter::http::shown;
 use crate::clock::rfc3339;
-use crate::event::number;
 use crate::limits::shares::Held;
 use crate::log::Log;
 use crate::query::history::{Question, page, place_of};
 use crate::query::reach::Unanswered;
 use crate::query::state::Newest;
+use crate::wire::{Context, Number, Opinion, Quality};
 
 /// Readings read at once.
 const READINGS_PER_PAGE: i64 = 5_000;
@@ -111,10 +110,10 @@ fn as_lines(
         }
         for await rows in pages {
             let mut text = String::new();
-            for row in &rows.map_err(told)? {
+            for row in rows.map_err(told)? {
                 text.push_str(&match format {
-                    Format::Csv => csv(&patient_id, row),
-                    _ => ndjson(&patient_id, row),
+                    Format::Csv => csv(&patient_id, &row),
+                    _ => serde_json::to_string(&shown::reading(&patient_id, row))?,
                 });
                 text.push('\n');
             }
@@ -123,29 +122,17 @@ fn as_lines(
     }
 }
 
-/// As in a page, but the context to the letter: what is read again is the same.
-fn ndjson(patient_id: &str, row: &Newest) -> String {
-    let mut body = wire::reading(patient_id, row);
-    let context = body.as_object_mut().and_then(|body| body.remove("context"));
-    let mut line = body.to_string();
-    if let (Some(_), Some(context)) = (context, &row.context) {
-        line.pop();
-        line.push_str(&format!(",\"context\":{}}}", one_line(context)));
-    }
-    line
-}
-
 /// Ids, names and units hold neither commas nor quotes; a context has both.
 fn csv(patient_id: &str, row: &Newest) -> String {
-    let own = row.quality.map(|quality| wire::opinion(quality).to_string());
-    let quoted = |json: &String| format!("\"{}\"", one_line(json).replace('"', "\"\""));
+    let own = row.quality.map(|quality| Opinion(quality).number().to_string());
+    let quoted = |json: &String| format!("\"{}\"", Context::new(json).text().replace('"', "\"\""));
     [
         patient_id,
         &row.device_id,
         row.vital.name(),
-        &number(row.value).to_string(),
+        &Number(row.value).to_string(),
         row.vital.unit(),
-        wire::quality(row.suspect),
+        Quality::of(row.suspect).name(),
         &rfc3339(row.measured_at),
         &rfc3339(row.recorded_at),
         &own.unwrap_or_default(),
@@ -198,7 +185,7 @@ fn write_group(
         put::<ByteArrayType>(to, &texts(&|row| row.vital.name().into()))?;
         put::<DoubleType>(to, &rows.iter().map(|row| row.value).collect::<Vec<_>>())?;
         put::<ByteArrayType>(to, &texts(&|row| row.vital.unit().into()))?;
-        put::<ByteArrayType>(to, &texts(&|row| wire::quality(row.suspect).into()))?;
+        put::<ByteArrayType>(to, &texts(&|row| Quality::of(row.suspect).name().into()))?;
         let measured = rows.iter().map(|row| row.measured_at.timestamp_micros());
         put::<Int64Type>(to, &measured.collect::<Vec<_>>())?;
         let recorded = rows.iter().map(|row| row.recorded_at.timestamp_micros());

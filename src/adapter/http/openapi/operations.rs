@@ -1,7 +1,18 @@
 //! What can be asked of the API, one entry a route and method.
 //!
-//! Written by hand, and held true from outside: every answer that a test of the suite gets
-//! is checked against its entry (`tests/suite/support/described.rs`).
+//! Guarantees that the schema of an answer is that of the handler's own type. What stands
+//! here beside (statuses, codes, parameters) is written by hand, and held true from outside:
+//! every answer that a test of the suite gets is checked against its entry
+//! (`tests/suite/support/described.rs`).
+
+use schemars::JsonSchema;
+
+use super::answers::Answers;
+use crate::adapter::http::{
+    ack, alerts, corrections, deliveries, devices, diff, history, jobs, patients, readings, record,
+    rules, shadow, silences, trials, webhook_events, webhooks,
+};
+use crate::wire::{self, Shape, shape};
 
 /// A route with a method.
 pub struct Operation {
@@ -18,11 +29,15 @@ pub struct Operation {
     /// Names of [`PARAMETERS`]; `limit<=500` is a limit of at most 500.
     pub query: &'static [&'static str],
     /// The schema of its body, and the media types beside JSON that it comes in.
-    pub body: Option<(&'static str, &'static [&'static str])>,
+    pub body: Option<(Shape, &'static [&'static str])>,
     /// Whether it may do without that.
     pub may_be_empty: bool,
-    /// The statuses and schemas of its answers.
-    pub answers: &'static [(u16, &'static str)],
+    /// The statuses of its answers, and what they hold.
+    pub statuses: &'static [u16],
+    /// See `statuses`.
+    pub answer: Answer,
+    /// Whether it says where what was made is found.
+    pub is_located: bool,
     /// The media types of an answer beside that of its schema.
     pub also_as: &'static [&'static str],
     /// Whether `Last-Event-ID` resumes it.
@@ -31,6 +46,19 @@ pub struct Operation {
     pub is_tagged: bool,
     /// Beside those of every operation, and of every body.
     pub refusals: &'static [Refusals],
+}
+
+/// What an answer holds.
+#[derive(Clone, Copy)]
+pub enum Answer {
+    /// No body.
+    Nothing,
+    /// JSON of a type.
+    Json(Shape),
+    /// Server-Sent Events.
+    Events,
+    /// HTML.
+    Page,
 }
 
 /// Statuses, and the codes of the problems that come with them.
@@ -42,7 +70,7 @@ pub const EVERY: Refusals = &[
     (401, "unauthorised"),
     (403, "scope_missing"),
     (429, "rate_limited too_many_requests answer_budget_used"),
-    (500, "internal"),
+    (500, "internal stored_unreadable"),
     (
         503,
         "database_unavailable keys_unavailable timeout too_many_connections too_many_requests \
@@ -66,8 +94,6 @@ const FOUND: Refusals = &[(404, "not_found")];
 const PAGED: Refusals = &[(400, "invalid_limit invalid_cursor"), (409, "log_restored")];
 const KEPT: Refusals = &[(410, "month_archived")];
 const APPENDS: Refusals = &[(503, "log_unavailable")];
-/// What is stored of rules and silences, and cannot be read.
-const STORED: Refusals = &[(500, "stored_unreadable")];
 const STREAM: Refusals = &[
     (400, "invalid_last_event_id"),
     (409, "log_restored"),
@@ -124,17 +150,15 @@ impl Operation {
         self
     }
 
-    const fn body(mut self, schema: &'static str) -> Operation {
-        self.body = Some((schema, &[]));
-        self
+    const fn body<T: JsonSchema>(self) -> Operation {
+        self.body_also_as::<T>(&[])
     }
 
-    const fn body_also_as(
+    const fn body_also_as<T: JsonSchema>(
         mut self,
-        schema: &'static str,
         media_types: &'static [&'static str],
     ) -> Operation {
-        self.body = Some((schema, media_types));
+        self.body = Some((shape::<T>(), media_types));
         self
     }
 
@@ -153,15 +177,37 @@ impl Operation {
         self
     }
 
-    /// 200 with a schema, or 304.
-    const fn tagged(mut self, answer: &'static [(u16, &'static str)]) -> Operation {
-        self.answers = answer;
+    /// 200 with what a handler answers, or 304.
+    const fn tagged<A, H: Answers<A>>(mut self, handler: &H) -> Operation {
         self.is_tagged = true;
+        self.answers(&[200], handler)
+    }
+
+    /// What a handler answers, by these statuses.
+    const fn answers<A, H: Answers<A>>(self, statuses: &'static [u16], _: &H) -> Operation {
+        self.holds(statuses, Answer::Json(shape::<H::Body>()))
+    }
+
+    const fn events(self) -> Operation {
+        self.holds(&[200], Answer::Events)
+    }
+
+    const fn page(self) -> Operation {
+        self.holds(&[200], Answer::Page)
+    }
+
+    const fn nothing(self) -> Operation {
+        self.holds(&[204], Answer::Nothing)
+    }
+
+    const fn holds(mut self, statuses: &'static [u16], answer: Answer) -> Operation {
+        self.statuses = statuses;
+        self.answer = answer;
         self
     }
 
-    const fn answers(mut self, answers: &'static [(u16, &'static str)]) -> Operation {
-        self.answers = answers;
+    const fn located(mut self) -> Operation {
+        self.is_located = true;
         self
     }
 
@@ -191,7 +237,9 @@ const fn on(
         query: &[],
         body: None,
         may_be_empty: false,
-        answers: &[],
+        statuses: &[],
+        answer: Answer::Nothing,
+        is_located: false,
         also_as: &[],
         resumes: false,
         is_tagged: false,
@@ -240,99 +288,99 @@ const TOML: &str = "application/toml";
 /// All of them, in the order of the router.
 #[rustfmt::skip]
 pub const OPERATIONS: &[Operation] = &[
-    on("post", "/readings", "readings:write", "Stores readings; answered after the commit").body_also_as("Readings", &[NDJSON])
-        .answers(&[(201, "Stored"), (207, "Stored")]).refuses(&[READINGS]),
+    on("post", "/readings", "readings:write", "Stores readings; answered after the commit").body_also_as::<wire::Readings>(&[NDJSON])
+        .answers(&[201, 207], &readings::store).refuses(&[READINGS]),
 
     on("get", "/patients", R, "The patients with their states, now or at a moment").query(&["ward", "asOf", "knownAt", "cursor", "limit<=500"])
-        .tagged(&[(200, "StateList")]).refuses(&[PAGED, NARROW, KEPT]),
+        .tagged(&patients::list).refuses(&[PAGED, NARROW, KEPT]),
     on("get", "/patients/{patient_id}", R, "A patient's state, now or at a moment").query(&["asOf", "knownAt"])
-        .tagged(&[(200, "State")]).refuses(&[PATIENT, FOUND, KEPT]),
-    on("put", "/patients/{patient_id}", P, "The same as `PUT` of the record").body("Record")
-        .answers(&[(200, "RecordOf")]).refuses(&[PATIENT, RECORD, &[(422, "would_erase")], APPENDS]),
+        .tagged(&patients::state).refuses(&[PATIENT, FOUND, KEPT]),
+    on("put", "/patients/{patient_id}", P, "The same as `PUT` of the record").body::<wire::Record>()
+        .answers(&[200], &record::put).refuses(&[PATIENT, RECORD, &[(422, "would_erase")], APPENDS]),
     on("get", "/patients/{patient_id}/record", R, "A patient's record, and who changed it last")
-        .tagged(&[(200, "RecordOf")]).refuses(&[PATIENT, FOUND]),
-    on("put", "/patients/{patient_id}/record", P, "The whole record; null removes a field, and one that steers alarms is not left out").body("Record")
-        .answers(&[(200, "RecordOf")]).refuses(&[PATIENT, RECORD, &[(422, "would_erase")], APPENDS]),
-    on("patch", "/patients/{patient_id}/record", P, "A part of the record: what is left out stays, null removes").body("Record")
-        .answers(&[(200, "RecordOf")]).refuses(&[PATIENT, RECORD, APPENDS]),
+        .tagged(&record::get).refuses(&[PATIENT, FOUND]),
+    on("put", "/patients/{patient_id}/record", P, "The whole record; null removes a field, and one that steers alarms is not left out").body::<wire::Record>()
+        .answers(&[200], &record::put).refuses(&[PATIENT, RECORD, &[(422, "would_erase")], APPENDS]),
+    on("patch", "/patients/{patient_id}/record", P, "A part of the record: what is left out stays, null removes").body::<wire::Record>()
+        .answers(&[200], &record::patch).refuses(&[PATIENT, RECORD, APPENDS]),
     on("get", "/patients/{patient_id}/readings", R, "History: a page, buckets, points, or by `Accept` a whole table")
-        .query(&["vital", "from", "to", "every", "points", "limit<=10000", "cursor"]).tagged(&[(200, "History")]).also_as(&[CSV, NDJSON, PARQUET])
+        .query(&["vital", "from", "to", "every", "points", "limit<=10000", "cursor"]).tagged(&history::readings).also_as(&[CSV, NDJSON, PARQUET])
         .refuses(&[PAGED, PATIENT, FOUND, KEPT, &[(400, "unknown_vital vital_required every_or_points invalid_every invalid_points whole_table"), (406, "not_acceptable"), (422, "too_many_readings")], TABLE]),
     on("get", "/patients/{patient_id}/diff", R, "What was known at a moment against what is known of it now").query(&["asOf", "knownAt", "from", "limit<=10000", "cursor"])
-        .tagged(&[(200, "Diff")]).refuses(&[PAGED, PATIENT, FOUND, KEPT, &[(400, "as_of_required")]]),
-    on("post", "/patients/{patient_id}/readings/retract", "readings:correct", "A reading was entered in error").body("Retraction")
-        .answers(&[(200, "Retracted"), (201, "Retracted")]).refuses(&[PATIENT, RETRACTION, FOUND, KEPT, APPENDS]),
+        .tagged(&diff::diff).refuses(&[PAGED, PATIENT, FOUND, KEPT, &[(400, "as_of_required")]]),
+    on("post", "/patients/{patient_id}/readings/retract", "readings:correct", "A reading was entered in error").body::<wire::Retraction>()
+        .answers(&[200, 201], &corrections::retract).refuses(&[PATIENT, RETRACTION, FOUND, KEPT, APPENDS]),
     on("get", "/patients/{patient_id}/{vital}", R, "The newest reading of a vital")
-        .tagged(&[(200, "Newest")]).refuses(&[PATIENT, &[(404, "not_found unknown_vital")]]),
+        .tagged(&patients::vital).refuses(&[PATIENT, &[(404, "not_found unknown_vital")]]),
     on("get", "/devices", R, "What sends: last heard of, expected interval, coverage").query(&["patientId", "limit<=500", "cursor"])
-        .tagged(&[(200, "DeviceList")]).refuses(&[PAGED, NARROW]),
+        .tagged(&devices::list).refuses(&[PAGED, NARROW]),
     on("get", "/devices/{id}", R, "A device, at each patient that it has measured")
-        .tagged(&[(200, "DeviceAtPatients")]).refuses(&[NARROW, FOUND]),
+        .tagged(&devices::get).refuses(&[NARROW, FOUND]),
     on("get", "/patients/{patient_id}/replay", R, "What happened, at a multiple of real time; resumes with `Last-Event-ID`").query(&["from", "to", "knownAt", "speed"])
-        .resumes().answers(&[(200, "Events")]).refuses(&[PATIENT, FOUND, KEPT, STREAM, &[(400, "invalid_speed")]]),
+        .resumes().events().refuses(&[PATIENT, FOUND, KEPT, STREAM, &[(400, "invalid_speed")]]),
     on("get", "/stream", R, "What happens, as it happens; resumes with `Last-Event-ID`").query(&["types"])
-        .resumes().answers(&[(200, "Events")]).refuses(&[KEPT, STREAM, &[(400, "invalid_types")]]),
+        .resumes().events().refuses(&[KEPT, STREAM, &[(400, "invalid_types")]]),
 
     on("get", "/alerts", A, "Alerts, newest first; with `mode=shadow` what rules on trial would have raised").query(&["mode", "alertState", "patientId", "limit<=1000", "cursor"])
-        .tagged(&[(200, "AlertList")]).refuses(&[PAGED, STATE, NARROW, STORED, &[(400, "invalid_id")]]),
+        .tagged(&alerts::list).refuses(&[PAGED, STATE, NARROW, &[(400, "invalid_id")]]),
     on("get", "/alerts/{id}", A, "An alert, and what raised it")
-        .tagged(&[(200, "AlertWithHistory")]).refuses(&[FOUND]),
+        .tagged(&alerts::get).refuses(&[FOUND]),
     on("get", "/alerts/{id}/ack", K, "A page with one button, for a phone: what it is, and who has seen it").query(&["link"]).by_link()
-        .answers(&[(200, "Page")]).refuses(&[FOUND, LINK]),
+        .page().refuses(&[FOUND, LINK]),
     on("post", "/alerts/{id}/ack", K, "Somebody has seen it; a form is answered with the page").query(&["link"]).by_link()
-        .body_also_as("Answering", &[FORM]).answers(&[(200, "Acknowledged")]).also_as(&[HTML]).refuses(&[FOUND, TEXT, APPENDS, LINK]),
-    on("post", "/alerts/{id}/clear", K, "It is over, says a person").body("Answering")
-        .answers(&[(200, "Alert")]).refuses(&[FOUND, TEXT, APPENDS]),
+        .body_also_as::<wire::Answering>(&[FORM]).answers(&[200], &ack::acknowledge).also_as(&[HTML]).refuses(&[FOUND, TEXT, APPENDS, LINK]),
+    on("post", "/alerts/{id}/clear", K, "It is over, says a person").body::<wire::Answering>()
+        .answers(&[200], &ack::clear).refuses(&[FOUND, TEXT, APPENDS]),
 
     on("get", "/rules", M, "The newest version of each rule")
-        .tagged(&[(200, "RuleVersionList")]).refuses(&[NARROW, STORED]),
-    on("post", "/rules/backtest", M, "What a rule would have raised over the history: a job").body("Backtest")
-        .answers(&[(202, "JobStarted")]).refuses(&[NARROW, &[(422, "invalid_rule invalid_sweep invalid_against"), (429, "too_many_jobs"), (503, "jobs_busy")]]),
+        .tagged(&rules::list).refuses(&[NARROW]),
+    on("post", "/rules/backtest", M, "What a rule would have raised over the history: a job").body::<wire::Backtest>()
+        .answers(&[202], &trials::start).located().refuses(&[NARROW, &[(422, "invalid_rule invalid_sweep invalid_against"), (429, "too_many_jobs"), (503, "jobs_busy")]]),
     on("get", "/rules/{id}", M, "The newest version of a rule")
-        .tagged(&[(200, "RuleVersion")]).refuses(&[NARROW, FOUND, STORED]),
-    on("put", "/rules/{id}", M, "Writes a rule: a new version").query(&["reason", "force"]).body_also_as("Rule", &[TOML])
-        .answers(&[(200, "RuleVersion")]).refuses(&[NARROW, RULE, REASON, STORED, APPENDS]),
+        .tagged(&rules::get).refuses(&[NARROW, FOUND]),
+    on("put", "/rules/{id}", M, "Writes a rule: a new version").query(&["reason", "force"]).body_also_as::<wire::Rule>(&[TOML])
+        .answers(&[200], &rules::put).refuses(&[NARROW, RULE, REASON, APPENDS]),
     on("delete", "/rules/{id}", M, "Retires a rule").query(&["reason"])
-        .answers(&[(204, "Nothing")]).refuses(&[NARROW, FOUND, REASON, STORED, APPENDS, &[(422, "invalid_rule")]]),
+        .nothing().refuses(&[NARROW, FOUND, REASON, APPENDS, &[(422, "invalid_rule")]]),
     on("get", "/rules/{id}/versions", M, "Every version of a rule, with who and why")
-        .tagged(&[(200, "RuleVersionList")]).refuses(&[NARROW, FOUND, STORED]),
+        .tagged(&rules::history).refuses(&[NARROW, FOUND]),
     on("get", "/rules/{id}/report", M, "The pages that the version on trial would have sent, by day (UTC) and patient, beside those that the rules at work have sent").query(&["from", "to", "limit<=1000", "cursor"])
-        .tagged(&[(200, "ShadowReport")]).refuses(&[NARROW, FOUND, PAGED, STORED, &[(400, "invalid_range")]]),
+        .tagged(&shadow::report).refuses(&[NARROW, FOUND, PAGED, &[(400, "invalid_range")]]),
     on("get", "/silences", K, "The silences, newest first")
-        .tagged(&[(200, "SilenceList")]).refuses(&[NARROW, STORED]),
-    on("post", "/silences", K, "Holds pages of a rule, a patient or a ward back; never of high priority, and refused when it could hold none back").body("NewSilence")
-        .answers(&[(201, "Silence")]).refuses(&[NARROW, STORED, APPENDS, &[(422, "invalid_silence silence_has_no_effect")]]),
+        .tagged(&silences::list).refuses(&[NARROW]),
+    on("post", "/silences", K, "Holds pages of a rule, a patient or a ward back; never of high priority, and refused when it could hold none back").body::<wire::NewSilence>()
+        .answers(&[201], &silences::create).refuses(&[NARROW, APPENDS, &[(422, "invalid_silence silence_has_no_effect")]]),
     on("get", "/silences/{id}", K, "A silence, with what it held back")
-        .tagged(&[(200, "SilenceReceipt")]).refuses(&[NARROW, FOUND, STORED]),
+        .tagged(&silences::get).refuses(&[NARROW, FOUND]),
     on("delete", "/silences/{id}", K, "Ends a silence")
-        .answers(&[(200, "SilenceReceipt")]).refuses(&[NARROW, FOUND, STORED, APPENDS]),
+        .answers(&[200], &silences::end).refuses(&[NARROW, FOUND, APPENDS]),
     on("get", "/jobs/{id}", M, "How far a job is, then its result")
-        .answers(&[(200, "Job")]).refuses(&[NARROW, FOUND]),
+        .answers(&[200], &jobs::get).refuses(&[NARROW, FOUND]),
     on("delete", "/jobs/{id}", M, "Stops a job")
-        .answers(&[(204, "Nothing")]).refuses(&[NARROW, FOUND]),
+        .nothing().refuses(&[NARROW, FOUND]),
 
     on("get", "/webhooks", H, "The tenant's endpoints")
-        .tagged(&[(200, "WebhookList")]).refuses(&[NARROW]),
-    on("post", "/webhooks", H, "Makes an endpoint; its secret is told this once").body("NewWebhook")
-        .answers(&[(201, "WebhookWithSecret")]).refuses(&[NARROW, ENDPOINT, STORED, APPENDS]),
+        .tagged(&webhooks::list).refuses(&[NARROW]),
+    on("post", "/webhooks", H, "Makes an endpoint; its secret is told this once").body::<wire::NewWebhook>()
+        .answers(&[201], &webhooks::create).located().refuses(&[NARROW, ENDPOINT, APPENDS]),
     on("get", "/webhooks/{id}", H, "An endpoint")
-        .tagged(&[(200, "Webhook")]).refuses(&[NARROW, FOUND]),
-    on("patch", "/webhooks/{id}", H, "Changes an endpoint, or pauses it").body("ChangedWebhook")
-        .answers(&[(200, "Webhook")]).refuses(&[NARROW, FOUND, ENDPOINT, STORED, APPENDS, &[(422, "invalid_state")]]),
+        .tagged(&webhooks::get).refuses(&[NARROW, FOUND]),
+    on("patch", "/webhooks/{id}", H, "Changes an endpoint, or pauses it").body::<wire::ChangedWebhook>()
+        .answers(&[200], &webhooks::change).refuses(&[NARROW, FOUND, ENDPOINT, APPENDS, &[(422, "invalid_state")]]),
     on("delete", "/webhooks/{id}", H, "Ends an endpoint")
-        .answers(&[(204, "Nothing")]).refuses(&[NARROW, FOUND, APPENDS]),
-    on("post", "/webhooks/{id}/rotate-secret", H, "A new secret, told this once; the one before signs too for 24 hours").body("Rotation").may_be_empty()
-        .answers(&[(200, "WebhookWithSecret")]).refuses(&[NARROW, FOUND, &[(409, "rotated_too_often"), (422, "invalid_signature invalid_secret")]]),
+        .nothing().refuses(&[NARROW, FOUND, APPENDS]),
+    on("post", "/webhooks/{id}/rotate-secret", H, "A new secret, told this once; the one before signs too for 24 hours").body::<wire::Rotation>().may_be_empty()
+        .answers(&[200], &webhooks::rotate).refuses(&[NARROW, FOUND, &[(409, "rotated_too_often"), (422, "invalid_signature invalid_secret")]]),
     on("post", "/webhooks/{id}/ping", H, "Sends a signed test event now and says what came of it")
-        .answers(&[(200, "Ping")]).refuses(&[NARROW, FOUND]),
-    on("post", "/webhooks/{id}/replay", H, "Sends the deliveries of a time once more, under their ids").body("Replay")
-        .answers(&[(202, "Replayed")]).refuses(&[NARROW, FOUND, &[(409, "webhook_disabled"), (422, "invalid_range invalid_state too_many_deliveries")]]),
+        .answers(&[200], &webhooks::ping).refuses(&[NARROW, FOUND]),
+    on("post", "/webhooks/{id}/replay", H, "Sends the deliveries of a time once more, under their ids").body::<wire::Replay>()
+        .answers(&[202], &deliveries::replay_range).refuses(&[NARROW, FOUND, &[(409, "webhook_disabled"), (422, "invalid_range invalid_state too_many_deliveries")]]),
     on("get", "/webhooks/{id}/deliveries", H, "What was sent to it, newest first").query(&["deliveryState", "limit<=1000", "cursor"])
-        .tagged(&[(200, "DeliveryList")]).refuses(&[NARROW, FOUND, PAGED, STATE]),
+        .tagged(&deliveries::list).refuses(&[NARROW, FOUND, PAGED, STATE]),
     on("get", "/webhooks/{id}/events", H, "What it was to be told, by number, without gaps").query(&["after", "limit<=1000", "cursor"])
-        .tagged(&[(200, "Numbered")]).refuses(&[NARROW, FOUND, PAGED, &[(400, "invalid_after")]]),
+        .tagged(&webhook_events::list).refuses(&[NARROW, FOUND, PAGED, &[(400, "invalid_after")]]),
     on("get", "/deliveries/{id}", H, "A delivery with every attempt")
-        .tagged(&[(200, "DeliveryWithAttempts")]).refuses(&[NARROW, FOUND]),
+        .tagged(&deliveries::get).refuses(&[NARROW, FOUND]),
     on("post", "/deliveries/{id}/replay", H, "Sends a delivery once more, under its id")
-        .answers(&[(202, "Delivery")]).refuses(&[NARROW, FOUND, &[(409, "webhook_disabled")]]),
+        .answers(&[202], &deliveries::replay).refuses(&[NARROW, FOUND, &[(409, "webhook_disabled")]]),
 ];

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Deserializer};
-
 use super::super::problem::Problem;
 use crate::delivery::endpoint::Payload;
 use crate::delivery::heartbeat::{PACE_SECONDS_MAX, PACE_SECONDS_MIN};
@@ -29,13 +27,6 @@ const OF_THE_PLATFORM: [&str; 6] = [
     ENDPOINT_UNREACHABLE,
     ENDPOINT_REACHABLE,
 ];
-
-/// A field that may be left out, be null, or be there.
-pub fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    from: D,
-) -> Result<Option<Option<T>>, D::Error> {
-    Option::deserialize(from).map(Some)
-}
 
 /// Whether a tenant's URL may be called, as far as it can be known now.
 pub async fn check_url(guard: &Guard, tenant: &str, url: &str) -> Result<(), Problem> {

@@ -1,0 +1,103 @@
+//! A patient's events as lines of JSON, for those who want a million of them.
+//!
+//! Guarantees what a stream says of the same events. Holds one line.
+
+use std::io;
+
+use chrono::DateTime;
+
+use super::END_OF_TIME;
+use super::export::Row;
+use crate::event::READING;
+use crate::wire::{Context, Number, Opinion, Quality, Reading, StreamEvent, Time};
+
+/// Writes one patient's events.
+pub struct Lines {
+    shard: i16,
+    tenant: String,
+    patient_id: String,
+    line: Vec<u8>,
+}
+
+impl Lines {
+    /// Of this patient.
+    pub fn new(shard: i16, tenant: &str, patient_id: &str) -> Lines {
+        let (tenant, patient_id) = (tenant.to_owned(), patient_id.to_owned());
+        Lines { shard, tenant, patient_id, line: Vec::with_capacity(512) }
+    }
+
+    /// The line of an event, with its end; empty for what is not for outside.
+    pub fn line(&mut self, row: &Row<'_>) -> io::Result<&[u8]> {
+        self.line.clear();
+        if let (Some(vital), Some(value), READING) = (row.vital, row.value, row.kind) {
+            let time =
+                |micros| Time(DateTime::from_timestamp_micros(micros).unwrap_or(END_OF_TIME));
+            // Of what is at hand: an event of its own would be copied for each.
+            let reading = Reading {
+                patient_id: (&*self.patient_id).into(),
+                device_id: row.source_id.into(),
+                vital,
+                value: Number(value),
+                unit: vital.unit().into(),
+                quality: Quality::of(row.suspect),
+                measured_at: time(row.occurred_at),
+                recorded_at: time(row.recorded_at),
+                device_quality: row.quality.map(Opinion),
+                context: row.data.map(Context::new),
+            };
+            write(&mut self.line, &StreamEvent::reading(reading))?;
+        } else {
+            let recorded = row.to_recorded(self.shard, &self.tenant, &self.patient_id);
+            if let Some(event) = StreamEvent::of(&recorded)? {
+                write(&mut self.line, &event)?;
+            }
+        }
+        Ok(&self.line)
+    }
+}
+
+fn write(to: &mut Vec<u8>, event: &StreamEvent<'_>) -> io::Result<()> {
+    serde_json::to_writer(&mut *to, event)?;
+    to.push(b'\n');
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::vital::Vital;
+
+    proptest! {
+        #[test]
+        fn a_line_is_what_a_stream_says_of_the_same_event(
+            occurred_at in 0_i64..253_402_300_800_000_000,
+            recorded_at in 1_000_000_000_000_000_i64..4_000_000_000_000_000,
+            which in 0_usize..12,
+            value in prop_oneof![0.0..2000.0_f64, (0_i32..2000).prop_map(f64::from), Just(1e-7)],
+            suspect in any::<bool>(),
+            source_id in "[A-Za-z0-9.\\-]{1,20}|[ -~]{1,9}",
+            quality in proptest::option::of(prop_oneof![0.0..1.0_f32, Just(0.9), Just(1.0)]),
+            context in any::<bool>(),
+        ) {
+            let row = Row {
+                position: 1,
+                recorded_at,
+                occurred_at,
+                kind: READING,
+                vital: Vital::all().nth(which),
+                value: Some(value),
+                quality,
+                suspect,
+                source_id: &source_id,
+                data: context.then_some(r#"{"activity":"walking"}"#),
+            };
+            let recorded = row.to_recorded(0, "t", "p.1");
+            let event = serde_json::to_string(&StreamEvent::of(&recorded).unwrap()).unwrap();
+            let mut lines = Lines::new(0, "t", "p.1");
+            let line = String::from_utf8(lines.line(&row).unwrap().to_vec()).unwrap();
+            prop_assert_eq!(line, format!("{event}\n"));
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! What goes over the wire: answers, events of a stream, bodies of webhooks and problems.
+//!
+//! Guarantees one type for one thing wherever it appears, and that the API's description is
+//! derived from the types which write the answers: a field stands in one place. Does not
+//! know HTTP, and asks nothing: who answers fills these in.
+
+mod alert;
+mod asked;
+mod endpoint;
+mod health;
+mod history;
+mod job;
+mod page;
+mod problem;
+mod record;
+mod rule;
+mod schema;
+mod silence;
+mod state;
+mod stream;
+mod value;
+
+pub use alert::{
+    Acknowledged, Acknowledgement, Alert, AlertWithHistory, OnTrial, Raising, Said, Standing, Via,
+};
+pub use asked::{
+    Answering, ChangedWebhook, NewSilence, NewWebhook, Readings, Replay, Retraction, Rotation,
+    SentReading,
+};
+pub use endpoint::{
+    Attempt, Breaker, BreakerState, Delivery, DeliveryState, DeliveryWithAttempts, EndpointState,
+    Numbered, NumberedEvent, Payload, Ping, Replayed, Signature, Told, Webhook, WebhookWithSecret,
+};
+pub use health::{Found, Health};
+pub use history::{
+    Bucket, Device, DeviceAtPatients, History, IntervalFrom, Item, Newest, Reading, Rejected,
+    Retracted, Stored, ValueByName,
+};
+pub use job::{
+    Compared, Job, JobKind, JobProgress, JobStarted, JobState, PatientNumbers, Report, Setting,
+    TrialResult, WardNumbers,
+};
+pub use page::{Page, PageLinks};
+pub use problem::{Problem, ProblemLinks};
+pub use record::{Changed, Record, RecordOf};
+pub use rule::{
+    Backtest, Mode, Pages, PagesOf, Rule, RuleVersion, ShadowDay, ShadowReport, WrittenRule,
+};
+pub use schema::{Shape, Shapes, shape};
+pub use silence::{HeldBack, Silence, SilenceReceipt};
+pub use state::{
+    Band, ChangeOfAlert, ChangeOfReading, ChangedAlert, ChangedReading, Current, Diff, DiffLinks,
+    News2, RetractedSince, State,
+};
+pub use stream::{End, Events, Lagging, LogRestored, RestoredPlace, StreamEvent};
+pub use value::{Context, Id, Links, Members, Number, Opinion, Quality, Time, Unit};
