@@ -61,9 +61,9 @@ fn projection(folder: &Path, name: &str) -> Result<String, Box<dyn Error>> {
     };
     let follows = match says("follows")? {
         "everything" => "Everything",
-        "happenings" => "Happenings",
+        "non-readings" => "NonReadings",
         other => {
-            let wrong = format!("projections/{name} follows {other}: everything or happenings");
+            let wrong = format!("projections/{name} follows {other}: everything or non-readings");
             return Err(wrong.into());
         }
     };

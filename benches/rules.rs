@@ -17,13 +17,13 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 use sqlx::postgres::PgPoolOptions;
 use vitals::clock::Clock;
-use vitals::consumer::{self, Consumer, Step};
+use vitals::consumer::{self, Consumer, StepResult};
 use vitals::embedded::Embedded;
 use vitals::event::{Event, READING, Recorded};
 use vitals::log::Log;
-use vitals::rules::backtest::{self, Progress, Question};
+use vitals::rules::backtest::{self, BacktestQuery, JobProgress};
 use vitals::rules::registry::shipped_rules;
-use vitals::rules::{Book, Evaluator, Mode, Raise, Rule};
+use vitals::rules::{Evaluator, Mode, Rule, RuleSnapshot, RulesConsumer};
 use vitals::vital::Vital;
 
 const PATIENTS: usize = 500;
@@ -102,7 +102,7 @@ async fn append(log: &Log, events: Vec<Event>) {
 
 /// The fold alone: decoded events in, alerts out, on one core.
 fn pure(rules: Vec<Rule>, count: usize) -> f64 {
-    let mut book = Arc::new(Book::with_rules(rules).unwrap());
+    let mut book = Arc::new(RuleSnapshot::with_rules(rules).unwrap());
     let mut evaluator = Evaluator::default();
     let now = Clock::system().now();
     let recorded: Vec<Recorded> = events(0, count, now)
@@ -124,7 +124,7 @@ fn pure(rules: Vec<Rule>, count: usize) -> f64 {
 
 /// The consumer on a log that is full: readings a second, a task a shard as in `serve`.
 async fn catch_up(log: &Log, rules: Vec<Rule>, count: usize) -> f64 {
-    let raise = Arc::new(Raise::new(log.clone(), Book::with_rules(rules).unwrap()));
+    let raise = Arc::new(RulesConsumer::new(log.clone(), RuleSnapshot::with_rules(rules).unwrap()));
     sqlx::raw_sql("update checkpoint set position = 0; truncate rule_state")
         .execute(log.pool())
         .await
@@ -134,7 +134,7 @@ async fn catch_up(log: &Log, rules: Vec<Rule>, count: usize) -> f64 {
     for shard in log.shards() {
         let (pool, raise) = (log.pool().clone(), raise.clone());
         shards.spawn(async move {
-            while consumer::step(&pool, &*raise, shard).await.unwrap() == Step::Behind {}
+            while consumer::step(&pool, &*raise, shard).await.unwrap() == StepResult::Behind {}
         });
     }
     shards.join_all().await;
@@ -144,7 +144,7 @@ async fn catch_up(log: &Log, rules: Vec<Rule>, count: usize) -> f64 {
 /// How far the rules are behind while readings come: the largest of samples, and the
 /// median, in readings.
 async fn lag(log: &Log, rules: Vec<Rule>) -> (i64, i64) {
-    let raise = Arc::new(Raise::new(log.clone(), Book::with_rules(rules).unwrap()));
+    let raise = Arc::new(RulesConsumer::new(log.clone(), RuleSnapshot::with_rules(rules).unwrap()));
     let stop = tokio_util::sync::CancellationToken::new();
     let mut tasks = Vec::new();
     for shard in log.shards() {
@@ -184,7 +184,7 @@ async fn reading_alone(log: &Log) -> f64 {
 }
 
 async fn tried(log: &Log, rules: Vec<Arc<Rule>>) -> (u64, f64) {
-    let question = Question {
+    let question = BacktestQuery {
         tenant: "bench".to_owned(),
         from: DateTime::UNIX_EPOCH,
         to: Clock::system().now() + TimeDelta::days(1),
@@ -192,7 +192,7 @@ async fn tried(log: &Log, rules: Vec<Arc<Rule>>) -> (u64, f64) {
         keeps_times: false,
     };
     let started = Instant::now();
-    let found = backtest::run(log, question, &Progress::default(), None).await.unwrap();
+    let found = backtest::run(log, question, &JobProgress::default(), None).await.unwrap();
     (found.readings, started.elapsed().as_secs_f64())
 }
 
@@ -269,7 +269,7 @@ async fn main() {
         .unwrap();
     let log = Log::open(pool, None).await.unwrap();
     vitals::projection::install(&log).await.unwrap();
-    let raise = Raise::new(log.clone(), Book::new().unwrap());
+    let raise = RulesConsumer::new(log.clone(), RuleSnapshot::new().unwrap());
     let mut connection = log.pool().acquire().await.unwrap();
     consumer::register(&mut connection, raise.name(), log.shards()).await.unwrap();
     drop(connection);

@@ -13,7 +13,7 @@ use clap::{Args, Command, ValueEnum};
 
 use crate::delivery::webhook::guard::Allow;
 
-/// The file that is read when nobody names another.
+/// The file that is read unless another is named.
 const FILE: &str = "vitals.toml";
 /// The highest limit: one in 60 ns, which is as good as none.
 const PER_MINUTE_MAX: u32 = 1_000_000_000;
@@ -142,7 +142,7 @@ pub struct Serving {
     /// Origins whose pages may call the API from a browser, as https://app.example.org
     #[arg(long, env = "VITALS_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub cors_origin: Vec<String>,
-    /// The patients are made up, and the page says so: nobody's to choose.
+    /// The patients are made up, and the page says so: not an option.
     #[arg(skip)]
     pub is_simulated: bool,
     /// Requests a minute that a token with a device may make

@@ -326,7 +326,7 @@ impl Event {
 
     /// What is no reading: it was said of a patient, or of nobody ([`NO_PATIENT`]), by a rule,
     /// a user or the platform; `data` is JSON text.
-    pub fn happening(
+    pub fn non_reading(
         kind: impl Into<String>,
         stream: (impl Into<Arc<str>>, impl Into<String>),
         by: impl Into<String>,

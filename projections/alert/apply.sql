@@ -1,4 +1,4 @@
--- follows: happenings
+-- follows: non-readings
 -- pace: 5 ms
 --
 -- Folds shard $1, positions ($2, $3], which lie in the times [$4, $5].

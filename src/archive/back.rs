@@ -3,14 +3,14 @@
 //! Guarantees that only rows that the chain vouches for come back, into the
 //! installation that they left, all at once. Run again, it says that it is done.
 
-use super::columns::Row;
-use super::file::{File, FileError};
-use super::out::{ArchiveError, Progress, compare};
-use super::place::{Access, Object, PlaceError};
-use super::shelves::Shelves;
+use super::columns::ArchiveRow;
+use super::file::{ArchiveFileError, File};
+use super::out::{ArchiveError, ArchiveProgress, compare};
+use super::reader::Archives;
+use super::store::{Access, PlaceError, StoredObject};
 use crate::event::Recorded;
 use crate::log::chain::{Broken, VerifyError, verify_part};
-use crate::log::exchange::{self, ExchangeError, Table};
+use crate::log::exchange::{self, ExchangeError, MonthTable};
 use crate::log::partition::Span;
 use crate::log::{Log, archived_months};
 
@@ -21,7 +21,7 @@ pub enum BackError {
     #[error("bringing a month back: {0}")]
     Database(#[from] sqlx::Error),
     #[error("reading the archive: {0}")]
-    File(#[from] FileError),
+    File(#[from] ArchiveFileError),
     #[error("reading the archive: {0}")]
     Place(#[from] PlaceError),
     #[error("{0}")]
@@ -56,9 +56,9 @@ pub async fn bring_back(
     log: &Log,
     location: &str,
     access: &Access,
-    mut progress: impl FnMut(Progress),
+    mut progress: impl FnMut(ArchiveProgress),
 ) -> Result<Brought, BackError> {
-    let file = File::open(Object::at(location, access)?).await?;
+    let file = File::open(StoredObject::at(location, access)?).await?;
     let ours = log.installation();
     let (location, theirs) = (file.location().to_owned(), file.about.installation);
     if theirs != ours {
@@ -86,25 +86,26 @@ pub async fn bring_back(
         let reach = reaches.entry(shard).or_insert((first, last));
         *reach = (reach.0.min(first), reach.1.max(last));
     }
-    let mut shelves = Shelves::open(&archived, None, access).await;
-    shelves.replace(span, file);
+    let mut archives = Archives::open(&archived, None, access).await;
+    archives.replace(span, file);
     for (shard, reach) in reaches {
-        let walk = verify_part(log.pool(), shard, reach, &mut shelves, |_| {}).await?;
+        let walk = verify_part(log.pool(), shard, reach, &mut archives, |_| {}).await?;
         if let Some(broken) = walk.broken {
             return Err(BackError::Broken { location, broken });
         }
     }
-    let file = shelves.into_file(span).map_err(VerifyError::from)?;
+    let file = archives.into_file(span).map_err(VerifyError::from)?;
     exchange::make_full(&mut connection, span).await?;
     let mut rows = 0;
     for group in &file.groups {
         let read = file.read(*group).await?;
-        let read: Vec<Recorded> = read.into_iter().map(|Row { recorded, .. }| recorded).collect();
+        let read: Vec<Recorded> =
+            read.into_iter().map(|ArchiveRow { recorded, .. }| recorded).collect();
         exchange::fill(&mut connection, span, group.shard, &read).await?;
         rows += group.rows;
-        progress(Progress::Wrote(span, rows));
+        progress(ArchiveProgress::Wrote(span, rows));
     }
-    compare(log, &file, span, Table::Full, &mut progress).await?;
+    compare(log, &file, span, MonthTable::Full, &mut progress).await?;
     exchange::put_back(&mut connection, span).await?;
     Ok(Brought::Back(span, rows))
 }

@@ -52,7 +52,7 @@ pub const POSITION: usize = 1;
 
 /// A row of a file.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Row {
+pub struct ArchiveRow {
     /// As in the log.
     pub recorded: Recorded,
     /// Whether it stayed in the table, too.
@@ -82,15 +82,18 @@ pub fn properties() -> Result<WriterProperties> {
 }
 
 /// Writes rows of one shard as a row group.
-pub fn write_group(writer: &mut SerializedFileWriter<Vec<u8>>, rows: &[Row]) -> Result<()> {
-    fn all<'a, T>(rows: &'a [Row], of: impl Fn(&'a Row) -> T) -> Vec<T> {
+pub fn write_group(writer: &mut SerializedFileWriter<Vec<u8>>, rows: &[ArchiveRow]) -> Result<()> {
+    fn all<'a, T>(rows: &'a [ArchiveRow], of: impl Fn(&'a ArchiveRow) -> T) -> Vec<T> {
         rows.iter().map(of).collect()
     }
-    fn text(rows: &[Row], of: impl Fn(&Event) -> &str) -> Vec<ByteArray> {
+    fn text(rows: &[ArchiveRow], of: impl Fn(&Event) -> &str) -> Vec<ByteArray> {
         rows.iter().map(|row| ByteArray::from(of(&row.recorded.event))).collect()
     }
     /// The values that are there, and for each row whether it is.
-    fn some<'a, T>(rows: &'a [Row], of: impl Fn(&'a Event) -> Option<T>) -> (Vec<T>, Vec<i16>) {
+    fn some<'a, T>(
+        rows: &'a [ArchiveRow],
+        of: impl Fn(&'a Event) -> Option<T>,
+    ) -> (Vec<T>, Vec<i16>) {
         let values = || rows.iter().map(|row| of(&row.recorded.event));
         (values().flatten().collect(), values().map(|value| i16::from(value.is_some())).collect())
     }
@@ -133,20 +136,20 @@ fn wrong(what: impl Into<String>) -> ParquetError {
 
 /// A part of a file, read like the whole.
 #[derive(Clone)]
-pub struct Part {
+pub struct FilePart {
     /// Where it begins in the file.
     pub at: u64,
     /// Its bytes.
     pub bytes: Bytes,
 }
 
-impl Length for Part {
+impl Length for FilePart {
     fn len(&self) -> u64 {
         self.at + self.bytes.len() as u64
     }
 }
 
-impl ChunkReader for Part {
+impl ChunkReader for FilePart {
     type T = bytes::buf::Reader<Bytes>;
 
     fn get_read(&self, start: u64) -> Result<Self::T> {
@@ -161,7 +164,11 @@ impl ChunkReader for Part {
 }
 
 /// Reads a row group of a file with our schema from the part that holds it.
-pub fn read_group(metadata: &ParquetMetaData, index: usize, part: Part) -> Result<Vec<Row>> {
+pub fn read_group(
+    metadata: &ParquetMetaData,
+    index: usize,
+    part: FilePart,
+) -> Result<Vec<ArchiveRow>> {
     let about = metadata.row_group(index);
     let count = usize::try_from(about.num_rows()).map_err(|_| wrong("fewer rows than none"))?;
     let properties = Arc::new(ReaderProperties::builder().build());
@@ -204,7 +211,7 @@ pub fn read_group(metadata: &ParquetMetaData, index: usize, part: Part) -> Resul
         let shard = i16::try_from(*there(&shard[i])?).map_err(|_| wrong("no shard"))?;
         let (position, recorded_at) = (*there(&position[i])?, time(*there(&recorded_at[i])?)?);
         let recorded = Recorded { shard, position, recorded_at, event };
-        Ok(Row { recorded, kept: *there(&kept[i])? })
+        Ok(ArchiveRow { recorded, kept: *there(&kept[i])? })
     };
     (0..count).map(row).collect()
 }

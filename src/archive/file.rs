@@ -20,9 +20,10 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::columns::{
-    POSITION, Part, ROWS_PER_GROUP_MAX, Row, SHARD, properties, read_group, schema, write_group,
+    ArchiveRow, FilePart, POSITION, ROWS_PER_GROUP_MAX, SHARD, properties, read_group, schema,
+    write_group,
 };
-use super::place::{Object, PlaceError, Upload};
+use super::store::{PlaceError, StoredObject, Upload};
 use crate::log::chain;
 use crate::log::partition::Span;
 
@@ -36,7 +37,7 @@ const ABOUT_KEY: &str = "vitals";
 /// Why a file cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
-pub enum FileError {
+pub enum ArchiveFileError {
     #[error("{0}")]
     Place(#[from] PlaceError),
     #[error("{location}: {source}")]
@@ -63,12 +64,12 @@ pub struct About {
     /// SHA-256 over the digests of the rows, in order; hexadecimal.
     pub rows_hash: String,
     /// Its shards, in order.
-    pub shards: Vec<OfShard>,
+    pub shards: Vec<ShardRange>,
 }
 
 /// What a file holds of one shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OfShard {
+pub struct ShardRange {
     /// Which.
     pub shard: i16,
     /// How many.
@@ -96,7 +97,7 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// What was written.
-pub struct Written {
+pub struct WrittenFile {
     /// Of the file.
     pub bytes: u64,
     /// The file's SHA-256.
@@ -114,7 +115,7 @@ pub struct Writer {
     location: String,
     parquet: SerializedFileWriter<Vec<u8>>,
     upload: Upload,
-    held: Vec<Row>,
+    held: Vec<ArchiveRow>,
     sha: Sha256,
     rows: u64,
     kept: u64,
@@ -122,9 +123,9 @@ pub struct Writer {
 
 impl Writer {
     /// Begins a file.
-    pub fn new(object: &Object) -> Result<Writer, FileError> {
+    pub fn new(object: &StoredObject) -> Result<Writer, ArchiveFileError> {
         let location = object.location.clone();
-        let failed = |source| FileError::Parquet { location: location.clone(), source };
+        let failed = |source| ArchiveFileError::Parquet { location: location.clone(), source };
         let properties = Arc::new(properties().map_err(failed)?);
         let parquet = SerializedFileWriter::new(Vec::new(), schema().map_err(failed)?, properties)
             .map_err(failed)?;
@@ -140,7 +141,7 @@ impl Writer {
     }
 
     /// Adds a row, which follows the one before in (shard, position).
-    pub async fn add(&mut self, row: Row) -> Result<(), FileError> {
+    pub async fn add(&mut self, row: ArchiveRow) -> Result<(), ArchiveFileError> {
         self.sha.update(chain::digest(&row.recorded.event));
         self.rows += 1;
         self.kept += u64::from(row.kept);
@@ -149,7 +150,7 @@ impl Writer {
     }
 
     /// Ends the row group: the next row is of another shard.
-    pub async fn end_group(&mut self) -> Result<(), FileError> {
+    pub async fn end_group(&mut self) -> Result<(), ArchiveFileError> {
         if !self.held.is_empty() {
             let written = write_group(&mut self.parquet, &self.held);
             written.map_err(|source| self.failed(source))?;
@@ -168,32 +169,33 @@ impl Writer {
     pub async fn finish(
         mut self,
         about: impl FnOnce(u64, &[u8; 32]) -> About,
-    ) -> Result<Written, FileError> {
+    ) -> Result<WrittenFile, ArchiveFileError> {
         self.end_group().await?;
         let rows_hash: [u8; 32] = std::mem::take(&mut self.sha).finalize().into();
         let about = serde_json::to_string(&about(self.rows, &rows_hash)).map_err(|error| {
-            FileError::Not { location: self.location.clone(), what: error.to_string() }
+            ArchiveFileError::Not { location: self.location.clone(), what: error.to_string() }
         })?;
         self.parquet.append_key_value_metadata(KeyValue::new(ABOUT_KEY.to_owned(), about));
-        self.parquet
-            .finish()
-            .map_err(|source| FileError::Parquet { location: self.location.clone(), source })?;
+        self.parquet.finish().map_err(|source| ArchiveFileError::Parquet {
+            location: self.location.clone(),
+            source,
+        })?;
         self.drain().await?;
         let (rows, kept) = (self.rows, self.kept);
         let (bytes, file_hash) = self.upload.finish().await?;
-        Ok(Written { bytes, file_hash, rows_hash, rows, kept })
+        Ok(WrittenFile { bytes, file_hash, rows_hash, rows, kept })
     }
 
     /// Hands on what Parquet has written.
-    async fn drain(&mut self) -> Result<(), FileError> {
+    async fn drain(&mut self) -> Result<(), ArchiveFileError> {
         let flushed = self.parquet.flush();
         flushed.map_err(|error| self.failed(error.into()))?;
         let bytes = std::mem::take(self.parquet.inner_mut());
         Ok(self.upload.put(bytes).await?)
     }
 
-    fn failed(&self, source: ParquetError) -> FileError {
-        FileError::Parquet { location: self.location.clone(), source }
+    fn failed(&self, source: ParquetError) -> ArchiveFileError {
+        ArchiveFileError::Parquet { location: self.location.clone(), source }
     }
 }
 
@@ -213,7 +215,7 @@ pub struct Group {
 
 /// A file to be read.
 pub struct File {
-    object: Object,
+    object: StoredObject,
     size: u64,
     metadata: Arc<ParquetMetaData>,
     /// What it says of itself.
@@ -224,11 +226,16 @@ pub struct File {
 
 impl File {
     /// Reads what a file says of itself.
-    pub async fn open(object: Object) -> Result<File, FileError> {
+    pub async fn open(object: StoredObject) -> Result<File, ArchiveFileError> {
         let location = object.location.clone();
-        let Some(size) = object.size().await? else { return Err(FileError::Missing(location)) };
-        let not = |what: &str| FileError::Not { location: location.clone(), what: what.to_owned() };
-        let failed = |source| FileError::Parquet { location: location.clone(), source };
+        let Some(size) = object.size().await? else {
+            return Err(ArchiveFileError::Missing(location));
+        };
+        let not = |what: &str| ArchiveFileError::Not {
+            location: location.clone(),
+            what: what.to_owned(),
+        };
+        let failed = |source| ArchiveFileError::Parquet { location: location.clone(), source };
         let footer = FOOTER_SIZE as u64;
         if size < 2 * footer {
             return Err(not("too short for a Parquet file"));
@@ -276,30 +283,31 @@ impl File {
     }
 
     /// Its SHA-256.
-    pub async fn hash(&self) -> Result<[u8; 32], FileError> {
+    pub async fn hash(&self) -> Result<[u8; 32], ArchiveFileError> {
         Ok(self.object.hash(self.size).await?)
     }
 
     /// The rows of a group: of its shard, in the order of their positions.
-    pub async fn read(&self, group: Group) -> Result<Vec<Row>, FileError> {
-        let not = |what: String| FileError::Not { location: self.location().to_owned(), what };
+    pub async fn read(&self, group: Group) -> Result<Vec<ArchiveRow>, ArchiveFileError> {
+        let not =
+            |what: String| ArchiveFileError::Not { location: self.location().to_owned(), what };
         let place = place(self.metadata.row_group(group.index).columns(), self.size);
         let Some((from, to)) = place.filter(|(from, to)| to - from <= GROUP_BYTES_MAX) else {
             return Err(not(format!("its row group {} lies outside", group.index)));
         };
-        let part = Part { at: from, bytes: self.object.range(from..to).await? };
+        let part = FilePart { at: from, bytes: self.object.range(from..to).await? };
         let metadata = self.metadata.clone();
         // On a thread of its own: it takes a while, and what is broken may make it panic.
         let read = tokio::task::spawn_blocking(move || read_group(&metadata, group.index, part));
         let rows = read
             .await
             .map_err(|_| not(format!("its row group {} cannot be read", group.index)))?
-            .map_err(|source| FileError::Parquet {
+            .map_err(|source| ArchiveFileError::Parquet {
                 location: self.location().to_owned(),
                 source,
             })?;
         let mut before = group.first.saturating_sub(1);
-        for Row { recorded, .. } in &rows {
+        for ArchiveRow { recorded, .. } in &rows {
             if recorded.shard != group.shard
                 || recorded.position <= before
                 || recorded.position > group.last

@@ -12,13 +12,13 @@ mod back;
 mod columns;
 mod file;
 mod out;
-mod place;
-mod shelves;
+mod reader;
+mod store;
 
 pub use back::{BackError, Brought, bring_back};
 
-pub use columns::{ROWS_PER_GROUP_MAX, Row};
-pub use file::{About, File, FileError, Group, OfShard, Writer, Written};
-pub use out::{ArchiveError, Progress, archive};
-pub use place::{Access, Object, Place, PlaceError, Upload};
-pub use shelves::{Shelves, file_name};
+pub use columns::{ArchiveRow, ROWS_PER_GROUP_MAX};
+pub use file::{About, ArchiveFileError, File, Group, ShardRange, Writer, WrittenFile};
+pub use out::{ArchiveError, ArchiveProgress, archive};
+pub use reader::{Archives, file_name};
+pub use store::{Access, ArchiveStore, PlaceError, StoredObject, Upload};

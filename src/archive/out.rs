@@ -8,14 +8,14 @@ use futures_util::TryStreamExt;
 use sqlx::PgConnection;
 use tokio::time::Instant;
 
-use super::columns::Row;
-use super::file::{About, File, FileError, OfShard, Writer, Written, hex};
-use super::place::{Object, Place, PlaceError};
-use super::shelves::file_name;
+use super::columns::ArchiveRow;
+use super::file::{About, ArchiveFileError, File, ShardRange, Writer, WrittenFile, hex};
+use super::reader::file_name;
+use super::store::{ArchiveStore, PlaceError, StoredObject};
 use crate::consumer::{self, Unread};
-use crate::log::exchange::{self, ExchangeError, Table};
+use crate::log::archive_reader::is_same;
+use crate::log::exchange::{self, ExchangeError, MonthTable};
 use crate::log::partition::{Span, attached};
-use crate::log::shelf::is_same;
 use crate::log::{ArchivedMonth, Log, archived_months};
 
 /// How often a month is begun anew because readings came while it was copied.
@@ -33,7 +33,7 @@ pub enum ArchiveError {
     #[error("reading what is to be archived: {0}")]
     Database(#[from] sqlx::Error),
     #[error("writing the archive: {0}")]
-    File(#[from] FileError),
+    File(#[from] ArchiveFileError),
     #[error("writing the archive: {0}")]
     Place(#[from] PlaceError),
     #[error("{0}")]
@@ -60,7 +60,7 @@ pub enum ArchiveError {
 
 /// What is under way.
 #[derive(Clone, Copy, Debug)]
-pub enum Progress {
+pub enum ArchiveProgress {
     /// So many rows were written of a month.
     Wrote(Span, u64),
     /// So many rows were read back and compared.
@@ -72,10 +72,10 @@ pub enum Progress {
 /// `done` is told each month when it has left.
 pub async fn archive(
     log: &Log,
-    place: &Place,
+    place: &ArchiveStore,
     before: Span,
     now: DateTime<Utc>,
-    mut progress: impl FnMut(Progress),
+    mut progress: impl FnMut(ArchiveProgress),
     mut done: impl FnMut(&ArchivedMonth),
 ) -> Result<(), ArchiveError> {
     if let Some(present) = Span::of(now, 0)
@@ -116,9 +116,9 @@ pub async fn archive(
 async fn one(
     log: &Log,
     connection: &mut PgConnection,
-    place: &Place,
+    place: &ArchiveStore,
     span: Span,
-    progress: &mut impl FnMut(Progress),
+    progress: &mut impl FnMut(ArchiveProgress),
 ) -> Result<Option<ArchivedMonth>, ArchiveError> {
     let shards: Vec<i16> = log.shards().collect();
     let last = exchange::last_positions(connection, span, &shards).await?;
@@ -140,7 +140,7 @@ async fn one(
     exchange::make_thin(connection, span, &last).await?;
     let written = write(log, span, &last, &object, progress).await?;
     let file = File::open(object).await?;
-    compare(log, &file, span, Table::Partition, progress).await?;
+    compare(log, &file, span, MonthTable::Partition, progress).await?;
     let mut positions_to = vec![0; shards.len()];
     for (shard, position) in &last {
         if let Some(to) = usize::try_from(*shard).ok().and_then(|at| positions_to.get_mut(at)) {
@@ -166,12 +166,12 @@ fn count(n: u64) -> i64 {
 }
 
 /// Refuses to overwrite what another installation, or somebody else, put there.
-async fn check_ours(log: &Log, object: &Object, span: Span) -> Result<(), ArchiveError> {
+async fn check_ours(log: &Log, object: &StoredObject, span: Span) -> Result<(), ArchiveError> {
     let location = object.location.clone();
     let foreign = |why: String| ArchiveError::Foreign { location, why };
     match File::open(object.clone()).await {
-        Err(FileError::Missing(_)) => Ok(()),
-        Err(FileError::Place(error)) => Err(error.into()),
+        Err(ArchiveFileError::Missing(_)) => Ok(()),
+        Err(ArchiveFileError::Place(error)) => Err(error.into()),
         Err(error) => Err(foreign(error.to_string())),
         Ok(file) => {
             let ours = log.installation();
@@ -193,10 +193,10 @@ async fn check_ours(log: &Log, object: &Object, span: Span) -> Result<(), Archiv
 async fn write(
     log: &Log,
     span: Span,
-    last: &[exchange::Place],
-    object: &Object,
-    progress: &mut impl FnMut(Progress),
-) -> Result<Written, ArchiveError> {
+    last: &[exchange::ShardPosition],
+    object: &StoredObject,
+    progress: &mut impl FnMut(ArchiveProgress),
+) -> Result<WrittenFile, ArchiveError> {
     let (mut rows_from, mut kept_from) = (log.pool().acquire().await?, log.pool().acquire().await?);
     let mut writer = Writer::new(object)?;
     let mut of_shards = Vec::with_capacity(last.len());
@@ -205,7 +205,7 @@ async fn write(
         let mut first = None;
         {
             let mut rows =
-                pin!(exchange::rows(&mut rows_from, span, Table::Partition, (shard, to)));
+                pin!(exchange::rows(&mut rows_from, span, MonthTable::Partition, (shard, to)));
             let mut kept = pin!(exchange::kept_positions(&mut kept_from, span, shard));
             let mut next_kept = kept.try_next().await?;
             while let Some(recorded) = rows.try_next().await? {
@@ -214,9 +214,9 @@ async fn write(
                 if is_kept {
                     next_kept = kept.try_next().await?;
                 }
-                writer.add(Row { recorded, kept: is_kept }).await?;
+                writer.add(ArchiveRow { recorded, kept: is_kept }).await?;
                 if writer.rows().is_multiple_of(ROWS_PER_SIGN) {
-                    progress(Progress::Wrote(span, writer.rows()));
+                    progress(ArchiveProgress::Wrote(span, writer.rows()));
                 }
             }
         }
@@ -227,7 +227,7 @@ async fn write(
             around.ok_or(ArchiveError::NoCommit { shard, first, last: to })?;
         let rows = writer.rows() - before;
         let (chain_before, chain_after) = (hex(&chain_before), hex(&chain_after));
-        of_shards.push(OfShard { shard, rows, first, last: to, chain_before, chain_after });
+        of_shards.push(ShardRange { shard, rows, first, last: to, chain_before, chain_after });
     }
     let installation = log.installation();
     let about = |rows, rows_hash: &[u8; 32]| About {
@@ -247,8 +247,8 @@ pub(super) async fn compare(
     log: &Log,
     file: &File,
     span: Span,
-    table: Table,
-    progress: &mut impl FnMut(Progress),
+    table: MonthTable,
+    progress: &mut impl FnMut(ArchiveProgress),
 ) -> Result<(), ArchiveError> {
     let mut connection = log.pool().acquire().await?;
     let mut compared = 0;
@@ -270,7 +270,7 @@ pub(super) async fn compare(
                 }
                 compared += 1;
                 if compared % ROWS_PER_SIGN == 0 {
-                    progress(Progress::Compared(span, compared));
+                    progress(ArchiveProgress::Compared(span, compared));
                 }
             }
         }
@@ -280,7 +280,9 @@ pub(super) async fn compare(
     }
     if compared != file.about.rows {
         let location = file.location().to_owned();
-        return Err(FileError::Not { location, what: "it has not all rows".to_owned() }.into());
+        return Err(
+            ArchiveFileError::Not { location, what: "it has not all rows".to_owned() }.into()
+        );
     }
     Ok(())
 }

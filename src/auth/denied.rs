@@ -12,7 +12,7 @@ pub enum Denied {
     /// The token is narrowed to something else.
     #[error("{0}")]
     OutsideToken(&'static str),
-    /// Nobody can be judged now.
+    /// No token can be checked now.
     #[error("the keys of tokens are not known yet: try again")]
     KeysUnavailable,
 }

@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use super::caller::Caller;
 use super::claims::{Claims, reason, unauthorised, validation};
 use super::denied::Denied;
-use super::known::Known;
+use super::token_cache::TokenCache;
 
 /// How often a file is looked at.
 const FILE_SECONDS: u64 = 2;
@@ -86,7 +86,7 @@ struct Set {
     text: Vec<u8>,
     keys: Vec<PublicKey>,
     /// Forgotten with the keys.
-    known: Known,
+    known: TokenCache,
 }
 
 struct PublicKey {
@@ -111,7 +111,7 @@ impl Jwks {
         match (jwks.look().await, &jwks.source) {
             (Err(error), Source::File(_)) => return Err(error),
             (Err(error), Source::Url { .. }) => {
-                tracing::error!(%error, "nobody is let in until the keys are known; asking again");
+                tracing::error!(%error, "no token is accepted until the keys are known; asking again");
             }
             (Ok(()), _) => {}
         }
@@ -198,7 +198,7 @@ impl Jwks {
             Source::Url { url, client } => fetch(client, url.clone()).await?,
         };
         if self.set().is_none_or(|set| set.text != text) {
-            let set = Set { keys: read(&text)?, text, known: Known::default() };
+            let set = Set { keys: read(&text)?, text, known: TokenCache::default() };
             *self.set.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(set));
         }
         Ok(())

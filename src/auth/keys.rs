@@ -9,8 +9,8 @@ use super::caller::Caller;
 use super::claims::{Claims, ISSUER, reason, unauthorised, validation};
 use super::denied::Denied;
 use super::jwks::Jwks;
-use super::known::Known;
 use super::strength::{Guessable, check};
+use super::token_cache::TokenCache;
 use crate::clock::Clock;
 
 /// The shortest secret that HS256 is worth using with (RFC 7518, 3.2).
@@ -30,7 +30,7 @@ struct Signing {
     decoding: DecodingKey,
     encoding: EncodingKey,
     validation: Validation,
-    known: Known,
+    known: TokenCache,
 }
 
 /// Why a secret cannot be used.
@@ -55,7 +55,7 @@ impl Keys {
             decoding: DecodingKey::from_secret(secret),
             encoding: EncodingKey::from_secret(secret),
             validation: validation(Algorithm::HS256),
-            known: Known::default(),
+            known: TokenCache::default(),
         };
         Ok(Keys { ours: Some(Arc::new(signing)), others: None, issuers: Arc::default(), clock })
     }

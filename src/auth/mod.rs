@@ -10,8 +10,8 @@ mod claims;
 mod denied;
 pub mod jwks;
 mod keys;
-mod known;
 pub mod strength;
+mod token_cache;
 
 pub use caller::{Caller, Narrowing, SCOPES, Subject, is_subject};
 pub use claims::{AUDIENCE, Claims, ISSUER};

@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use super::Error;
+use super::error::Error;
 use crate::clock::{Clock, rfc3339};
 use crate::config::AnchorPlace;
 use crate::log::Log;

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use clap::Args;
 
-use super::Error;
 use super::database::Database;
-use super::progress::Progress;
-use crate::archive::{self, Access, Place};
+use super::error::Error;
+use super::progress::TerminalProgress;
+use crate::archive::{self, Access, ArchiveStore};
 use crate::clock::Clock;
 use crate::config::{Buckets, Common};
 use crate::log::Log;
@@ -41,7 +41,7 @@ impl From<&Buckets> for Access {
 
 /// Archives.
 pub async fn run(common: &Common, options: &Options) -> Result<ExitCode, Error> {
-    let place = Place::make(&options.to, &Access::from(&options.buckets))?;
+    let place = ArchiveStore::make(&options.to, &Access::from(&options.buckets))?;
     let database = Database::open(common).await?;
     let archived = async {
         let log = database.log(common, database.owner_pool(5)).await?;
@@ -55,11 +55,11 @@ pub async fn run(common: &Common, options: &Options) -> Result<ExitCode, Error> 
     archived.map(|()| ExitCode::SUCCESS)
 }
 
-async fn archive(log: &Log, place: &Place, before: Span) -> Result<(), Error> {
-    let mut progress = Progress::new("rows", 0);
+async fn archive(log: &Log, place: &ArchiveStore, before: Span) -> Result<(), Error> {
+    let mut progress = TerminalProgress::new("rows", 0);
     let (mut months, mut started) = (0, Instant::now());
-    let under_way = |now: archive::Progress| match now {
-        archive::Progress::Wrote(_, rows) | archive::Progress::Compared(_, rows) => {
+    let under_way = |now: archive::ArchiveProgress| match now {
+        archive::ArchiveProgress::Wrote(_, rows) | archive::ArchiveProgress::Compared(_, rows) => {
             progress.at(rows);
         }
     };

@@ -11,15 +11,16 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 use serde_json::Value;
 
-use super::Error;
 use super::database::Database;
-use super::progress::Progress as Bar;
+use super::error::Error;
+use super::progress::TerminalProgress as Bar;
 use super::tenants::nothing_of;
 use crate::config::Common;
 use crate::log::Log;
 use crate::query::END_OF_TIME;
 use crate::rules::backtest::{
-    self, Axis, Found, Lines, Progress, Question, Report, compared, picture, variants,
+    self, Axis, BacktestOutput, BacktestQuery, BacktestTotals, JobProgress, Report, compared,
+    picture, variants,
 };
 use crate::rules::{Rule, versions};
 
@@ -35,7 +36,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     rule: PathBuf,
     /// Whose patients
-    #[arg(long, value_parser = super::id, default_value = "default")]
+    #[arg(long, value_parser = super::ids::id, default_value = "default")]
     tenant: String,
     /// Readings measured from here on, RFC 3339
     #[arg(long, value_name = "T")]
@@ -88,16 +89,16 @@ async fn judged(
     log: &Log,
     options: &Options,
     rules: Vec<Arc<Rule>>,
-    lines: Option<Lines>,
-) -> Result<(Found, f64), Error> {
-    let question = Question {
+    lines: Option<BacktestOutput>,
+) -> Result<(BacktestTotals, f64), Error> {
+    let question = BacktestQuery {
         tenant: options.tenant.clone(),
         from: options.from.unwrap_or(DateTime::UNIX_EPOCH),
         to: options.to.unwrap_or(END_OF_TIME),
         rules,
         keeps_times: options.against.is_some(),
     };
-    let (progress, started) = (Progress::default(), Instant::now());
+    let (progress, started) = (JobProgress::default(), Instant::now());
     let mut found = std::pin::pin!(backtest::run(log, question, &progress, lines));
     let mut bar: Option<Bar> = None;
     let found = loop {
@@ -135,7 +136,7 @@ async fn one(log: &Log, options: &Options, rule: Rule) -> Result<(), Error> {
     let same: Vec<Rule> =
         others.iter().filter(|other| other.event == rule.event).cloned().collect();
     let others = if same.is_empty() { others } else { same };
-    let lines: Option<Lines> = match &options.alerts {
+    let lines: Option<BacktestOutput> = match &options.alerts {
         None => None,
         Some(path) if path.as_os_str() == "-" => Some(Arc::new(Mutex::new(std::io::stdout()))),
         Some(path) => {

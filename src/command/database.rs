@@ -12,12 +12,13 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, PgConnection};
 use tokio::time::timeout;
 
-use super::{Error, reach};
+use super::error::Error;
+use super::reach;
 use crate::config::Common;
 use crate::embedded::{Away, Embedded, Watch};
 use crate::log::roles::{self, Identity, SERVICE, TENANT};
 use crate::log::wall::put_up;
-use crate::log::{History, Log, is_idle};
+use crate::log::{Incarnations, Log, is_idle};
 use crate::projection;
 
 /// Who waits longer for a connection of a pool is told that there is none.
@@ -27,7 +28,7 @@ const UNTESTED_MS_MAX: u64 = 1_000;
 /// The longest question.
 const STATEMENT_SECONDS_MAX: u32 = 60;
 
-/// An owner's connection that nobody uses is closed after this.
+/// An owner's connection that is not used is closed after this.
 const OWNER_IDLE_MS_MAX: u64 = 5_000;
 /// How long the embedded database may take to stop before it is left to itself.
 const STOP_MS_MAX: u64 = 1_800;
@@ -49,14 +50,14 @@ const STEADY: [(&str, &str); 2] =
 pub struct Database {
     /// The service's.
     options: PgConnectOptions,
-    /// Of who migrates; the service's, if there is nobody else.
+    /// Of who migrates; the service's, if there is no other.
     owner: PgConnectOptions,
     /// Who the service is.
     service: Option<Identity>,
     /// All that were made, to be closed before the server stops.
     pools: Mutex<Vec<PgPool>>,
     /// Of the log, once it is open: every connection is made in the history that is known.
-    history: Arc<OnceLock<History>>,
+    history: Arc<OnceLock<Incarnations>>,
     embedded: Option<(Arc<Embedded>, Watch)>,
 }
 
@@ -289,7 +290,7 @@ fn of_ours(options: PgConnectOptions) -> PgConnectOptions {
 
 /// Before it is used: once the log is open, a connection may lead to no other history.
 async fn look(
-    history: &OnceLock<History>,
+    history: &OnceLock<Incarnations>,
     connection: &mut PgConnection,
 ) -> Result<(), sqlx::Error> {
     match history.get() {
@@ -301,7 +302,7 @@ async fn look(
 /// A pool that also tests what is given back: whoever asked may have stopped waiting, and
 /// the pool would wait for that connection instead, for ever. A new connection first looks
 /// which history of the log it leads to.
-fn tested(connections: u32, history: Arc<OnceLock<History>>) -> PgPoolOptions {
+fn tested(connections: u32, history: Arc<OnceLock<Incarnations>>) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_millis(ACQUIRE_MS_MAX))

@@ -13,10 +13,10 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
-use super::Error;
 use super::database::Database;
+use super::error::Error;
 use super::secret;
-use super::serve::{Server, patient};
+use super::serve::{Server, with_long_wait};
 use crate::auth::{AUDIENCE, Claims, Keys, SCOPES};
 use crate::clock::Clock;
 use crate::config::{Common, Serving, duration};
@@ -49,7 +49,7 @@ pub struct Options {
 
 /// Runs the demo.
 pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
-    let common = &patient(common);
+    let common = &with_long_wait(common);
     let database = Database::open(common).await?;
     let agreed = demo(common, options, &database).await;
     database.close().await?;

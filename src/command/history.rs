@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::anchor;
 use super::database::Database;
+use super::error::Error;
 use super::rebuilds::{REBUILD_CONNECTIONS_MAX, renew};
-use super::{Error, anchor};
 use crate::clock::Clock;
 use crate::config::{Role, Serving};
 use crate::log::Log;

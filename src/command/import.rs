@@ -22,15 +22,15 @@ use futures_util::stream::FuturesUnordered;
 
 use self::counts::Counts;
 use self::files::{Chunk, Files, ROWS_PER_CHUNK};
-use super::Error;
 use super::database::Database;
-use super::progress::Progress;
+use super::error::Error;
+use super::progress::TerminalProgress;
 use crate::auth::Caller;
 use crate::clock::{Clock, truncate_to_micros};
 use crate::config::{Buckets, Common};
 use crate::event::{ID_RULE, READING_RETRACTED, is_fhir_id};
-use crate::intake::file::{FileError, FileReading, FileRetraction, Format, Recording, Wearer};
-use crate::intake::{Draft, Intake, NotTaken, Outcome, Patience, Why, Writers};
+use crate::intake::file::{FileError, FileFormat, FileReading, FileRetraction, Recording, Wearer};
+use crate::intake::{Draft, Intake, NotTaken, Outcome, Waiting, Why, Writers};
 use crate::log::{AppendError, Log};
 use crate::record::retract::{RetractError, Retraction, retract};
 use crate::tasks::Tasks;
@@ -57,13 +57,13 @@ pub struct Options {
     #[arg(long)]
     format: Source,
     /// Who wore the watch that wrote a FIT file
-    #[arg(long, value_name = "P", value_parser = super::id)]
+    #[arg(long, value_name = "P", value_parser = super::ids::id)]
     patient: Option<String>,
     /// The watch that wrote a FIT file
-    #[arg(long, value_name = "D", value_parser = super::id)]
+    #[arg(long, value_name = "D", value_parser = super::ids::id)]
     device: Option<String>,
     /// Whose readings these are
-    #[arg(long, value_parser = super::id, default_value = "default")]
+    #[arg(long, value_parser = super::ids::id, default_value = "default")]
     tenant: String,
     /// Minute 0 of icu-csv
     #[arg(long, value_name = "T0", default_value = "2026-01-01T00:00:00Z")]
@@ -78,7 +78,7 @@ pub struct Options {
 /// What the files are.
 #[derive(Clone, Copy, Debug)]
 enum Source {
-    Lines(Format),
+    Lines(FileFormat),
     Fit,
     Parquet,
 }
@@ -176,7 +176,7 @@ async fn history(
 ) -> Result<Counts, Error> {
     let operator = Caller::operator(tenant.clone());
     let mut counts = Counts::default();
-    let mut progress = Progress::new("bytes", files.bytes_total);
+    let mut progress = TerminalProgress::new("bytes", files.bytes_total);
     let (mut chunks, reader) = files.read();
     let (mut waiting, mut retractions) = (FuturesUnordered::new(), Vec::new());
     loop {
@@ -292,7 +292,7 @@ fn submit<'a>(
         }));
     }
     let lines = readings.iter().map(|reading| reading.line).collect();
-    async move { (intake.submit(batch, Patience::None).await, lines) }
+    async move { (intake.submit(batch, Waiting::None).await, lines) }
 }
 
 /// Played as live: every patient begins now, gaps are kept but shorter, and a
@@ -308,7 +308,7 @@ async fn live(
     let operator = Caller::operator(tenant.clone());
     let mut counts = Counts::default();
     let readings = in_order(files, &mut counts).await?;
-    let mut progress = Progress::new("readings", readings.len() as u64);
+    let mut progress = TerminalProgress::new("readings", readings.len() as u64);
     let mut start = clock.now();
     let mut readings = readings.into_iter().peekable();
     let mut sent = 0;

@@ -5,8 +5,8 @@
 
 use std::process::ExitCode;
 
-use super::Error;
 use super::database::Database;
+use super::error::Error;
 use crate::config::Common;
 use crate::log::roles;
 use crate::projection;

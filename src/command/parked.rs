@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::Error;
 use super::database::Database;
+use super::error::Error;
 use crate::clock::rfc3339;
 use crate::config::Common;
 use crate::consumer::{self, Parked};
@@ -27,12 +27,12 @@ pub struct Options {
     #[arg(value_parser = stream)]
     patient: String,
     /// Of this tenant only
-    #[arg(long, value_parser = super::id)]
+    #[arg(long, value_parser = super::ids::id)]
     tenant: Option<String>,
 }
 
 fn stream(text: &str) -> Result<String, String> {
-    if text == NO_PATIENT { Ok(text.to_owned()) } else { super::id(text) }
+    if text == NO_PATIENT { Ok(text.to_owned()) } else { super::ids::id(text) }
 }
 
 /// Lists who is parked.

@@ -10,7 +10,7 @@ use indicatif::{HumanCount, ProgressBar, ProgressState, ProgressStyle};
 const LINE_PAUSE: Duration = Duration::from_secs(5);
 
 /// What is counted is not told a second before a second has passed: the first step of what
-/// was there already would be a rate that nobody reaches.
+/// was there already would be a rate that is never reached.
 const RATE_AFTER: Duration = Duration::from_secs(1);
 
 /// How much of it a second, as people read it.
@@ -22,7 +22,7 @@ fn rate(done: u64, elapsed: Duration) -> String {
 }
 
 /// A command's progress, on stderr.
-pub struct Progress {
+pub struct TerminalProgress {
     bar: ProgressBar,
     what: &'static str,
     total: u64,
@@ -30,9 +30,9 @@ pub struct Progress {
     started: Instant,
 }
 
-impl Progress {
+impl TerminalProgress {
     /// `what` is counted, to `total`; 0 when that is not known.
-    pub fn new(what: &'static str, total: u64) -> Progress {
+    pub fn new(what: &'static str, total: u64) -> TerminalProgress {
         let (bar, plain) = if stderr().is_terminal() {
             (ProgressBar::new(total), None)
         } else {
@@ -43,7 +43,7 @@ impl Progress {
             _ => format!("{{bar:40}} {{percent}} % {{human_pos}} {what}{{rate}}, {{eta}} left"),
         };
         let rated = |state: &ProgressState, to: &mut dyn fmt::Write| {
-            // A bar that cannot be written has nobody who misses its rate.
+            // A bar that cannot be written needs no rate.
             let _unwritten = to.write_str(&rate(state.pos(), state.elapsed()));
         };
         // The template is ours: it parses, or the default is used.
@@ -52,7 +52,7 @@ impl Progress {
                 .unwrap_or_else(|_| ProgressStyle::default_bar())
                 .with_key("rate", rated),
         );
-        Progress { bar, what, total, plain, started: Instant::now() }
+        TerminalProgress { bar, what, total, plain, started: Instant::now() }
     }
 
     /// Now at `done`.

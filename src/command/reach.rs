@@ -12,7 +12,7 @@ use sqlx::ConnectOptions;
 use sqlx::postgres::PgConnectOptions;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::Error;
+use super::error::Error;
 use crate::log::roles::{Identity, identity};
 use crate::log::takes_writes;
 

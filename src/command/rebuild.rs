@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use clap::Args;
 
-use super::Error;
 use super::database::Database;
-use super::progress::Progress;
+use super::error::Error;
+use super::progress::TerminalProgress;
 use super::tenants::say_if_empty;
 use crate::config::Common;
 use crate::log::Log;
@@ -52,8 +52,8 @@ async fn one(log: &Log, projection: &'static Projection, check_only: bool) -> Re
     let started = Instant::now();
     let mut progress = None;
     let tell = |done: i64, total: i64| {
-        let progress =
-            progress.get_or_insert_with(|| Progress::new("positions", total.unsigned_abs()));
+        let progress = progress
+            .get_or_insert_with(|| TerminalProgress::new("positions", total.unsigned_abs()));
         progress.at(done.unsigned_abs());
     };
     let rebuilt = match check_only {

@@ -8,15 +8,15 @@ use std::process::ExitCode;
 use chrono::{DateTime, Utc};
 use clap::Args;
 
-use super::Error;
 use super::database::Database;
+use super::error::Error;
 use super::tenants::nothing_of;
 use crate::config::Common;
 use crate::log::Log;
 use crate::query::END_OF_TIME;
 use crate::query::export::{ExportError, export};
-use crate::query::lines::Lines;
-use crate::query::replay::{Range, check};
+use crate::query::lines::NdjsonWriter;
+use crate::query::replay::{ReplayedRange, check};
 use crate::query::state::is_known;
 
 /// Held before it is written.
@@ -26,10 +26,10 @@ const OUT_BYTES: usize = 256 * 1024;
 #[derive(Args)]
 pub struct Options {
     /// Whose events
-    #[arg(long, value_parser = super::id)]
+    #[arg(long, value_parser = super::ids::id)]
     patient: String,
     /// Whose patient
-    #[arg(long, value_parser = super::id, default_value = "default")]
+    #[arg(long, value_parser = super::ids::id, default_value = "default")]
     tenant: String,
     /// From here on, RFC 3339
     #[arg(long, value_name = "T")]
@@ -55,7 +55,7 @@ pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
 }
 
 async fn print(log: Log, options: Options) -> Result<(), Error> {
-    let range = Range {
+    let range = ReplayedRange {
         from: options.from.unwrap_or(DateTime::UNIX_EPOCH),
         to: options.to.unwrap_or(END_OF_TIME),
         known_at: options.known_at,
@@ -65,7 +65,7 @@ async fn print(log: Log, options: Options) -> Result<(), Error> {
     // What needs an archived month says so before its first line.
     check(&log, tenant, patient_id, range.clone()).await?;
     let mut printed = false;
-    let mut lines = Lines::new(log.shard_of(tenant, patient_id), tenant, patient_id);
+    let mut lines = NdjsonWriter::new(log.shard_of(tenant, patient_id), tenant, patient_id);
     let mut out = BufWriter::with_capacity(OUT_BYTES, stdout().lock());
     let exported = export(&log, tenant, patient_id, &range, |row| {
         printed = true;

@@ -13,7 +13,7 @@ use std::path::Path;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
-use super::Error;
+use super::error::Error;
 use crate::auth::jwks::Jwks;
 use crate::auth::{Keys, SECRET_BYTES_MIN};
 use crate::clock::Clock;

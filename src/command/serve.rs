@@ -23,10 +23,11 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::database::Database;
+use super::error::Error;
 use super::rebuilds::{REBUILD_CONNECTIONS_MAX, renew};
-use super::{Error, descriptors, history, secret};
+use super::{descriptors, history, secret};
+use crate::adapter::http::availability::Availability;
 use crate::adapter::http::cors::Origins;
-use crate::adapter::http::standing::Standing;
 use crate::adapter::http::{Api, connections, operators, router};
 use crate::auth::Keys;
 use crate::clock::Clock;
@@ -39,14 +40,14 @@ use crate::delivery::webhook::EndpointClients;
 use crate::delivery::webhook::guard::Guard;
 use crate::delivery::{DeliveryQueue, Fanout, gauges, secrets};
 use crate::intake::{Intake, Writers};
-use crate::jobs::{Jobs, Kind, Runner};
+use crate::jobs::{JobKind, Jobs, Runner};
 use crate::limits::shares::Shares;
 use crate::limits::{Limits, Rates};
 use crate::log::Log;
 use crate::projection;
 use crate::query::live::Live;
 use crate::rules::backtest::Trials;
-use crate::rules::{Book, Raise, ticks};
+use crate::rules::{RuleSnapshot, RulesConsumer, ticks};
 use crate::tasks::Tasks;
 use crate::telemetry;
 
@@ -54,11 +55,11 @@ use crate::telemetry;
 const STOP_MS_MAX: u64 = 8_000;
 /// How much of that is left in any case when it has been said that this process goes away.
 const STOP_MS_MIN: u64 = 2_500;
-/// How long a start waits for a database that is away, when nobody says.
+/// How long a start waits for a database that is away, unless an option says otherwise.
 const DATABASE_WAIT_SECONDS: u64 = 30;
 /// Connections for questions of somebody.
 const QUESTION_CONNECTIONS_MAX: u32 = 16;
-/// Connections for what is asked for nobody's sake or for all: streams, health, backtests.
+/// Connections for what is asked for no caller, or for all: streams, health, backtests.
 const COMMON_CONNECTIONS_MAX: u32 = 8;
 /// Connections for those who page: the deliverer, heartbeats, clocks, gauges. The rules and
 /// the fan-out of each shard have one of their own, which has said all they say before.
@@ -71,7 +72,7 @@ const JOB_CONNECTIONS_MAX: u32 = 8;
 const AHEAD_SECONDS: u64 = 3_600;
 /// How long a month that came back is still refused, at most.
 const ARCHIVED_SECONDS: u64 = 10;
-/// How often the metrics forget what nobody scraped.
+/// How often the metrics forget what was not scraped.
 const METRICS_UPKEEP_MS: u64 = 5_000;
 
 /// Options of `vitals serve`.
@@ -85,18 +86,18 @@ pub struct Options {
 pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
     // First of all: whoever stops it while it waits or migrates gets an orderly end, too.
     let mut ends = Ends::listen()?;
-    let patient = patient(common);
+    let common = &with_long_wait(common);
     let database = tokio::select! {
-        opened = Database::open(&patient) => opened?,
+        opened = Database::open(common) => opened?,
         _ = ends.next() => return Ok(ExitCode::SUCCESS),
     };
-    let served = serve(&patient, &options.serving, &database, &mut ends).await;
+    let served = serve(common, &options.serving, &database, &mut ends).await;
     database.close().await?;
     served.map(|()| ExitCode::SUCCESS)
 }
 
 /// The same options, with time for a database that starts beside this process.
-pub fn patient(common: &Common) -> Common {
+pub fn with_long_wait(common: &Common) -> Common {
     let wait = common.database_wait.unwrap_or(Duration::from_secs(DATABASE_WAIT_SECONDS));
     Common { database_wait: Some(wait), ..common.clone() }
 }
@@ -195,7 +196,7 @@ impl Server {
         database.warn_of_rights();
         let (stop, tasks) = (CancellationToken::new(), Tasks::default());
         let draining = CancellationToken::new();
-        let standing = Standing { away: database.away(), draining: draining.clone() };
+        let availability = Availability { away: database.away(), draining: draining.clone() };
         tasks.spawn_until("the metrics' upkeep", &stop, upkeep(metrics.clone()));
         let of_worker = log.with_pool(database.worker_pool(1));
         tasks.spawn_until("the months", &stop, months(of_worker, Clock::system()));
@@ -210,7 +211,7 @@ impl Server {
         if serving.roles.contains(&Role::Workers) {
             start_folds(&log, database, serving.self_check_pause, &stop, &tasks).await?;
             let trials = Trials::new(log.with_pool(database.patient_pool(JOB_CONNECTIONS_MAX)));
-            let works = vec![(Kind::Backtest, Arc::new(trials) as _)];
+            let works = vec![(JobKind::Backtest, Arc::new(trials) as _)];
             let runner = Runner::new(jobs.with_pool(database.worker_pool(1)), works);
             tasks.spawn("the jobs", runner.run(stop.clone()));
             start_pages(&log, database, &webhooks, &serving.public_url, &stop, &tasks).await?;
@@ -242,13 +243,13 @@ impl Server {
                 clients,
                 links,
                 metrics,
-                standing,
+                availability,
                 stop,
                 origins,
                 is_simulated,
             })
         } else {
-            operators(log, Clock::system(), metrics, standing).into()
+            operators(log, Clock::system(), metrics, availability).into()
         };
         let http = tokio::spawn(connections::serve(listener, front, connections_max, stop.clone()));
         Ok(Server { address, draining, stop, tasks, http })
@@ -333,7 +334,7 @@ async fn start_pages(
 ) -> Result<(), Error> {
     let (queue, pool) = (DeliveryQueue::default(), &database.page_pool(PAGE_CONNECTIONS_MAX));
     let own = || database.page_pool(1);
-    let rules = Arc::new(Raise::new(log.clone(), Book::new()?));
+    let rules = Arc::new(RulesConsumer::new(log.clone(), RuleSnapshot::new()?));
     follow(log, pool, own, rules.clone(), None, stop, tasks).await?;
     for shard in log.shards() {
         let (rules, pool, stop) = (rules.clone(), pool.clone(), stop.clone());
@@ -350,7 +351,7 @@ async fn start_pages(
     Ok(())
 }
 
-/// Folds that nobody waits for have half of the cores at most, for what comes in meanwhile
+/// Folds that are not waited for have half of the cores at most, for what comes in meanwhile
 /// waits for them (decision 0009); and leave a connection to those that
 /// somebody waits for.
 fn folds_at_once() -> usize {

@@ -2,7 +2,7 @@
 //!
 //! Guarantees nothing about what is found; it reads names only.
 
-use super::Error;
+use super::error::Error;
 use crate::log::Log;
 use crate::query::patients;
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Error, secret};
+use super::error::Error;
+use super::secret;
 use crate::auth::{AUDIENCE, Claims, SCOPES, is_subject};
 use crate::clock::Clock;
 use crate::config::{Common, duration};
@@ -14,7 +15,7 @@ use crate::config::{Common, duration};
 #[derive(Args)]
 pub struct Options {
     /// Whose data it opens
-    #[arg(long, value_parser = super::id)]
+    #[arg(long, value_parser = super::ids::id)]
     tenant: String,
     /// Who will use it
     #[arg(long)]
@@ -23,10 +24,10 @@ pub struct Options {
     #[arg(long)]
     scope: String,
     /// Only this device
-    #[arg(long, value_parser = super::id)]
+    #[arg(long, value_parser = super::ids::id)]
     device: Option<String>,
     /// Only this patient
-    #[arg(long, value_parser = super::id)]
+    #[arg(long, value_parser = super::ids::id)]
     patient: Option<String>,
     /// How long it is good for
     #[arg(long, value_parser = duration, default_value = "12h")]

@@ -6,11 +6,12 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::anchor;
 use super::database::Database;
-use super::progress::Progress;
+use super::error::Error;
+use super::progress::TerminalProgress;
 use super::tenants::say_if_empty;
-use super::{Error, anchor};
-use crate::archive::{Access, Shelves};
+use crate::archive::{Access, Archives};
 use crate::config::{Buckets, Common};
 use crate::log::chain::{self, VerifyError};
 use crate::log::{ArchivedMonth, Log, archived_months, exchange, roles};
@@ -54,12 +55,12 @@ async fn verify(log: &Log, options: &Options) -> Result<bool, Error> {
     }
     let months = archived_months(log.pool()).await?;
     let access = Access::from(&options.buckets);
-    let mut shelves = Shelves::open(&months, options.archives.as_deref(), &access).await;
+    let mut archives = Archives::open(&months, options.archives.as_deref(), &access).await;
     for month in &months {
-        sound &= check_archive(log, &shelves, month).await?;
+        sound &= check_archive(log, &archives, month).await?;
     }
     for shard in log.shards() {
-        sound &= check_chain(log, &mut shelves, shard).await?;
+        sound &= check_chain(log, &mut archives, shard).await?;
     }
     if let Some(path) = &options.anchor {
         sound &= anchor::check(log, path).await?;
@@ -92,9 +93,9 @@ async fn check_rights(log: &Log) -> Result<bool, Error> {
 }
 
 /// Whether a shard's chain is whole.
-async fn check_chain(log: &Log, shelves: &mut Shelves, shard: i16) -> Result<bool, Error> {
-    let mut progress = Progress::new("events", 0);
-    let walk = chain::verify_with(log.pool(), shard, shelves, |n| progress.at(n)).await;
+async fn check_chain(log: &Log, archives: &mut Archives, shard: i16) -> Result<bool, Error> {
+    let mut progress = TerminalProgress::new("events", 0);
+    let walk = chain::verify_with(log.pool(), shard, archives, |n| progress.at(n)).await;
     progress.end();
     let walk = match walk {
         Ok(walk) => walk,
@@ -143,8 +144,12 @@ async fn check_projection(log: &Log, projection: &Projection) -> Result<bool, Er
 }
 
 /// Whether a month's file is the one that was archived. Its rows are the chain's matter.
-async fn check_archive(log: &Log, shelves: &Shelves, month: &ArchivedMonth) -> Result<bool, Error> {
-    let file = match shelves.file(month.span) {
+async fn check_archive(
+    log: &Log,
+    archives: &Archives,
+    month: &ArchivedMonth,
+) -> Result<bool, Error> {
+    let file = match archives.file(month.span) {
         Ok(file) => file,
         Err(unreadable) => {
             println!("{unreadable}");

@@ -42,7 +42,7 @@ pub enum ConsumerError {
         /// What is wrong with it.
         why: String,
     },
-    /// A projection's tables are of another text, which nobody knows any more.
+    /// A projection's tables are of another text, which is not known any more.
     #[error("the tables of {0} were made by an unknown version: they wait for their rebuild")]
     Outdated(&'static str),
 }
@@ -74,7 +74,7 @@ pub enum Follows {
     Everything,
     /// What is no reading: alerts, acknowledgements, registrations. Readings only
     /// move its checkpoint, by the timer, so that they cost it next to nothing.
-    Happenings,
+    NonReadings,
 }
 
 /// Something that follows the log.
@@ -96,12 +96,12 @@ pub trait Consumer: Send + Sync + 'static {
     fn pace(&self) -> Duration;
 
     /// How long at most it lets work come in while its steps are long.
-    fn patience(&self) -> Duration {
+    fn pace_max(&self) -> Duration {
         self.pace()
     }
 
-    /// How long its scan of a window rests at a time (`rested`, in the database) while nobody
-    /// waits for it, so that it gives way to what comes in; nothing for who does not rest.
+    /// How long its scan of a window rests at a time (`rested`, in the database) while it
+    /// is not waited for, so that it gives way to what comes in; nothing for who does not rest.
     fn rest(&self) -> Duration {
         Duration::ZERO
     }

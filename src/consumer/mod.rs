@@ -18,5 +18,5 @@ mod stopped;
 pub use contract::{Consumer, ConsumerError, Follows, RULES};
 pub(crate) use park::leave_out;
 pub use park::{Parked, act_apart, ask_to_resume, counts, parked, resume, resume_asked};
-pub use step::{Step, Unread, lag, register, run, step, unread};
+pub use step::{StepResult, Unread, lag, register, run, step, unread};
 pub use stopped::{Stopped, stopped};

@@ -216,7 +216,7 @@ pub async fn resume<C: Consumer>(
     parked: &Parked,
 ) -> Result<(), ConsumerError> {
     let mut tx = pool.begin().await?;
-    // Nobody else acts on the shard for this consumer until this is done.
+    // No other process acts on the shard for this consumer until this is done.
     let upto: i64 = sqlx::query_scalar(
         "select position from checkpoint where shard = $1 and consumer = $2 for update",
     )

@@ -15,10 +15,12 @@ use tokio_util::sync::CancellationToken;
 use super::contract::{Consumer, ConsumerError, Follows, RULES};
 use super::park::{act_apart, leave_out};
 use super::stopped::Errors;
-use crate::log::{EVENTS_PER_APPEND_MAX, Held, Log, Window, on_connection, signal_or_poll};
+use crate::log::{
+    EVENTS_PER_APPEND_MAX, GuardedConnection, Log, Window, on_connection, signal_or_poll,
+};
 
-/// A consumer that nobody waits for lets this many times as much time pass as its last
-/// step took, within its patience: the slower the steps, the more each one has to do, and
+/// A consumer that is not waited for lets this many times as much time pass as its last
+/// step took, within its pace_max: the slower the steps, the more each one has to do, and
 /// a fold of many readings into one row costs little more than that of one.
 const SHARE: u32 = 40;
 
@@ -27,7 +29,7 @@ const RETRY_PAUSE_MS: u64 = 1_000;
 
 /// What a step found.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum StepResult {
     /// Nothing to do, or another instance is at it.
     Idle,
     /// Caught up with the head as it was.
@@ -108,17 +110,17 @@ pub async fn step<C: Consumer>(
     pool: &PgPool,
     consumer: &C,
     shard: i16,
-) -> Result<Step, ConsumerError> {
-    step_on(pool, &mut Held::patient(), consumer, shard, Duration::ZERO).await
+) -> Result<StepResult, ConsumerError> {
+    step_on(pool, &mut GuardedConnection::for_one_question(), consumer, shard, Duration::ZERO).await
 }
 
 async fn step_on<C: Consumer>(
     pool: &PgPool,
-    held: &mut Held,
+    held: &mut GuardedConnection,
     consumer: &C,
     shard: i16,
     rest: Duration,
-) -> Result<Step, ConsumerError> {
+) -> Result<StepResult, ConsumerError> {
     on_connection(pool, held, async |connection| {
         match try_step(connection, consumer, shard, rest, false).await {
             Err(error) if error.is_of_an_event() => {
@@ -136,7 +138,7 @@ async fn try_step<C: Consumer>(
     shard: i16,
     rest: Duration,
     apart: bool,
-) -> Result<Step, ConsumerError> {
+) -> Result<StepResult, ConsumerError> {
     let mut tx = connection.begin().await?;
     let claimed: Option<Claimed> = sqlx::query_as(include_str!("claim.sql"))
         .bind(shard)
@@ -149,7 +151,7 @@ async fn try_step<C: Consumer>(
         .await?;
     let Some(Claimed { after, upto, head, since, until, parked }) = claimed else {
         tx.rollback().await?;
-        return Ok(Step::Idle);
+        return Ok(StepResult::Idle);
     };
     if let (Some(since), Some(until)) = (since, until) {
         let window = Window { shard, after, to: upto, since, until };
@@ -168,11 +170,11 @@ async fn try_step<C: Consumer>(
         // Positions that duplicates left empty.
         tx.commit().await?;
     }
-    Ok(if upto < head { Step::Behind } else { Step::CaughtUp })
+    Ok(if upto < head { StepResult::Behind } else { StepResult::CaughtUp })
 }
 
 /// Follows one shard until told to stop. A step under way is finished first. Where there
-/// are `turns`, a step that nobody waits for takes one.
+/// are `turns`, a step that is not waited for takes one.
 pub async fn run<C: Consumer>(
     log: Log,
     pool: PgPool,
@@ -183,14 +185,14 @@ pub async fn run<C: Consumer>(
 ) {
     let mut moved = match consumer.follows() {
         Follows::Everything => log.wake().follow(shard),
-        Follows::Happenings => log.wake().follow_happenings(shard),
+        Follows::NonReadings => log.wake().follow_non_readings(shard),
     };
     let mut urgent = log.wake().follow_urgent(shard);
     let mut wanted = log.wake().follow_wanted(consumer.name(), shard);
-    // A connection that nobody else could have is kept: giving it back costs two round
+    // A connection that no other task could use is kept: giving it back costs two round
     // trips, and the next event might wait for them.
     let keeps = pool.options().get_max_connections() == 1;
-    let (mut held, mut errors) = (Held::default(), Errors::default());
+    let (mut held, mut errors) = (GuardedConnection::default(), Errors::default());
     let (mut is_waited_for, mut is_behind) = (false, false);
     while !stop.is_cancelled() {
         let turn = match &turns {
@@ -219,14 +221,14 @@ pub async fn run<C: Consumer>(
         }
         match stepped {
             // Who waits, waits for all of it.
-            Ok(Step::Behind) => {
-                held.patience.regain();
+            Ok(StepResult::Behind) => {
+                held.timeout.reset();
                 is_behind = true;
                 continue;
             }
             Ok(stepped) => {
-                if stepped == Step::CaughtUp {
-                    held.patience.regain();
+                if stepped == StepResult::CaughtUp {
+                    held.timeout.reset();
                 }
                 (is_waited_for, is_behind) = (false, false);
             }
@@ -238,7 +240,7 @@ pub async fn run<C: Consumer>(
             }
         }
         let pace = consumer.pace();
-        let pause = (started.elapsed() * SHARE).clamp(pace, consumer.patience().max(pace));
+        let pause = (started.elapsed() * SHARE).clamp(pace, consumer.pace_max().max(pace));
         tokio::select! {
             () = stop.cancelled() => {}
             () = signal_or_poll(&mut moved) => {}

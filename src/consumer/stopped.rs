@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 
 use super::contract::ConsumerError;
-use crate::log::{Held, on_connection};
+use crate::log::{GuardedConnection, on_connection};
 
 /// A shard in which a consumer does not go on.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
@@ -53,7 +53,7 @@ impl Errors {
     /// down for others.
     pub async fn met(
         &mut self,
-        (pool, held): (&PgPool, &mut Held),
+        (pool, held): (&PgPool, &mut GuardedConnection),
         (consumer, shard): (&str, i16),
         error: &ConsumerError,
     ) {
@@ -82,7 +82,7 @@ impl Errors {
 
 async fn write(
     pool: &PgPool,
-    held: &mut Held,
+    held: &mut GuardedConnection,
     (consumer, shard): (&str, i16),
     reason: &str,
 ) -> Result<(), sqlx::Error> {

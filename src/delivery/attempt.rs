@@ -11,7 +11,7 @@ use sqlx::PgPool;
 
 use super::claim::{Claimed, LEASE_SECONDS};
 use super::state::words;
-use super::transport::{Outcome, Verdict};
+use super::transport::{AttemptOutcome, Verdict};
 
 /// An attempt that is over.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ pub(super) struct Attempt {
     /// Of the delivery, when the attempt was over.
     pub age: Duration,
     /// What the transport says of it.
-    pub outcome: Outcome,
+    pub outcome: AttemptOutcome,
     /// For the jitter of the next attempt, 0–1.
     pub jitter: f64,
     /// Whether its endpoint is to be held for broken now.

@@ -168,6 +168,6 @@ fn notice(
     data: &serde_json::Value,
     now: DateTime<Utc>,
 ) -> (i16, [Event; 1]) {
-    let event = Event::happening(kind, (tenant, NO_PATIENT), "webhooks", now, data.to_string());
+    let event = Event::non_reading(kind, (tenant, NO_PATIENT), "webhooks", now, data.to_string());
     (log.shard_of(tenant, NO_PATIENT), [event])
 }

@@ -20,9 +20,9 @@ use super::breaker::{self, RETRY_AFTER_S_OPENS};
 use super::claim::{Capacity, Claimed, Waiting, claim, release};
 use super::endpoint;
 use super::queue::{DeliveryQueue, Slot};
-use super::transport::{Destination, Message, NotSent, Number, Transport, Verdict};
+use super::transport::{Destination, Message, NotSent, SequenceNumber, Transport, Verdict};
 use crate::clock::Clock;
-use crate::log::{Log, Patience, answered, answered_soon};
+use crate::log::{Log, ReplyTimeout, answered, answered_soon};
 
 /// How long the deliverer sleeps without looking for due retries.
 const POLL_MS: u64 = 200;
@@ -94,7 +94,7 @@ impl<T: Transport> Deliverer<T> {
     async fn claim_all(&self, stop: &CancellationToken) {
         let mut poll = tokio::time::interval(Duration::from_millis(POLL_MS));
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut patience = Patience::default();
+        let mut timeout = ReplyTimeout::default();
         loop {
             let polled = tokio::select! {
                 () = stop.cancelled() => return,
@@ -102,10 +102,10 @@ impl<T: Transport> Deliverer<T> {
                 _ = poll.tick() => true,
             };
             let capacity = self.queue.capacity();
-            match patience.answered(self.claim(&capacity, polled)).await {
+            match timeout.answered(self.claim(&capacity, polled)).await {
                 Ok(claimed) => {
                     if !claimed.is_empty() {
-                        patience.regain();
+                        timeout.reset();
                     }
                     self.queue.claimed(&capacity, claimed);
                 }
@@ -164,7 +164,7 @@ impl<T: Transport> Deliverer<T> {
     async fn attempt(&self, waiting: Waiting) -> Result<Attempt, (Waiting, NotSent)> {
         let (started_at, started) = (self.clock.now(), Instant::now());
         let claimed = &waiting.claimed;
-        let number = claimed.sequence.map(|sequence| Number {
+        let number = claimed.sequence.map(|sequence| SequenceNumber {
             sequence,
             incarnation: self.log.history().of_sequence(sequence),
         });

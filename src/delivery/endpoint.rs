@@ -83,7 +83,7 @@ words! {
 
 /// An endpoint that is to be made.
 #[derive(Debug)]
-pub struct New {
+pub struct NewEndpoint {
     /// See [`Endpoint`].
     pub tenant: String,
     /// See [`Endpoint`].
@@ -134,7 +134,7 @@ pub(super) fn sealed(seal: &Seal, id: Uuid, field: &str, text: &str) -> String {
 
 /// What may be changed; `None` leaves it.
 #[derive(Debug, Default)]
-pub struct Change {
+pub struct EndpointChange {
     /// See [`Endpoint`].
     pub url: Option<String>,
     /// See [`Endpoint`].
@@ -159,7 +159,11 @@ pub struct Change {
 
 /// Stores a new endpoint. Its `created_at` is the database's, the clock that
 /// `recorded_at` comes from as well.
-pub async fn create(pool: &PgPool, seal: &Seal, new: &New) -> Result<Endpoint, EndpointError> {
+pub async fn create(
+    pool: &PgPool,
+    seal: &Seal,
+    new: &NewEndpoint,
+) -> Result<Endpoint, EndpointError> {
     let id = Uuid::now_v7();
     let sealed = |field: &str, text: &str| sealed(seal, id, field, text);
     let certificate = new.certificate.as_ref();
@@ -215,7 +219,7 @@ pub async fn change(
     seal: &Seal,
     tenant: &str,
     id: Uuid,
-    change: &Change,
+    change: &EndpointChange,
 ) -> Result<Option<Endpoint>, sqlx::Error> {
     let sealed = |field: &str, text: &str| sealed(seal, id, field, text);
     let (headers, certificate) = (change.headers.as_ref(), change.certificate.as_ref());
@@ -292,7 +296,7 @@ pub async fn disable(
     let data = serde_json::json!({ "v": 1, "endpointId": id, "reason": reason });
     let of_tenant = (tenant, NO_PATIENT);
     let events =
-        [Event::happening(ENDPOINT_DISABLED, of_tenant, "webhooks", now, data.to_string())];
+        [Event::non_reading(ENDPOINT_DISABLED, of_tenant, "webhooks", now, data.to_string())];
     sqlx::query("set local synchronous_commit = on").execute(&mut *tx).await?;
     append(&mut tx, shard, &events).await?;
     tx.commit().await?;

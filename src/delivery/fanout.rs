@@ -8,8 +8,6 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use serde::Serialize;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -19,61 +17,13 @@ use super::notice::notice;
 use super::queue::DeliveryQueue;
 use super::schedule::Schedule;
 use crate::consumer::{Consumer, ConsumerError, Follows};
-use crate::event::{AlertData, AlertState, Priority, Recorded, as_people_write};
-use crate::log::{Window, read_happenings};
+use crate::event::{AlertData, AlertState, Recorded};
+use crate::log::{Window, read_non_readings};
+use crate::wire::{AlertBody, AlertBodyLinks, AlertStub, Number};
 
 /// Alert events have an index of their own, so a window may be large; the first of its
 /// alerts waits for the last.
 const WINDOW_POSITIONS_MAX: i64 = 10_000;
-
-/// The body of a webhook. Wire format, version 1.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Body<'a> {
-    r#type: &'a str,
-    timestamp: DateTime<Utc>,
-    patient_id: &'a str,
-    event: &'a str,
-    vital: &'a str,
-    #[serde(serialize_with = "as_people_write")]
-    value: f64,
-    unit: &'a str,
-    alert_id: Uuid,
-    state: AlertState,
-    rule: &'a str,
-    rule_version: u32,
-    priority: Priority,
-    since: DateTime<Utc>,
-    measured_at: DateTime<Utc>,
-    device_id: &'a str,
-    #[serde(rename = "_links")]
-    links: Links,
-}
-
-#[derive(Serialize)]
-struct Links {
-    alert: String,
-    /// Needs no token: see [`super::ack`].
-    ack: String,
-    /// Not in a stub body: it names the patient.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    patient: Option<String>,
-}
-
-/// The body for receivers outside the hospital: that there is an alert, how urgent, and
-/// where to look. No patient, no device, no value, no time of a measurement.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Stub<'a> {
-    r#type: &'a str,
-    timestamp: DateTime<Utc>,
-    event: &'a str,
-    alert_id: Uuid,
-    state: AlertState,
-    priority: Priority,
-    #[serde(rename = "_links")]
-    links: Links,
-}
 
 /// The worker.
 pub struct Fanout {
@@ -160,35 +110,35 @@ impl Fanout {
         let event = &recorded.event;
         let api = format!("{}/api/v1", self.public_url);
         let asked = (&*event.tenant, alert.alert_id, recorded.recorded_at);
-        let links = |link: String, patient| Links {
+        let links = |link: String, patient| AlertBodyLinks {
             alert: format!("{api}/alerts/{}", alert.alert_id),
             ack: format!("{api}/alerts/{}/ack?{link}", alert.alert_id),
             patient,
         };
-        let full = serde_json::to_string(&Body {
+        let full = serde_json::to_string(&AlertBody {
             r#type: &event.kind,
-            timestamp: recorded.recorded_at,
-            patient_id: &event.patient_id,
+            timestamp: recorded.recorded_at.into(),
+            patient_id: (&*event.patient_id).into(),
             event: &alert.event,
-            vital: alert.vital.name(),
-            value: alert.value,
+            vital: alert.vital,
+            value: Number(alert.value),
             unit: &alert.unit,
             alert_id: alert.alert_id,
             state: alert.state,
             rule: &alert.rule,
             rule_version: alert.rule_version,
             priority: alert.priority,
-            since: alert.since,
-            measured_at: alert.measured_at,
-            device_id: &alert.device_id,
+            since: alert.since.into(),
+            measured_at: alert.measured_at.into(),
+            device_id: (&*alert.device_id).into(),
             links: links(
                 self.links.query(asked.0, asked.1, asked.2),
                 Some(format!("{api}/patients/{}", event.patient_id)),
             ),
         })?;
-        let stub = serde_json::to_string(&Stub {
+        let stub = serde_json::to_string(&AlertStub {
             r#type: &event.kind,
-            timestamp: recorded.recorded_at,
+            timestamp: recorded.recorded_at.into(),
             event: &alert.event,
             alert_id: alert.alert_id,
             state: alert.state,
@@ -229,7 +179,7 @@ impl Consumer for Fanout {
     }
 
     fn follows(&self) -> Follows {
-        Follows::Happenings
+        Follows::NonReadings
     }
 
     fn pace(&self) -> Duration {
@@ -247,9 +197,9 @@ impl Consumer for Fanout {
         ) -> Vec<T> {
             of.iter().map(f).collect()
         }
-        let happenings = read_happenings(tx, window).await?;
+        let non_readings = read_non_readings(tx, window).await?;
         let mut all = Vec::new();
-        for recorded in &happenings {
+        for recorded in &non_readings {
             let unreadable = |source| ConsumerError::Event {
                 shard: recorded.shard,
                 position: recorded.position,

@@ -11,15 +11,14 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use serde_json::json;
 use sqlx::{FromRow, PgPool};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::queue::DeliveryQueue;
-use crate::clock::rfc3339;
 use crate::event::NO_PATIENT;
-use crate::log::{Log, Patience};
+use crate::log::{Log, ReplyTimeout};
+use crate::wire::HeartbeatBody;
 
 /// The type of the events.
 pub const HEARTBEAT: &str = "HEARTBEAT";
@@ -57,12 +56,12 @@ impl Heartbeats {
 
     /// Beats until told to stop.
     pub async fn run(self, stop: CancellationToken) {
-        let mut patience = Patience::default();
+        let mut timeout = ReplyTimeout::default();
         while !stop.is_cancelled() {
-            match patience.answered(self.beat()).await {
+            match timeout.answered(self.beat()).await {
                 Ok(0) => {}
                 Ok(made) => {
-                    patience.regain();
+                    timeout.reset();
                     self.queue.look();
                     if made == BATCH_MAX {
                         continue;
@@ -88,13 +87,15 @@ impl Heartbeats {
         if due.is_empty() {
             return Ok(0);
         }
+        let bodies: Result<Vec<_>, _> = due.iter().map(body).collect();
+        let bodies = bodies.map_err(|error| sqlx::Error::Encode(error.into()))?;
         sqlx::query(include_str!("insert_heartbeats.sql"))
             .bind(due.iter().map(|d| self.log.shard_of(&d.tenant, NO_PATIENT)).collect::<Vec<_>>())
             .bind(due.iter().map(|d| -d.now.timestamp()).collect::<Vec<_>>())
             .bind(due.iter().map(|d| d.id).collect::<Vec<_>>())
             .bind(due.iter().map(|d| &*d.tenant).collect::<Vec<_>>())
             .bind(due.iter().map(webhook_id).collect::<Vec<_>>())
-            .bind(due.iter().map(body).collect::<Vec<_>>())
+            .bind(bodies)
             .bind(HEARTBEAT)
             .execute(&mut *tx)
             .await?;
@@ -108,13 +109,12 @@ fn webhook_id(due: &Due) -> String {
     format!("msg_{}", Uuid::new_v5(&due.id, &time).simple())
 }
 
-fn body(due: &Due) -> String {
-    let body = json!({
-        "type": HEARTBEAT,
-        "timestamp": rfc3339(due.now),
-        "event": HEARTBEAT,
-        "webhook": due.id,
-        "nextWithinSeconds": due.heartbeat_seconds,
-    });
-    body.to_string()
+fn body(due: &Due) -> Result<String, serde_json::Error> {
+    serde_json::to_string(&HeartbeatBody {
+        r#type: HEARTBEAT,
+        timestamp: due.now.into(),
+        event: HEARTBEAT,
+        webhook: due.id,
+        next_within_seconds: due.heartbeat_seconds,
+    })
 }

@@ -5,32 +5,12 @@
 //! sent to the endpoint that it is about. Goes to the tenant's fallbacks and to every endpoint that
 //! names the event; `*` means alerts that page, and these are none.
 
-use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use uuid::Uuid;
 
 use super::schedule::Schedule;
 use crate::event::{ENDPOINT_DISABLED, ENDPOINT_REACHABLE, ENDPOINT_UNREACHABLE, Recorded};
-
-/// The body of a notice. Wire format, version 1.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Body<'a> {
-    r#type: &'a str,
-    timestamp: DateTime<Utc>,
-    event: &'a str,
-    endpoint_id: Uuid,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'a str>,
-    #[serde(rename = "_links")]
-    links: Links,
-}
-
-#[derive(Serialize)]
-struct Links {
-    webhook: String,
-    deliveries: String,
-}
+use crate::wire::{NoticeBody, NoticeBodyLinks};
 
 /// What the event holds.
 #[derive(Deserialize)]
@@ -59,13 +39,13 @@ pub(super) fn notice(recorded: &Recorded, api: &str) -> Result<Option<Notice>, s
     };
     let data: Data = serde_json::from_str(event.data.as_deref().unwrap_or_default())?;
     let webhook = format!("{api}/webhooks/{}", data.endpoint_id);
-    let body = serde_json::to_string(&Body {
+    let body = serde_json::to_string(&NoticeBody {
         r#type: &event.kind,
-        timestamp: recorded.recorded_at,
+        timestamp: recorded.recorded_at.into(),
         event: &event.kind,
         endpoint_id: data.endpoint_id,
         reason: data.reason.as_deref(),
-        links: Links { deliveries: format!("{webhook}/deliveries"), webhook },
+        links: NoticeBodyLinks { deliveries: format!("{webhook}/deliveries"), webhook },
     })?;
     // What happened and when; never its place in the log, which another may have after a
     // restore.

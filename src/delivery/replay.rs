@@ -16,7 +16,7 @@ pub const REPLAY_MAX: i64 = 10_000;
 
 /// Which deliveries of an endpoint are meant.
 #[derive(Debug)]
-pub struct Range {
+pub struct SequenceRange {
     /// Made at this time or later.
     pub from: DateTime<Utc>,
     /// Made before this time.
@@ -48,7 +48,7 @@ pub async fn range(
     pool: &PgPool,
     tenant: &str,
     endpoint: Uuid,
-    range: &Range,
+    range: &SequenceRange,
 ) -> Result<Replayed, sqlx::Error> {
     let (found, replayed): (i64, i64) = sqlx::query_as(include_str!("replay_range.sql"))
         .bind(tenant)

@@ -50,7 +50,7 @@ pub enum WeakKey {
 
 /// Why something sealed stays closed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
+pub enum UnsealError {
     /// Sealed by a key that this process does not have.
     #[error("it is sealed with the key {0}, which VITALS_SECRETS_KEY does not hold")]
     UnknownKey(String),
@@ -87,16 +87,16 @@ impl Seal {
     }
 
     /// Opens what was sealed for this place; a text that is not sealed is itself.
-    pub fn open(&self, place: &str, stored: &str) -> Result<String, OpenError> {
+    pub fn open(&self, place: &str, stored: &str) -> Result<String, UnsealError> {
         let Some((name, encoded)) = parts(stored) else { return Ok(stored.to_owned()) };
         let key = self.0.iter().find(|key| key.name == name);
-        let key = key.ok_or_else(|| OpenError::UnknownKey(name.to_owned()))?;
-        let mut sealed = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| OpenError::Broken)?;
-        let (nonce, text) = sealed.split_at_mut_checked(NONCE_LEN).ok_or(OpenError::Broken)?;
-        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| OpenError::Broken)?;
+        let key = key.ok_or_else(|| UnsealError::UnknownKey(name.to_owned()))?;
+        let mut sealed = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| UnsealError::Broken)?;
+        let (nonce, text) = sealed.split_at_mut_checked(NONCE_LEN).ok_or(UnsealError::Broken)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| UnsealError::Broken)?;
         let opened = key.key.open_in_place(nonce, Aad::from(place), text);
-        let opened = opened.map_err(|_| OpenError::Broken)?;
-        String::from_utf8(opened.to_vec()).map_err(|_| OpenError::Broken)
+        let opened = opened.map_err(|_| UnsealError::Broken)?;
+        String::from_utf8(opened.to_vec()).map_err(|_| UnsealError::Broken)
     }
 
     /// Whether a text is as the first key would have it.
@@ -141,7 +141,7 @@ mod tests {
         let sealed = seal.seal("e1/secret", "whsec_abc", [1; 12]);
         assert!(sealed.starts_with("sealed.") && !sealed.contains("whsec"), "{sealed}");
         assert_eq!(seal.open("e1/secret", &sealed), Ok("whsec_abc".to_owned()));
-        assert_eq!(seal.open("e2/secret", &sealed), Err(OpenError::Broken));
+        assert_eq!(seal.open("e2/secret", &sealed), Err(UnsealError::Broken));
         assert_ne!(sealed, seal.seal("e1/secret", "whsec_abc", [2; 12]));
     }
 
@@ -154,10 +154,10 @@ mod tests {
             let mut changed = sealed.clone().into_bytes();
             changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
             let changed = String::from_utf8(changed).unwrap();
-            assert_eq!(seal.open("e1/secret", &changed), Err(OpenError::Broken), "at {at}");
+            assert_eq!(seal.open("e1/secret", &changed), Err(UnsealError::Broken), "at {at}");
         }
         for cut in [&sealed[..head], &sealed[..head + 8], &sealed[..sealed.len() - 4]] {
-            assert_eq!(seal.open("e1/secret", cut), Err(OpenError::Broken), "{cut}");
+            assert_eq!(seal.open("e1/secret", cut), Err(UnsealError::Broken), "{cut}");
         }
     }
 
@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(both.open("p", &sealed), Ok("text".to_owned()));
         assert!(!both.is_current(&sealed) && both.is_current(&both.seal("p", "text", [1; 12])));
         let name = seal(&[OLD]).key_name().unwrap().to_owned();
-        assert_eq!(seal(&[NEW]).open("p", &sealed), Err(OpenError::UnknownKey(name)));
+        assert_eq!(seal(&[NEW]).open("p", &sealed), Err(UnsealError::UnknownKey(name)));
     }
 
     #[test]
@@ -178,7 +178,7 @@ mod tests {
         assert!(none.is_current("whsec_abc") && !seal(&[NEW]).is_current("whsec_abc"));
         assert_eq!(seal(&[NEW]).open("p", "whsec_abc"), Ok("whsec_abc".to_owned()));
         let sealed = seal(&[NEW]).seal("p", "text", [1; 12]);
-        assert!(matches!(none.open("p", &sealed), Err(OpenError::UnknownKey(_))));
+        assert!(matches!(none.open("p", &sealed), Err(UnsealError::UnknownKey(_))));
     }
 
     #[test]

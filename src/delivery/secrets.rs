@@ -10,7 +10,7 @@ use sqlx::{FromRow, PgPool};
 use uuid::Uuid;
 
 use super::endpoint::{Endpoint, place, sealed};
-use super::seal::{OpenError, Seal};
+use super::seal::{Seal, UnsealError};
 use super::webhook::key::{Key, OLDER_KEYS_MAX, ROTATION_HOURS};
 
 /// Why a key was not rotated.
@@ -85,11 +85,11 @@ pub enum TakeOverError {
         /// Whose.
         endpoint: Uuid,
         /// Why.
-        source: OpenError,
+        source: UnsealError,
     },
     /// The same of the key that acknowledging links are signed with.
     #[error("the key of the acknowledging links cannot be opened: {0}")]
-    AckKey(OpenError),
+    AckKey(UnsealError),
 }
 
 #[derive(FromRow)]

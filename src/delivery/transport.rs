@@ -16,7 +16,7 @@ pub struct Message<'a> {
     /// The same over attempts, replays and endpoints, so that a receiver can drop repeats.
     pub id: &'a str,
     /// Its place among what the endpoint is told, if it has one.
-    pub number: Option<Number>,
+    pub number: Option<SequenceNumber>,
     /// JSON.
     pub body: &'a str,
     /// When this attempt began.
@@ -25,7 +25,7 @@ pub struct Message<'a> {
 
 /// A message's number at its endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Number {
+pub struct SequenceNumber {
     /// From 1, without gaps within an incarnation.
     pub sequence: i64,
     /// The incarnation of the log in which it was given.
@@ -43,7 +43,7 @@ pub struct Destination {
 
 /// What the receiver made of a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
+pub struct AttemptOutcome {
     /// What follows from it.
     pub verdict: Verdict,
     /// The answer's number, where the transport has such numbers and an answer came.
@@ -71,10 +71,14 @@ pub enum Verdict {
     },
 }
 
-impl Outcome {
+impl AttemptOutcome {
     /// No answer came, for this reason.
-    pub fn unanswered(reason: String) -> Outcome {
-        Outcome { verdict: Verdict::Retry { after: None, reason }, status: None, answer_head: None }
+    pub fn unanswered(reason: String) -> AttemptOutcome {
+        AttemptOutcome {
+            verdict: Verdict::Retry { after: None, reason },
+            status: None,
+            answer_head: None,
+        }
     }
 
     /// Whether the receiver has it.
@@ -110,5 +114,5 @@ pub trait Transport: Send + Sync + 'static {
         &self,
         message: Message<'_>,
         to: Destination,
-    ) -> impl Future<Output = Result<Outcome, NotSent>> + Send;
+    ) -> impl Future<Output = Result<AttemptOutcome, NotSent>> + Send;
 }

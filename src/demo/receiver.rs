@@ -131,11 +131,11 @@ impl Receiver {
 #[derive(Debug)]
 struct Desk {
     clock: Clock,
-    book: Mutex<Book>,
+    book: Mutex<Ledger>,
 }
 
 impl Desk {
-    fn book(&self) -> MutexGuard<'_, Book> {
+    fn book(&self) -> MutexGuard<'_, Ledger> {
         // The book is whole after every statement; a panic elsewhere did not spoil it.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -143,14 +143,14 @@ impl Desk {
 
 /// What the receiver knows.
 #[derive(Debug, Default)]
-struct Book {
+struct Ledger {
     secret: Option<Secret>,
     counts: Counts,
     received: VecDeque<Received>,
     seen: HashSet<String>,
 }
 
-impl Book {
+impl Ledger {
     /// Enters a verified delivery.
     fn enter(&mut self, received: Received) {
         if !self.seen.insert(received.webhook_id.clone()) {
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_the_last_deliveries_are_kept() {
-        let mut book = Book::default();
+        let mut book = Ledger::default();
         for n in 0..DELIVERIES_MAX + 2 {
             book.enter(Received {
                 webhook_id: n.to_string(),

@@ -2,7 +2,7 @@
 //!
 //! Guarantees that a cluster is there whole or not at all: `initdb` works in a
 //! directory beside it that is renamed at the end, so what a kill leaves is thrown
-//! away. An `initdb` that outlives its vitals keeps the server's lock, so nobody
+//! away. An `initdb` that outlives its vitals keeps the server's lock, so no one
 //! throws it away under its hands.
 
 use std::fs::{File, OpenOptions};
@@ -13,9 +13,9 @@ use std::process::Stdio;
 use tokio::process::Command;
 use tokio::task::spawn_blocking;
 
+use super::dirs::ClusterDirs;
 use super::error::{EmbeddedError, files};
 use super::locate::Binaries;
-use super::place::Place;
 use super::program::{command, spawning};
 
 /// The superuser's role, and the only one.
@@ -24,8 +24,8 @@ pub(super) const ROLE: &str = "vitals";
 const SETTINGS: &str = include_str!("postgresql.conf");
 
 /// The major version that made the cluster; none if there is no cluster.
-pub(super) fn version(place: &Place) -> Result<Option<u32>, EmbeddedError> {
-    let cluster = place.cluster();
+pub(super) fn version(dirs: &ClusterDirs) -> Result<Option<u32>, EmbeddedError> {
+    let cluster = dirs.cluster();
     if !cluster.try_exists().map_err(files("read", &cluster))? {
         return Ok(None);
     }
@@ -39,30 +39,30 @@ pub(super) fn version(place: &Place) -> Result<Option<u32>, EmbeddedError> {
 
 /// Makes a new cluster. The lock is the server's, held by the caller.
 pub(super) async fn create(
-    place: &Place,
+    dirs: &ClusterDirs,
     binaries: &Binaries,
     lock: &File,
 ) -> Result<(), EmbeddedError> {
-    let (cluster, major) = (place.cluster(), binaries.major);
+    let (cluster, major) = (dirs.cluster(), binaries.major);
     tracing::info!(cluster = %cluster.display(), major, "creating a database cluster");
     // C.UTF-8 is not on every machine; C orders text the same way, by code point.
-    let mut made = initdb(place, binaries, lock, "C.UTF-8").await?;
+    let mut made = initdb(dirs, binaries, lock, "C.UTF-8").await?;
     if made.as_ref().is_err_and(|said| said.contains("invalid locale")) {
-        made = initdb(place, binaries, lock, "C").await?;
+        made = initdb(dirs, binaries, lock, "C").await?;
     }
     made.map_err(|said| EmbeddedError::Init { cluster, reason: last(&said) })?;
-    let place = place.clone();
-    spawn_blocking(move || finish(&place)).await?
+    let dirs = dirs.clone();
+    spawn_blocking(move || finish(&dirs)).await?
 }
 
 /// Runs `initdb` once; the inner error is what it said.
 async fn initdb(
-    place: &Place,
+    dirs: &ClusterDirs,
     binaries: &Binaries,
     lock: &File,
     locale: &str,
 ) -> Result<Result<(), String>, EmbeddedError> {
-    let unfinished = place.unfinished();
+    let unfinished = dirs.unfinished();
     match tokio::fs::remove_dir_all(&unfinished).await {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(files("remove", &unfinished)(error));
@@ -70,7 +70,7 @@ async fn initdb(
         _ => {}
     }
     let program = binaries.dir.join("initdb");
-    let mut command: Command = command(place, &program);
+    let mut command: Command = command(dirs, &program);
     command
         .arg("--pgdata")
         .arg(&unfinished)
@@ -79,9 +79,9 @@ async fn initdb(
         // comparing keys.
         .args(["--lc-collate", "C"])
         .args(["--auth-local", "trust", "--auth-host", "reject", "--data-checksums"])
-        .stdin(Stdio::from(lock.try_clone().map_err(files("lock", &place.server_lock()))?))
+        .stdin(Stdio::from(lock.try_clone().map_err(files("lock", &dirs.server_lock()))?))
         .kill_on_drop(true);
-    let output = command.output().await.map_err(spawning(place, &program))?;
+    let output = command.output().await.map_err(spawning(dirs, &program))?;
     if output.status.success() {
         return Ok(Ok(()));
     }
@@ -89,8 +89,8 @@ async fn initdb(
 }
 
 /// Adds our settings, and makes the cluster appear under its name.
-fn finish(place: &Place) -> Result<(), EmbeddedError> {
-    let (unfinished, cluster) = (place.unfinished(), place.cluster());
+fn finish(dirs: &ClusterDirs) -> Result<(), EmbeddedError> {
+    let (unfinished, cluster) = (dirs.unfinished(), dirs.cluster());
     let conf = unfinished.join("postgresql.conf");
     let append = |path: &Path| {
         let mut file = OpenOptions::new().append(true).open(path)?;
@@ -99,7 +99,7 @@ fn finish(place: &Place) -> Result<(), EmbeddedError> {
     };
     append(&conf).map_err(files("write", &conf))?;
     std::fs::rename(&unfinished, &cluster).map_err(files("create", &cluster))?;
-    File::open(&place.home).and_then(|home| home.sync_all()).map_err(files("sync", &place.home))
+    File::open(&dirs.home).and_then(|home| home.sync_all()).map_err(files("sync", &dirs.home))
 }
 
 /// What a program complained of: its last line that says error or fatal, else its

@@ -36,7 +36,7 @@ async fn unpack(
     tokio::fs::create_dir_all(&no_cluster).await.map_err(|e| e.to_string())?;
     tokio::fs::write(no_cluster.join("postgresql.conf"), "").await.map_err(|e| e.to_string())?;
     let mut settings = Settings::default();
-    // The defaults come with two new temporary directories that nobody removes.
+    // The defaults come with two new temporary directories that are never removed.
     let unused = [Some(settings.data_dir.as_path()), settings.password_file.parent()];
     for unused in unused.into_iter().flatten() {
         tokio::fs::remove_dir(unused).await.map_err(|e| e.to_string())?;

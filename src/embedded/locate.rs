@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::dirs::ClusterDirs;
 use super::download;
 use super::error::{EmbeddedError, MAJOR_MIN};
-use super::place::Place;
 use super::program;
 
 /// The newest major version that is asked for by download.
@@ -51,19 +51,22 @@ pub(super) struct Binaries {
 }
 
 /// The programs for a cluster that was made by `needed`, or for a new cluster.
-pub(super) async fn locate(place: &Place, needed: Option<u32>) -> Result<Binaries, EmbeddedError> {
+pub(super) async fn locate(
+    dirs: &ClusterDirs,
+    needed: Option<u32>,
+) -> Result<Binaries, EmbeddedError> {
     let path = std::env::var_os("PATH");
-    let found = found(place, path.as_deref()).await;
+    let found = found(dirs, path.as_deref()).await;
     if let Some(binaries) = choose(&found, needed) {
         return Ok(binaries.clone());
     }
-    if found.is_empty() && place.closed()? {
-        return Err(EmbeddedError::Closed { home: place.home.clone(), user: place.user() });
+    if found.is_empty() && dirs.closed()? {
+        return Err(EmbeddedError::Closed { home: dirs.home.clone(), user: dirs.user() });
     }
     let wanted = needed.unwrap_or(MAJOR_NEW);
     let reason = if (MAJOR_MIN..=MAJOR_MAX).contains(&wanted) {
-        match download::fetch(&place.downloads(), wanted, download::WAIT).await {
-            Ok(dir) => match version(place, &dir).await {
+        match download::fetch(&dirs.downloads(), wanted, download::WAIT).await {
+            Ok(dir) => match version(dirs, &dir).await {
                 Some(major) => return Ok(Binaries { dir, major, chosen: false }),
                 None => format!("{} does not run on this machine", dir.display()),
             },
@@ -72,16 +75,16 @@ pub(super) async fn locate(place: &Place, needed: Option<u32>) -> Result<Binarie
     } else {
         String::new()
     };
-    Err(missing(place, needed, &found, reason))
+    Err(missing(dirs, needed, &found, reason))
 }
 
 /// Every installation on this machine that the server's user can run.
-async fn found(place: &Place, path: Option<&OsStr>) -> Vec<Binaries> {
+async fn found(dirs: &ClusterDirs, path: Option<&OsStr>) -> Vec<Binaries> {
     let on_path: Vec<PathBuf> =
         path.map(|p| std::env::split_paths(p).collect()).unwrap_or_default();
     let mut seen: Vec<PathBuf> = Vec::new();
     let mut found = Vec::new();
-    let downloads = place.downloads();
+    let downloads = dirs.downloads();
     let packaged = ROOTS.iter().flat_map(|(root, prefix, rest)| {
         under(Path::new(root), prefix).into_iter().map(move |dir| dir.join(rest))
     });
@@ -90,7 +93,7 @@ async fn found(place: &Place, path: Option<&OsStr>) -> Vec<Binaries> {
     for (n, dir) in on_path.into_iter().chain(packaged).chain(downloaded).enumerate() {
         let Some(dir) = programs(&dir).filter(|dir| !seen.contains(dir)) else { continue };
         seen.push(dir.clone());
-        if let Some(major) = version(place, &dir).await {
+        if let Some(major) = version(dirs, &dir).await {
             let chosen = n < first && !found.iter().any(|other: &Binaries| other.chosen);
             found.push(Binaries { dir, major, chosen });
         }
@@ -119,8 +122,8 @@ fn programs(dir: &Path) -> Option<PathBuf> {
 }
 
 /// The major version that these programs say, if they run.
-async fn version(place: &Place, dir: &Path) -> Option<u32> {
-    let mut command = program::command(place, &dir.join("postgres"));
+async fn version(dirs: &ClusterDirs, dir: &Path) -> Option<u32> {
+    let mut command = program::command(dirs, &dir.join("postgres"));
     command.arg("--version").kill_on_drop(true);
     let output = timeout(VERSION_WAIT, command.output()).await.ok()?.ok()?;
     parse_version(&String::from_utf8_lossy(&output.stdout))
@@ -144,7 +147,7 @@ fn choose(found: &[Binaries], needed: Option<u32>) -> Option<&Binaries> {
 }
 
 fn missing(
-    place: &Place,
+    dirs: &ClusterDirs,
     needed: Option<u32>,
     found: &[Binaries],
     reason: String,
@@ -158,7 +161,7 @@ fn missing(
                 "" => String::new(),
                 reason => format!(", and the download from github.com failed ({reason})"),
             };
-            EmbeddedError::Version { cluster: place.cluster(), needed, found, tried }
+            EmbeddedError::Version { cluster: dirs.cluster(), needed, found, tried }
         }
         None => EmbeddedError::NoBinaries { found, reason },
     }

@@ -1,7 +1,7 @@
 //! Locks between processes: `flock` on a file.
 //!
 //! Guarantees that a lock ends with the last process that holds its open file, a
-//! `kill -9` included, and that nobody waits inside the kernel: waiting is a poll
+//! `kill -9` included, and that no thread waits inside the kernel: waiting is a poll
 //! with a deadline. Does not guarantee anything between two machines that share a
 //! network file system.
 
@@ -22,7 +22,7 @@ const POLL_MS: u64 = 20;
 pub(super) enum Hold {
     /// With others who share it too.
     Shared,
-    /// With nobody.
+    /// Shared with no other.
     Alone,
 }
 

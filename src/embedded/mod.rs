@@ -12,12 +12,12 @@
 //! protect a data directory on a network file system from a second machine.
 
 mod cluster;
+mod dirs;
 mod download;
 mod error;
 mod locate;
 mod lock;
 mod pidfile;
-mod place;
 mod program;
 mod server;
 mod session;

@@ -23,10 +23,10 @@ pub(super) struct Note {
 
 /// Who has a process id now.
 #[derive(Debug, PartialEq)]
-pub(super) enum Holder {
+pub(super) enum LockHolder {
     /// A process of PostgreSQL's, or one we may not look at.
     Postgres,
-    /// Nobody.
+    /// No process.
     Nobody,
     /// A dead process that its parent has not collected yet.
     Corpse,
@@ -66,25 +66,25 @@ fn parse(text: &[u8]) -> Option<Note> {
 /// A thread's id counts as well, since `kill(2)` and so PostgreSQL take it for a
 /// process: in a container that starts again, our own threads can have the id that
 /// the server had before.
-pub(super) fn holder(pid: i32) -> Holder {
-    let Some(process) = Pid::from_raw(pid.max(0)) else { return Holder::Nobody };
+pub(super) fn holder(pid: i32) -> LockHolder {
+    let Some(process) = Pid::from_raw(pid.max(0)) else { return LockHolder::Nobody };
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => named(&stat),
-        Err(_) if test_kill_process(process) == Err(rustix::io::Errno::SRCH) => Holder::Nobody,
-        Err(_) => Holder::Postgres,
+        Err(_) if test_kill_process(process) == Err(rustix::io::Errno::SRCH) => LockHolder::Nobody,
+        Err(_) => LockHolder::Postgres,
     }
 }
 
 /// Reads `pid (name) state …`; the name may itself hold brackets.
-fn named(stat: &str) -> Holder {
+fn named(stat: &str) -> LockHolder {
     let Some((name, rest)) = stat.split_once('(').and_then(|(_, after)| after.rsplit_once(')'))
     else {
-        return Holder::Postgres;
+        return LockHolder::Postgres;
     };
     match rest.trim_start().chars().next() {
-        Some('Z' | 'X' | 'x') => Holder::Corpse,
-        _ if name.starts_with("postgres") || name.starts_with("postmaster") => Holder::Postgres,
-        _ => Holder::Other,
+        Some('Z' | 'X' | 'x') => LockHolder::Corpse,
+        _ if name.starts_with("postgres") || name.starts_with("postmaster") => LockHolder::Postgres,
+        _ => LockHolder::Other,
     }
 }
 
@@ -112,10 +112,10 @@ mod tests {
 
     #[test]
     fn a_process_id_is_judged_by_who_has_it_now() {
-        assert_eq!(named("12 (postgres) S 1 12"), Holder::Postgres);
-        assert_eq!(named("12 (postgres) Z 1 12"), Holder::Corpse);
-        assert_eq!(named("12 (tokio (rt) w) S 1 12"), Holder::Other);
-        assert_eq!(holder(0), Holder::Nobody);
-        assert_eq!(holder(-1), Holder::Nobody);
+        assert_eq!(named("12 (postgres) S 1 12"), LockHolder::Postgres);
+        assert_eq!(named("12 (postgres) Z 1 12"), LockHolder::Corpse);
+        assert_eq!(named("12 (tokio (rt) w) S 1 12"), LockHolder::Other);
+        assert_eq!(holder(0), LockHolder::Nobody);
+        assert_eq!(holder(-1), LockHolder::Nobody);
     }
 }

@@ -8,19 +8,19 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
+use super::dirs::ClusterDirs;
 use super::error::EmbeddedError;
-use super::place::Place;
 
 /// A command that runs as the server's user, in the cluster's home.
-pub(super) fn command(place: &Place, program: &Path) -> Command {
+pub(super) fn command(dirs: &ClusterDirs, program: &Path) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PG") {
             command.env_remove(name);
         }
     }
-    command.env("LC_ALL", "C").current_dir(&place.home).stdin(Stdio::null());
-    if let Some(who) = &place.account {
+    command.env("LC_ALL", "C").current_dir(&dirs.home).stdin(Stdio::null());
+    if let Some(who) = &dirs.account {
         command.uid(who.uid).gid(who.gid);
     }
     command
@@ -28,13 +28,13 @@ pub(super) fn command(place: &Place, program: &Path) -> Command {
 
 /// Names the program and the user, for `map_err`.
 pub(super) fn spawning<'a>(
-    place: &'a Place,
+    dirs: &'a ClusterDirs,
     program: &'a Path,
 ) -> impl FnOnce(std::io::Error) -> EmbeddedError + 'a {
     move |source| EmbeddedError::Spawn {
         program: program.to_owned(),
-        user: place.user(),
-        dir: place.home.clone(),
+        user: dirs.user(),
+        dir: dirs.home.clone(),
         source,
     }
 }

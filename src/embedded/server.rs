@@ -21,11 +21,11 @@ use tokio::process::Child;
 use tokio::time::{Instant, timeout};
 
 use super::cluster::{self, last};
+use super::dirs::{ClusterDirs, PORT};
 use super::error::{EmbeddedError, files};
 use super::locate::locate;
 use super::lock::{self, Hold};
-use super::pidfile::{self, Holder};
-use super::place::{PORT, Place};
+use super::pidfile::{self, LockHolder};
 use super::program::{command, spawning};
 use super::session::{self, Answer};
 
@@ -53,39 +53,39 @@ pub(super) struct Reached {
 
 /// Joins the server of this cluster, or starts one.
 pub(super) async fn reach(
-    place: &Place,
+    dirs: &ClusterDirs,
     settings: &[(String, String)],
 ) -> Result<Reached, EmbeddedError> {
-    let path = place.server_lock();
-    let lock = open_lock(place, &path)?;
+    let path = dirs.server_lock();
+    let lock = open_lock(dirs, &path)?;
     let deadline = Instant::now() + READY_WAIT;
     loop {
-        let state = match knock(place).await? {
+        let state = match knock(dirs).await? {
             Ok(sockets) => return Ok(Reached { sockets, child: None }),
             Err(state) => state,
         };
         // Free: no process of an earlier server is left, nor of an initdb.
         if lock::attempt(&lock, Hold::Alone).map_err(files("lock", &path))? {
-            return start(place, settings, lock).await;
+            return start(dirs, settings, lock).await;
         }
         if Instant::now() >= deadline {
-            return Err(not_ready(place, state));
+            return Err(not_ready(dirs, state));
         }
         lock::pause().await;
     }
 }
 
 /// Tells the server to stop, unless it is gone, and waits until it is.
-pub(super) async fn stop(place: &Place, sockets: &Path) -> Result<(), EmbeddedError> {
-    let path = place.server_lock();
-    let lock = open_lock(place, &path)?;
+pub(super) async fn stop(dirs: &ClusterDirs, sockets: &Path) -> Result<(), EmbeddedError> {
+    let path = dirs.server_lock();
+    let lock = open_lock(dirs, &path)?;
     let free = || lock::attempt(&lock, Hold::Alone).map_err(files("lock", &path));
     // A server that an operator started by hand does not hold our lock.
     if free()? && !matches!(ask(sockets).await, Ok(None)) {
         return Ok(());
     }
-    if let Some(note) = read_note(place)?
-        && pidfile::holder(note.pid) == Holder::Postgres
+    if let Some(note) = read_note(dirs)?
+        && pidfile::holder(note.pid) == LockHolder::Postgres
         && let Some(pid) = Pid::from_raw(note.pid)
         && let Err(error) = kill_process(pid, Signal::INT)
     {
@@ -93,8 +93,8 @@ pub(super) async fn stop(place: &Place, sockets: &Path) -> Result<(), EmbeddedEr
     }
     let deadline = Instant::now() + STOP_WAIT;
     loop {
-        let gone = match read_note(place)? {
-            Some(note) => pidfile::holder(note.pid) != Holder::Postgres,
+        let gone = match read_note(dirs)? {
+            Some(note) => pidfile::holder(note.pid) != LockHolder::Postgres,
             None => true,
         };
         if gone && free()? {
@@ -102,9 +102,9 @@ pub(super) async fn stop(place: &Place, sockets: &Path) -> Result<(), EmbeddedEr
         }
         if Instant::now() >= deadline {
             return Err(EmbeddedError::StillStopping {
-                cluster: place.cluster(),
+                cluster: dirs.cluster(),
                 waited_s: STOP_WAIT.as_secs(),
-                log: place.log(),
+                log: dirs.log(),
             });
         }
         lock::pause().await;
@@ -113,39 +113,39 @@ pub(super) async fn stop(place: &Place, sockets: &Path) -> Result<(), EmbeddedEr
 
 /// Opens one of the cluster's locks, which belongs to the server's user like
 /// everything there.
-pub(super) fn open_lock(place: &Place, path: &Path) -> Result<File, EmbeddedError> {
+pub(super) fn open_lock(dirs: &ClusterDirs, path: &Path) -> Result<File, EmbeddedError> {
     let file = lock::open(path).map_err(files("open", path))?;
-    place.give(path)?;
+    dirs.give(path)?;
     Ok(file)
 }
 
 /// Starts a server that keeps the lock.
 async fn start(
-    place: &Place,
+    dirs: &ClusterDirs,
     settings: &[(String, String)],
     lock: File,
 ) -> Result<Reached, EmbeddedError> {
-    let version = cluster::version(place)?;
-    let binaries = locate(place, version).await?;
+    let version = cluster::version(dirs)?;
+    let binaries = locate(dirs, version).await?;
     if version.is_none() {
-        cluster::create(place, &binaries, &lock).await?;
+        cluster::create(dirs, &binaries, &lock).await?;
     }
-    forget_the_dead(place)?;
-    let mut child = spawn(place, &binaries.dir.join("postgres"), settings, lock)?;
+    forget_the_dead(dirs)?;
+    let mut child = spawn(dirs, &binaries.dir.join("postgres"), settings, lock)?;
     let deadline = Instant::now() + READY_WAIT;
     loop {
-        if let Some(status) = child.try_wait().map_err(files("watch", &place.cluster()))? {
-            return Err(complaint(place, status));
+        if let Some(status) = child.try_wait().map_err(files("watch", &dirs.cluster()))? {
+            return Err(complaint(dirs, status));
         }
-        let state = match knock(place).await? {
+        let state = match knock(dirs).await? {
             Ok(sockets) => {
-                tracing::info!(cluster = %place.cluster().display(), pid = child.id(), "up");
+                tracing::info!(cluster = %dirs.cluster().display(), pid = child.id(), "up");
                 return Ok(Reached { sockets, child: Some(child) });
             }
             Err(state) => state,
         };
         if Instant::now() >= deadline {
-            return Err(not_ready(place, state));
+            return Err(not_ready(dirs, state));
         }
         lock::pause().await;
     }
@@ -154,26 +154,26 @@ async fn start(
 /// Runs `postgres` apart from us: in its own process group, so that a Ctrl-C meant
 /// for vitals does not reach it, and with the lock as its standard input.
 fn spawn(
-    place: &Place,
+    dirs: &ClusterDirs,
     program: &Path,
     settings: &[(String, String)],
     lock: File,
 ) -> Result<Child, EmbeddedError> {
-    let log = place.start_log();
+    let log = dirs.start_log();
     let said = File::create(&log).map_err(files("write", &log))?;
-    place.give(&log)?;
-    let mut command = command(place, program);
-    command.arg("-D").arg(place.cluster());
+    dirs.give(&log)?;
+    let mut command = command(dirs, program);
+    command.arg("-D").arg(dirs.cluster());
     for (name, value) in settings {
         command.arg("-c").arg(format!("{name}={value}"));
     }
     // Last, so that nothing above moves the socket or opens a port.
     command.arg("-c").arg("listen_addresses=").arg("-c").arg(format!("port={PORT}"));
     command.arg("-c").arg("unix_socket_permissions=0700");
-    command.arg("-c").arg(sockets_setting(&place.sockets));
+    command.arg("-c").arg(sockets_setting(&dirs.sockets));
     command.stdin(Stdio::from(lock)).stdout(Stdio::null()).stderr(Stdio::from(said));
     command.process_group(0);
-    command.spawn().map_err(spawning(place, program))
+    command.spawn().map_err(spawning(dirs, program))
 }
 
 /// The setting is a list with commas, so the path is quoted.
@@ -195,15 +195,17 @@ fn sockets_setting(dir: &Path) -> OsString {
 /// before it had written anything. We hold the server's lock, so no process of that
 /// server is left. If the id is simply gone, PostgreSQL knows what to do, and looks
 /// further than we do.
-fn forget_the_dead(place: &Place) -> Result<(), EmbeddedError> {
-    let socket_lock = place.sockets.join(format!(".s.PGSQL.{PORT}.lock"));
-    for path in [pidfile::path(&place.cluster()), socket_lock] {
+fn forget_the_dead(dirs: &ClusterDirs) -> Result<(), EmbeddedError> {
+    let socket_lock = dirs.sockets.join(format!(".s.PGSQL.{PORT}.lock"));
+    for path in [pidfile::path(&dirs.cluster()), socket_lock] {
         if !path.exists() {
             continue;
         }
         tracing::warn!(file = %path.display(), "the last server did not end well, recovering");
         let misleading = match pidfile::read(&path).map_err(files("read", &path))? {
-            Some(note) => matches!(pidfile::holder(note.pid), Holder::Other | Holder::Corpse),
+            Some(note) => {
+                matches!(pidfile::holder(note.pid), LockHolder::Other | LockHolder::Corpse)
+            }
             None => true,
         };
         if misleading {
@@ -218,10 +220,10 @@ fn forget_the_dead(place: &Place) -> Result<(), EmbeddedError> {
 /// A running server says where its socket is. That and our own idea can differ where
 /// two users of the data directory have different TMPDIRs. It also says whether it
 /// is still starting, so that a long recovery does not log our every try.
-async fn knock(place: &Place) -> Result<Result<PathBuf, String>, EmbeddedError> {
-    let (sockets, state) = match read_note(place)? {
-        Some(note) => (note.sockets.unwrap_or_else(|| place.sockets.clone()), note.state),
-        None => (place.sockets.clone(), String::new()),
+async fn knock(dirs: &ClusterDirs) -> Result<Result<PathBuf, String>, EmbeddedError> {
+    let (sockets, state) = match read_note(dirs)? {
+        Some(note) => (note.sockets.unwrap_or_else(|| dirs.sockets.clone()), note.state),
+        None => (dirs.sockets.clone(), String::new()),
     };
     if !state.is_empty() && state != READY {
         return Ok(Err(state));
@@ -244,27 +246,27 @@ async fn ask(sockets: &Path) -> Result<Option<String>, EmbeddedError> {
     }
 }
 
-fn read_note(place: &Place) -> Result<Option<pidfile::Note>, EmbeddedError> {
-    let path = pidfile::path(&place.cluster());
+fn read_note(dirs: &ClusterDirs) -> Result<Option<pidfile::Note>, EmbeddedError> {
+    let path = pidfile::path(&dirs.cluster());
     pidfile::read(&path).map_err(files("read", &path))
 }
 
-fn not_ready(place: &Place, state: String) -> EmbeddedError {
+fn not_ready(dirs: &ClusterDirs, state: String) -> EmbeddedError {
     EmbeddedError::NotReady {
-        cluster: place.cluster(),
+        cluster: dirs.cluster(),
         waited_s: READY_WAIT.as_secs(),
         state,
-        log: place.log(),
+        log: dirs.log(),
     }
 }
 
 /// Why the server ended: from what it said first, or, once it had opened its own
 /// log, from there.
-fn complaint(place: &Place, status: ExitStatus) -> EmbeddedError {
-    let log = place.start_log();
+fn complaint(dirs: &ClusterDirs, status: ExitStatus) -> EmbeddedError {
+    let log = dirs.start_log();
     let first = tail(&log).unwrap_or_default();
     let moved = first.contains("redirecting log output") && !first.contains("FATAL:");
-    let (said, log) = match newest(&place.log()).filter(|_| moved) {
+    let (said, log) = match newest(&dirs.log()).filter(|_| moved) {
         Some(newest) => (tail(&newest).unwrap_or_default(), newest),
         None => (first, log),
     };
@@ -272,7 +274,7 @@ fn complaint(place: &Place, status: ExitStatus) -> EmbeddedError {
         Some(signal) => killed_by(signal),
         None => last(&said),
     };
-    EmbeddedError::Exited { cluster: place.cluster(), reason: with_room(place, reason), log }
+    EmbeddedError::Exited { cluster: dirs.cluster(), reason: with_room(dirs, reason), log }
 }
 
 fn killed_by(signal: i32) -> String {
@@ -281,22 +283,22 @@ fn killed_by(signal: i32) -> String {
 
 /// What became of a server that answered before; `None` while it lives.
 pub(super) fn end(
-    place: &Place,
+    dirs: &ClusterDirs,
     child: &mut Option<Child>,
 ) -> Result<Option<String>, EmbeddedError> {
     let status = match child {
-        Some(child) => child.try_wait().map_err(files("watch", &place.cluster()))?,
+        Some(child) => child.try_wait().map_err(files("watch", &dirs.cluster()))?,
         None => None,
     };
-    let path = place.server_lock();
+    let path = dirs.server_lock();
     let free = || {
-        let lock = open_lock(place, &path)?;
+        let lock = open_lock(dirs, &path)?;
         lock::attempt(&lock, Hold::Alone).map_err(files("lock", &path))
     };
     if status.is_none() && !free()? {
         return Ok(None);
     }
-    let said = newest(&place.log()).and_then(|log| tail(&log).ok()).unwrap_or_default();
+    let said = newest(&dirs.log()).and_then(|log| tail(&log).ok()).unwrap_or_default();
     // What it complained of before it was last ready is of another time.
     let said = said.rsplit("ready to accept connections").next().unwrap_or_default();
     let complained = ["FATAL:", "PANIC:"].iter().any(|word| said.contains(word));
@@ -305,12 +307,12 @@ pub(super) fn end(
         None if complained => last(said),
         None => "it left no word, as one that is killed".to_owned(),
     };
-    Ok(Some(with_room(place, reason)))
+    Ok(Some(with_room(dirs, reason)))
 }
 
 /// A reason, and that there is no room: a server whose disk is full cannot even say so.
-pub(super) fn with_room(place: &Place, reason: String) -> String {
-    match rustix::fs::statvfs(place.cluster()) {
+pub(super) fn with_room(dirs: &ClusterDirs, reason: String) -> String {
+    match rustix::fs::statvfs(dirs.cluster()) {
         Ok(disk) if disk.f_bavail.saturating_mul(disk.f_frsize) < ROOM_BYTES_MIN => {
             format!("{reason}; its disk is full: make room")
         }

@@ -10,7 +10,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
 
 use super::cluster::ROLE;
-use super::place::PORT;
+use super::dirs::PORT;
 
 /// The database that vitals uses.
 const DATABASE: &str = "vitals";
@@ -24,7 +24,7 @@ const PASSING: [&str; 4] = ["57P03", "57P01", "57P02", "55006"];
 pub(super) enum Answer {
     /// It is up, and the database is there.
     Ready,
-    /// Nobody there yet, or not ready: starting, recovering, stopping.
+    /// No server yet, or one that is not ready: starting, recovering, stopping.
     NotYet(String),
     /// It is up and will not have us.
     Refused(sqlx::Error),

@@ -9,9 +9,9 @@ use sqlx::postgres::PgConnectOptions;
 use tokio::process::Child;
 use tokio::task::spawn_blocking;
 
+use super::dirs::ClusterDirs;
 use super::error::{EmbeddedError, files};
 use super::lock::{self, Hold};
-use super::place::Place;
 use super::server::{self, Reached};
 use super::session;
 
@@ -23,7 +23,7 @@ const TURN_WAIT: Duration = Duration::from_secs(360);
 #[derive(Debug)]
 pub struct Embedded {
     pub(super) data_dir: PathBuf,
-    pub(super) place: Place,
+    pub(super) dirs: ClusterDirs,
     pub(super) sockets: PathBuf,
     pub(super) settings: Vec<(String, String)>,
     /// The server, if we have started it.
@@ -49,9 +49,9 @@ impl Embedded {
     ) -> Result<Embedded, EmbeddedError> {
         let data_dir = open_data_dir(data_dir).await?;
         let _turn = turn(&data_dir).await?;
-        let place = prepare(&data_dir).await?;
-        let path = place.users_lock();
-        let users = server::open_lock(&place, &path)?;
+        let dirs = prepare(&data_dir).await?;
+        let path = dirs.users_lock();
+        let users = server::open_lock(&dirs, &path)?;
         // Somebody holds it alone only while stopping, and then it is not our turn;
         // unless a copy of the data directory points to the same cluster.
         if !lock::within(&users, Hold::Shared, TURN_WAIT).await.map_err(files("lock", &path))? {
@@ -59,9 +59,9 @@ impl Embedded {
         }
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let settings: Vec<_> = settings.iter().map(owned).collect();
-        let Reached { sockets, child } = server::reach(&place, &settings).await?;
+        let Reached { sockets, child } = server::reach(&dirs, &settings).await?;
         let child = Mutex::new(child);
-        Ok(Embedded { data_dir, place, sockets, settings, child, users })
+        Ok(Embedded { data_dir, dirs, sockets, settings, child, users })
     }
 
     /// How to connect to the database `vitals`, as its superuser.
@@ -76,12 +76,12 @@ impl Embedded {
     /// See [`EmbeddedError`]; the share is given up in any case.
     pub async fn stop(self) -> Result<(), EmbeddedError> {
         let _turn = turn(&self.data_dir).await?;
-        let path = self.place.users_lock();
+        let path = self.dirs.users_lock();
         if !lock::attempt(&self.users, Hold::Alone).map_err(files("lock", &path))? {
             tracing::debug!("others use the database, it stays up");
             return Ok(());
         }
-        server::stop(&self.place, &self.sockets).await
+        server::stop(&self.dirs, &self.sockets).await
     }
 }
 
@@ -105,7 +105,7 @@ pub(super) async fn turn(data_dir: &Path) -> Result<File, EmbeddedError> {
     Err(EmbeddedError::Busy { data_dir: data_dir.to_owned(), waited_s: TURN_WAIT.as_secs() })
 }
 
-async fn prepare(data_dir: &Path) -> Result<Place, EmbeddedError> {
+async fn prepare(data_dir: &Path) -> Result<ClusterDirs, EmbeddedError> {
     let data_dir = data_dir.to_owned();
-    spawn_blocking(move || Place::prepare(&data_dir)).await?
+    spawn_blocking(move || ClusterDirs::prepare(&data_dir)).await?
 }

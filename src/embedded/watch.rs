@@ -97,7 +97,7 @@ impl Embedded {
                 None => (state, "it does not answer"),
             };
             loop {
-                tell.send_replace(Some(server::with_room(&self.place, told.to_owned())));
+                tell.send_replace(Some(server::with_room(&self.dirs, told.to_owned())));
                 tracing::error!(reason = why, "the embedded database is away");
                 let left = limit.saturating_sub(since.elapsed());
                 if left <= pause {
@@ -121,7 +121,7 @@ impl Embedded {
         }
     }
 
-    /// Returns when nobody answers a new connection either; what is said instead.
+    /// Returns when a new connection is not answered either; what is said instead.
     async fn until_away(&self) -> String {
         let mut connection: Option<PgConnection> = None;
         loop {
@@ -153,7 +153,7 @@ impl Embedded {
     /// What became of it, if no process of it lives.
     fn end_of_it(&self) -> Option<String> {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
-        match server::end(&self.place, &mut child) {
+        match server::end(&self.dirs, &mut child) {
             Ok(end) => end,
             Err(error) => {
                 tracing::error!(%error, "it is not known what became of the embedded database");
@@ -166,7 +166,7 @@ impl Embedded {
     /// looks.
     async fn bring_back(&self) -> Result<(), EmbeddedError> {
         let _turn = turn(&self.data_dir).await?;
-        let Reached { sockets, child } = match server::reach(&self.place, &self.settings).await {
+        let Reached { sockets, child } = match server::reach(&self.dirs, &self.settings).await {
             // Whoever refuses is there.
             Err(EmbeddedError::Refused { .. }) => return Ok(()),
             reached => reached?,

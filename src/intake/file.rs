@@ -9,6 +9,7 @@
 //! through as it stands, to the one door that judges them all. Quoted fields are
 //! understood, but a field cannot hold a line break.
 
+mod contents;
 mod fit;
 mod lines;
 mod row;
@@ -17,156 +18,26 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use chrono::{DateTime, Utc};
 
 use self::fit::Fit;
-use self::lines::{Line, Lines};
-use self::row::{Fault, RowParser, quoted};
+use self::lines::{FileLine, FileLines};
+use self::row::RowParser;
+use self::row::fields::{RowFault, quoted};
 
+pub use self::contents::{FileError, FileFormat, FileReading, FileRetraction, FileRow, Wearer};
 pub use self::lines::LINE_BYTES_MAX;
 
 /// What a file is, and what it does not say itself.
 #[derive(Clone, Debug)]
 pub enum Recording {
     /// Lines. The time is minute 0 of `icu-csv`; the other formats bring their own.
-    Lines(Format, DateTime<Utc>),
+    Lines(FileFormat, DateTime<Utc>),
     /// A watch's.
     Fit(Wearer),
-}
-
-/// Whose watch it was.
-#[derive(Clone, Debug)]
-pub struct Wearer {
-    /// Who.
-    pub patient_id: String,
-    /// Which.
-    pub device_id: String,
-}
-
-/// What lines are written in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// `record_id,minute,parameter,value`, minutes since an epoch.
-    IcuCsv,
-    /// `patientId,deviceId,vital,value,unit,measuredAt`; an empty unit is the canonical one.
-    Csv,
-    /// One reading of the API a line.
-    Ndjson,
-}
-
-impl FromStr for Format {
-    type Err = FileError;
-    fn from_str(name: &str) -> Result<Format, FileError> {
-        match name {
-            "icu-csv" => Ok(Format::IcuCsv),
-            "csv" => Ok(Format::Csv),
-            "ndjson" => Ok(Format::Ndjson),
-            _ => Err(FileError::Format(name.to_owned())),
-        }
-    }
-}
-
-/// What a line said.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Row {
-    /// A reading, not judged yet.
-    Reading(FileReading),
-    /// A reading was entered in error, says a line that the platform itself gave out.
-    Retraction(FileRetraction),
-    /// No reading, and no mistake either; what it is.
-    Skipped(String),
-    /// A line that cannot be read.
-    Bad {
-        /// Counted from 1, the header too.
-        line: u64,
-        /// Stable: `line_too_long`, `not_utf8`, `missing_column`, `extra_column`, and what is
-        /// wrong with a reading at `POST /readings`: `unreadable_json`, `not_an_object`,
-        /// `missing_field`, `not_a_string`, `not_a_number`, `invalid_time`, `invalid_reading`.
-        code: &'static str,
-        /// What is wrong and how to mend it.
-        detail: String,
-    },
-}
-
-/// A reading as the file has it.
-#[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs, reason = "the names are those of the contract")]
-pub struct FileReading {
-    pub patient_id: String,
-    pub device_id: String,
-    pub vital: String,
-    /// Finite.
-    pub value: f64,
-    /// `None` is the canonical unit.
-    pub unit: Option<String>,
-    pub quality: Option<f64>,
-    pub measured_at: DateTime<Utc>,
-    /// JSON text, as it stands in the file.
-    pub context: Option<String>,
-    /// Where it stands in the file, counted from 1.
-    pub line: u64,
-}
-
-/// A retraction as the file has it.
-#[derive(Clone, Debug, PartialEq)]
-#[allow(missing_docs, reason = "the names are those of the contract")]
-pub struct FileRetraction {
-    pub patient_id: String,
-    pub device_id: String,
-    pub vital: String,
-    pub measured_at: DateTime<Utc>,
-    pub reason: String,
-    pub by: String,
-    /// Where it stands in the file, counted from 1.
-    pub line: u64,
-}
-
-/// Why a file cannot be read at all, or not on.
-#[derive(Debug, thiserror::Error)]
-pub enum FileError {
-    /// No such format.
-    #[error("\"{0}\" is no format: use icu-csv, csv, ndjson, fit or parquet")]
-    Format(String),
-    /// It is not there, or not ours to read.
-    #[error("{path}: cannot be opened: {source}", path = path.display())]
-    Open {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The first line is not the format's.
-    #[error("{path}: the first line must be \"{expected}\", found {found}", path = path.display())]
-    Header {
-        /// Which file.
-        path: PathBuf,
-        /// The format's header.
-        expected: String,
-        /// What stands there.
-        found: String,
-    },
-    /// The file ended or broke half-way: a bad disk, a cut gzip.
-    #[error("{path}: cannot be read on after line {line}: {source}", path = path.display())]
-    Read {
-        /// Which file.
-        path: PathBuf,
-        /// The last line that was read.
-        line: u64,
-        /// Why.
-        source: io::Error,
-    },
-    /// Its checksum is wrong, or its end is missing, or it never was one.
-    #[error("{path}: is no whole FIT file: {why}", path = path.display())]
-    Fit {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        why: String,
-    },
 }
 
 /// What stands for standard input.
@@ -186,7 +57,7 @@ pub fn open(path: &Path, recording: &Recording) -> Result<Rows, FileError> {
         path: path.to_owned(),
         source: match recording {
             Recording::Lines(format, epoch) => Source::Lines(
-                Lines::of_file(file, Arc::clone(&bytes_read)).map_err(failed)?,
+                FileLines::of_file(file, Arc::clone(&bytes_read)).map_err(failed)?,
                 Box::new(RowParser::new(*format, *epoch)),
             ),
             Recording::Fit(wearer) => {
@@ -213,7 +84,7 @@ pub struct Rows {
 }
 
 enum Source {
-    Lines(Lines, Box<RowParser>),
+    Lines(FileLines, Box<RowParser>),
     Fit(Box<Fit>),
     Ended,
 }
@@ -229,10 +100,10 @@ impl Rows {
         let Source::Lines(lines, parser) = &mut self.source else { return Ok(()) };
         let Some(expected) = parser.header() else { return Ok(()) };
         let found = match lines.advance() {
-            Ok(Line::Text) if parser.is_header(lines.text()) => return Ok(()),
-            Ok(Line::Text) => quoted(&String::from_utf8_lossy(lines.text())),
-            Ok(Line::TooLong) => "a very long line".to_owned(),
-            Ok(Line::End) => "an empty file".to_owned(),
+            Ok(FileLine::Text) if parser.is_header(lines.text()) => return Ok(()),
+            Ok(FileLine::Text) => quoted(&String::from_utf8_lossy(lines.text())),
+            Ok(FileLine::TooLong) => "a very long line".to_owned(),
+            Ok(FileLine::End) => "an empty file".to_owned(),
             Err(source) => {
                 return Err(FileError::Read {
                     path: self.path.clone(),
@@ -246,7 +117,7 @@ impl Rows {
 }
 
 impl Iterator for Rows {
-    type Item = Result<Row, FileError>;
+    type Item = Result<FileRow, FileError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let (lines, parser) = match &mut self.source {
@@ -256,13 +127,13 @@ impl Iterator for Rows {
         };
         let row = loop {
             match lines.advance() {
-                Ok(Line::Text) if lines.text().trim_ascii().is_empty() => {}
-                Ok(Line::Text) => break parser.row(lines.text(), lines.number()),
-                Ok(Line::TooLong) => {
+                Ok(FileLine::Text) if lines.text().trim_ascii().is_empty() => {}
+                Ok(FileLine::Text) => break parser.row(lines.text(), lines.number()),
+                Ok(FileLine::TooLong) => {
                     let detail = format!("longer than {LINE_BYTES_MAX} bytes: one reading a line");
-                    break Err(Fault::new("line_too_long", detail));
+                    break Err(RowFault::new("line_too_long", detail));
                 }
-                Ok(Line::End) => {
+                Ok(FileLine::End) => {
                     self.source = Source::Ended;
                     return None;
                 }
@@ -274,7 +145,11 @@ impl Iterator for Rows {
             }
         };
         let line = lines.number();
-        Some(Ok(row.unwrap_or_else(|Fault { code, detail }| Row::Bad { line, code, detail })))
+        Some(Ok(row.unwrap_or_else(|RowFault { code, detail }| FileRow::Bad {
+            line,
+            code,
+            detail,
+        })))
     }
 }
 
@@ -298,7 +173,7 @@ mod tests {
             Scratch(path)
         }
 
-        fn open(&self, format: Format) -> Result<Rows, FileError> {
+        fn open(&self, format: FileFormat) -> Result<Rows, FileError> {
             let epoch = "2026-01-01T00:00:00Z".parse().unwrap();
             open(&self.0, &Recording::Lines(format, epoch))
         }
@@ -329,15 +204,15 @@ mod tests {
             ("crlf.csv", format!("\u{feff}{}", THREE_ROWS.replace('\n', "\r\n")).into_bytes()),
         ] {
             let file = Scratch::new(name, &bytes);
-            let mut rows = file.open(Format::IcuCsv).unwrap();
-            all.push(rows.by_ref().map(Result::unwrap).collect::<Vec<Row>>());
+            let mut rows = file.open(FileFormat::IcuCsv).unwrap();
+            all.push(rows.by_ref().map(Result::unwrap).collect::<Vec<FileRow>>());
             assert_eq!(Some(rows.bytes_read()), bytes_total(&file.0), "{name}");
             assert_eq!(bytes_total(&file.0), Some(bytes.len() as u64), "{name}");
         }
         let [
-            Row::Reading(reading),
-            Row::Skipped(parameter),
-            Row::Bad { line: 5, code: "invalid_time", .. },
+            FileRow::Reading(reading),
+            FileRow::Skipped(parameter),
+            FileRow::Bad { line: 5, code: "invalid_time", .. },
         ] = &all[0][..]
         else {
             panic!("{:?}", all[0])
@@ -355,13 +230,13 @@ mod tests {
             ("short", "patientId,deviceId,vital,value\n", "\"patientId"),
             ("long", &"x".repeat(LINE_BYTES_MAX + 1), "very long"),
         ] {
-            let error = Scratch::new(name, bytes.as_bytes()).open(Format::Csv).err().unwrap();
+            let error = Scratch::new(name, bytes.as_bytes()).open(FileFormat::Csv).err().unwrap();
             let message = error.to_string();
             assert!(message.contains("\"patientId,deviceId,vital,value,unit,measuredAt\""));
             assert!(message.contains(found), "{message}");
         }
         let quoted = r#""patientId","deviceId","vital","value","unit","measuredAt""#;
-        assert!(Scratch::new("quoted", quoted.as_bytes()).open(Format::Csv).is_ok());
+        assert!(Scratch::new("quoted", quoted.as_bytes()).open(FileFormat::Csv).is_ok());
     }
 
     #[test]
@@ -369,7 +244,7 @@ mod tests {
         let long: String = (0..5000).map(|i| format!("{i},{i},HR,{}\n", 40 + i % 90)).collect();
         let whole = gzip(format!("record_id,minute,parameter,value\n{long}").as_bytes());
         let file = Scratch::new("cut.gz", &whole[..whole.len() / 2]);
-        let mut rows = file.open(Format::IcuCsv).unwrap();
+        let mut rows = file.open(FileFormat::IcuCsv).unwrap();
         let error = rows.by_ref().find_map(Result::err).unwrap();
         let FileError::Read { line, .. } = error else { panic!("{error}") };
         assert!((2..5000).contains(&line), "{line}");
@@ -385,16 +260,16 @@ mod tests {
             b"\n{\"patientId\":\"101\",\"deviceId\":\"w\",\"vital\":\"heart_rate\",\"value\":80,\
               \"measuredAt\":\"2026-01-01T00:00:00Z\"}",
         );
-        let rows: Vec<Row> = Scratch::new("bad.ndjson", &bytes)
-            .open(Format::Ndjson)
+        let rows: Vec<FileRow> = Scratch::new("bad.ndjson", &bytes)
+            .open(FileFormat::Ndjson)
             .unwrap()
             .map(Result::unwrap)
             .collect();
         let codes: Vec<_> = rows
             .iter()
             .map(|row| match row {
-                Row::Bad { line, code, .. } => (*line, *code),
-                Row::Reading(reading) => (reading.line, "read"),
+                FileRow::Bad { line, code, .. } => (*line, *code),
+                FileRow::Reading(reading) => (reading.line, "read"),
                 other => panic!("{other:?}"),
             })
             .collect();
@@ -424,10 +299,14 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_an_error_with_its_name() {
-        let error =
-            open(Path::new("/nowhere/x.csv"), &Recording::Lines(Format::Csv, DateTime::UNIX_EPOCH));
+        let error = open(
+            Path::new("/nowhere/x.csv"),
+            &Recording::Lines(FileFormat::Csv, DateTime::UNIX_EPOCH),
+        );
         let message = error.err().unwrap().to_string();
         assert!(message.starts_with("/nowhere/x.csv: cannot be opened"), "{message}");
-        assert!("xml".parse::<Format>().unwrap_err().to_string().contains("icu-csv, csv, ndjson"));
+        assert!(
+            "xml".parse::<FileFormat>().unwrap_err().to_string().contains("icu-csv, csv, ndjson")
+        );
     }
 }

@@ -8,14 +8,14 @@
 
 use super::file::LINE_BYTES_MAX;
 use super::parse::{RawReading, parse_line};
-use super::reading::Fault;
+use super::reading::ReadingFault;
 use super::submit::Batch;
 
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// The lines of one stream of bytes.
 #[derive(Default)]
-pub struct Lines {
+pub struct NdjsonLines {
     /// What has come of a line that has not ended.
     begun: Vec<u8>,
     too_long: bool,
@@ -25,7 +25,7 @@ pub struct Lines {
     added: usize,
 }
 
-impl Lines {
+impl NdjsonLines {
     /// Takes the next line off the front of `bytes` and adds it to a batch. `false`: there is
     /// no end of a line in them any more, and what has begun is kept.
     pub fn next(&mut self, bytes: &mut &[u8], batch: &mut Batch<'_>) -> bool {
@@ -83,12 +83,12 @@ impl Lines {
         };
         if self.too_long || line.len() > LINE_BYTES_MAX {
             let detail = format!("the line is longer than {LINE_BYTES_MAX} bytes");
-            batch.add(Err(Fault::new("line_too_long", "", detail)));
+            batch.add(Err(ReadingFault::new("line_too_long", "", detail)));
         } else if line.trim_ascii().is_empty() {
             return false;
         } else {
             let reading = parse_line(line);
-            batch.add(reading.as_ref().map_err(Fault::clone).and_then(RawReading::draft));
+            batch.add(reading.as_ref().map_err(ReadingFault::clone).and_then(RawReading::draft));
         }
         self.added += 1;
         true
@@ -109,7 +109,7 @@ mod tests {
         let now = "2025-10-20T10:20:00Z".parse().unwrap();
         let caller = Caller::operator("t".into());
         let mut batch = Batch::new(&caller, now, Archived::default());
-        let mut lines = Lines::default();
+        let mut lines = NdjsonLines::default();
         for mut bytes in bytes.chunks(part) {
             while lines.next(&mut bytes, &mut batch) {}
             assert!(bytes.is_empty());

@@ -15,8 +15,8 @@ mod submit;
 mod writers;
 
 pub use file::LINE_BYTES_MAX;
-pub use lines::Lines;
+pub use lines::NdjsonLines;
 pub use parse::{ParseError, READINGS_PER_REQUEST_MAX, parse};
-pub use reading::{AHEAD_SECONDS_MAX, CONTEXT_BYTES_MAX, Draft, Fault, Rejected};
-pub use submit::{Batch, Intake, NotTaken, Outcome, Patience, Why};
+pub use reading::{AHEAD_SECONDS_MAX, CONTEXT_BYTES_MAX, Draft, ReadingFault, Rejected};
+pub use submit::{Batch, Intake, NotTaken, Outcome, Waiting, Why};
 pub use writers::{READINGS_QUEUED_MAX, Writers, WritersError, Written};

@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use super::quality::Quality;
-use super::reading::{Draft, Fault};
+use super::reading::{Draft, ReadingFault};
 use super::submit::Batch;
 
 /// The most readings of one request.
@@ -51,7 +51,7 @@ pub struct RawReading<'a> {
 }
 
 impl<'a> RawReading<'a> {
-    pub(super) fn draft(&self) -> Result<Draft<'_>, Fault> {
+    pub(super) fn draft(&self) -> Result<Draft<'_>, ReadingFault> {
         Ok(Draft {
             patient_id: &self.patient_id,
             device_id: &self.device_id,
@@ -66,7 +66,7 @@ impl<'a> RawReading<'a> {
 }
 
 /// A reading that is an object. What serde derives takes an array of the values as well,
-/// in the order of the fields, which is nobody's to know.
+/// in the order of the fields, which is not for callers to know.
 struct Object<'a>(RawReading<'a>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Object<'a> {
@@ -114,31 +114,31 @@ pub fn parse(body: &[u8], batch: &mut Batch<'_>) -> Result<(), ParseError> {
         batch.single();
     }
     for reading in &readings {
-        batch.add(reading.as_ref().map_err(Fault::clone).and_then(RawReading::draft));
+        batch.add(reading.as_ref().map_err(ReadingFault::clone).and_then(RawReading::draft));
     }
     Ok(())
 }
 
 /// Reads a line of its own: what an item of an array is, and what is wrong with it is
 /// said in the same words. Unlike an array it can be unreadable by itself.
-pub(super) fn parse_line(line: &[u8]) -> Result<RawReading<'_>, Fault> {
+pub(super) fn parse_line(line: &[u8]) -> Result<RawReading<'_>, ReadingFault> {
     let text = std::str::from_utf8(line).map_err(|error| {
         let detail = format!("the line is not UTF-8 from byte {} on", error.valid_up_to());
-        Fault::new("not_utf8", "", detail)
+        ReadingFault::new("not_utf8", "", detail)
     })?;
     read_alone(text).map_err(|error| {
         let detail = format!("the line is no readable JSON from column {} on", error.column());
-        Fault::new("unreadable_json", "", detail)
+        ReadingFault::new("unreadable_json", "", detail)
     })?
 }
 
 /// What is wrong with a line that is no reading; `None` if nothing is.
-pub(super) fn fault_of_line(line: &[u8]) -> Option<Fault> {
+pub(super) fn fault_of_line(line: &[u8]) -> Option<ReadingFault> {
     parse_line(line).and_then(|reading| reading.draft().map(drop)).err()
 }
 
 /// A reading that can be read, or what is wrong with it.
-type Read<'a> = Result<RawReading<'a>, Fault>;
+type Read<'a> = Result<RawReading<'a>, ReadingFault>;
 
 /// Splits a body into its items, and whether they were an array. The common case, all
 /// readable, is one pass; only when something is wrong is each item read by itself to find
@@ -164,7 +164,7 @@ fn items(text: &str) -> Result<(Vec<Read<'_>>, bool), ParseError> {
 }
 
 /// Reads the text of one item: in one pass, unless something is wrong with it.
-fn read_alone(text: &str) -> Result<Result<RawReading<'_>, Fault>, serde_json::Error> {
+fn read_alone(text: &str) -> Result<Result<RawReading<'_>, ReadingFault>, serde_json::Error> {
     match serde_json::from_str(text) {
         Ok(Object(reading)) => Ok(Ok(reading)),
         Err(_) => serde_json::from_str(text).map(read_item),
@@ -214,7 +214,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for FirstOf<T> {
     }
 }
 
-fn read_item(raw: &RawValue) -> Result<RawReading<'_>, Fault> {
+fn read_item(raw: &RawValue) -> Result<RawReading<'_>, ReadingFault> {
     let read = serde_json::from_str(raw.get()).map(|Object(reading)| reading);
     read.map_err(|error| diagnose(raw.get(), &error))
 }
@@ -224,17 +224,17 @@ const KEYS: [&str; 8] =
     ["patientId", "deviceId", "vital", "value", "unit", "measuredAt", "quality", "context"];
 
 /// Finds out what serde's message leaves open: which key, and what to do.
-fn diagnose(item: &str, error: &serde_json::Error) -> Fault {
+fn diagnose(item: &str, error: &serde_json::Error) -> ReadingFault {
     use std::collections::HashMap;
     // Keys of their own: one may be written with escapes, and then lies nowhere as it is.
     let Ok(fields) = serde_json::from_str::<HashMap<String, &RawValue>>(item) else {
         let detail = format!("a reading is a JSON object: {error}");
-        return Fault::new("not_an_object", "", detail);
+        return ReadingFault::new("not_an_object", "", detail);
     };
     let given = |key: &str| fields.get(key).map(|raw| raw.get()).filter(|text| *text != "null");
     for key in TEXTS.into_iter().chain(["value"]) {
         if given(key).is_none() {
-            return Fault::new("missing_field", key, format!("{key} is missing"));
+            return ReadingFault::new("missing_field", key, format!("{key} is missing"));
         }
     }
     for key in ["value", "quality", "deviceQuality"] {
@@ -246,25 +246,25 @@ fn diagnose(item: &str, error: &serde_json::Error) -> Fault {
             let text: String = text.chars().take(40).collect();
             let or = if key == "quality" { ", or good or suspect" } else { "" };
             let detail = format!("{key} must be a finite JSON number{or}, not {text}");
-            return Fault::new("not_a_number", key, detail);
+            return ReadingFault::new("not_a_number", key, detail);
         }
     }
     for key in TEXTS.into_iter().chain(["unit"]) {
         if given(key).is_some_and(|text| serde_json::from_str::<String>(text).is_err()) {
-            return Fault::new("not_a_string", key, format!("{key} must be a JSON string"));
+            return ReadingFault::new("not_a_string", key, format!("{key} must be a JSON string"));
         }
     }
     let detail = error.to_string();
     let twice = KEYS.into_iter().find(|key| detail.contains(&format!("duplicate field `{key}`")));
-    Fault::new("invalid_reading", twice.unwrap_or_default(), detail)
+    ReadingFault::new("invalid_reading", twice.unwrap_or_default(), detail)
 }
 
-fn read_time(text: &str) -> Result<DateTime<Utc>, Fault> {
+fn read_time(text: &str) -> Result<DateTime<Utc>, ReadingFault> {
     let time = DateTime::parse_from_rfc3339(text).map_err(|_| {
         let text: String = text.chars().take(40).collect();
         let detail =
             format!("\"{text}\" is no RFC 3339 time with a zone: send it as 2025-10-20T10:20:00Z");
-        Fault::new("invalid_time", "measuredAt", detail)
+        ReadingFault::new("invalid_time", "measuredAt", detail)
     })?;
     Ok(time.to_utc())
 }

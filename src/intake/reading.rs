@@ -36,7 +36,7 @@ pub struct Draft<'a> {
 
 /// What is wrong with an item, not yet where the item is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct ReadingFault {
     /// Stable.
     pub code: &'static str,
     /// The key that is meant; empty for the whole item.
@@ -45,10 +45,10 @@ pub struct Fault {
     pub detail: String,
 }
 
-impl Fault {
+impl ReadingFault {
     /// What is wrong, and with which key.
-    pub fn new(code: &'static str, field: &'static str, detail: impl Into<String>) -> Fault {
-        Fault { code, field, detail: detail.into() }
+    pub fn new(code: &'static str, field: &'static str, detail: impl Into<String>) -> ReadingFault {
+        ReadingFault { code, field, detail: detail.into() }
     }
 
     /// Gives it its place in the request.
@@ -66,27 +66,29 @@ pub(super) fn accept(
     narrowing: Narrowing<'_>,
     now: DateTime<Utc>,
     archived: &Archived,
-) -> Result<Event, Fault> {
+) -> Result<Event, ReadingFault> {
     for (field, id, only) in [
         ("patientId", raw.patient_id, narrowing.patient),
         ("deviceId", raw.device_id, narrowing.device),
     ] {
         if !is_fhir_id(id) {
             let detail = format!("{field} {ID_RULE}");
-            return Err(Fault::new("invalid_id", field, detail));
+            return Err(ReadingFault::new("invalid_id", field, detail));
         }
         if only.is_some_and(|only| only != id) {
             let detail = format!("this token may not write for this {field}");
-            return Err(Fault::new("outside_token", field, detail));
+            return Err(ReadingFault::new("outside_token", field, detail));
         }
     }
     let vital: Vital = raw.vital.parse().map_err(|e: crate::vital::UnknownVital| {
-        Fault::new("unknown_vital", "vital", e.to_string())
+        ReadingFault::new("unknown_vital", "vital", e.to_string())
     })?;
     let measured = vital.measure(raw.value, raw.unit).map_err(|error| match error {
-        MeasureError::Unit { .. } => Fault::new("unit_not_accepted", "unit", error.to_string()),
+        MeasureError::Unit { .. } => {
+            ReadingFault::new("unit_not_accepted", "unit", error.to_string())
+        }
         MeasureError::Range { .. } | MeasureError::NotAcvpu { .. } => {
-            Fault::new("value_out_of_range", "value", error.to_string())
+            ReadingFault::new("value_out_of_range", "value", error.to_string())
         }
     })?;
     let quality = quality(raw.quality)?;
@@ -96,9 +98,9 @@ pub(super) fn accept(
     Ok(Event::reading((tenant.clone(), raw.patient_id), measured, raw.device_id, at, context))
 }
 
-fn quality(quality: Option<f64>) -> Result<Option<f32>, Fault> {
+fn quality(quality: Option<f64>) -> Result<Option<f32>, ReadingFault> {
     match quality {
-        Some(q) if !(0.0..=1.0).contains(&q) => Err(Fault::new(
+        Some(q) if !(0.0..=1.0).contains(&q) => Err(ReadingFault::new(
             "quality_out_of_range",
             "quality",
             format!("quality is {q}, it must lie within 0 and 1"),
@@ -111,8 +113,8 @@ fn judge_time(
     time: DateTime<Utc>,
     now: DateTime<Utc>,
     archived: &Archived,
-) -> Result<DateTime<Utc>, Fault> {
-    let fault = |code, detail| Err(Fault::new(code, "measuredAt", detail));
+) -> Result<DateTime<Utc>, ReadingFault> {
+    let fault = |code, detail| Err(ReadingFault::new(code, "measuredAt", detail));
     let time = truncate_to_micros(time);
     if time > now + TimeDelta::seconds(AHEAD_SECONDS_MAX) {
         let now = crate::clock::rfc3339(now);
@@ -140,9 +142,9 @@ fn judge_time(
     Ok(time)
 }
 
-fn context(text: &str) -> Result<String, Fault> {
+fn context(text: &str) -> Result<String, ReadingFault> {
     if !text.starts_with('{') {
-        return Err(Fault::new(
+        return Err(ReadingFault::new(
             "context_not_an_object",
             "context",
             "context must be a JSON object",
@@ -150,11 +152,11 @@ fn context(text: &str) -> Result<String, Fault> {
     }
     if text.len() > CONTEXT_BYTES_MAX {
         let detail = format!("context has {} bytes, {CONTEXT_BYTES_MAX} at most", text.len());
-        return Err(Fault::new("context_too_large", "context", detail));
+        return Err(ReadingFault::new("context_too_large", "context", detail));
     }
     // RawValue has only looked at the brackets: what is stored must be readable.
     if let Err(error) = serde_json::from_str::<serde_json::Value>(text) {
-        return Err(Fault::new("invalid_context", "context", format!("context: {error}")));
+        return Err(ReadingFault::new("invalid_context", "context", format!("context: {error}")));
     }
     Ok(text.to_owned())
 }

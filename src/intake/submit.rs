@@ -8,7 +8,7 @@
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::reading::{Draft, Fault, Rejected, accept};
+use super::reading::{Draft, ReadingFault, Rejected, accept};
 use super::writers::{Writers, WritersError, Written};
 use crate::auth::{Caller, Denied};
 use crate::clock::Clock;
@@ -47,7 +47,7 @@ pub struct Batch<'a> {
 
 /// How long a sender waits for their limits and for room.
 #[derive(Clone, Copy)]
-pub enum Patience<'a> {
+pub enum Waiting<'a> {
     /// Not at all: they are told to come again.
     None,
     /// For a bounded time, and not once this is cancelled: a stream runs at the speed of the
@@ -111,18 +111,18 @@ impl Intake {
     pub async fn submit(
         &self,
         batch: Batch<'_>,
-        patience: Patience<'_>,
+        waiting: Waiting<'_>,
     ) -> Result<Outcome, NotTaken> {
         let Batch { caller, items, events, places, rejected, .. } = batch;
         metrics::counter!("vitals_readings_rejected_total").increment(rejected.len() as u64);
         let written = async {
             let may = caller.may(SCOPE).and_then(|()| caller.may_still(self.clock.now()));
             may.map_err(Why::Denied)?;
-            self.count(caller, items, patience).await.map_err(Why::Limited)?;
-            match (events.is_empty(), patience) {
+            self.count(caller, items, waiting).await.map_err(Why::Limited)?;
+            match (events.is_empty(), waiting) {
                 (true, _) => Ok(Written::default()),
-                (_, Patience::None) => self.writers.store_events(events).await,
-                (_, Patience::Until(stop)) => self.writers.store_when_room(events, stop).await,
+                (_, Waiting::None) => self.writers.store_events(events).await,
+                (_, Waiting::Until(stop)) => self.writers.store_when_room(events, stop).await,
             }
             .map_err(Why::Unwritten)
         };
@@ -139,12 +139,12 @@ impl Intake {
         &self,
         caller: &Caller,
         items: usize,
-        patience: Patience<'_>,
+        waiting: Waiting<'_>,
     ) -> Result<(), Limited> {
-        match (&self.limits, patience) {
+        match (&self.limits, waiting) {
             (None, _) => Ok(()),
-            (Some(limits), Patience::None) => limits.readings(caller, items),
-            (Some(limits), Patience::Until(stop)) => {
+            (Some(limits), Waiting::None) => limits.readings(caller, items),
+            (Some(limits), Waiting::Until(stop)) => {
                 limits.readings_when_due(caller, items, stop).await
             }
         }
@@ -178,7 +178,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Judges an item and adds it.
-    pub fn add(&mut self, item: Result<Draft<'_>, Fault>) {
+    pub fn add(&mut self, item: Result<Draft<'_>, ReadingFault>) {
         let Caller { tenant, .. } = self.caller;
         let narrowing = self.caller.narrowing();
         let judged =

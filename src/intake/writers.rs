@@ -21,6 +21,8 @@ use crate::event::Event;
 use crate::log::{Archived, Log};
 use crate::tasks::Tasks;
 
+pub use self::writer::WritersError;
+
 /// A request of so many readings is large.
 const LARGE_READINGS_MIN: usize = 8;
 /// Readings of large requests that wait for a commit at one time, over all shards.
@@ -35,17 +37,6 @@ const ROOM_MS_MAX: u64 = 20_000;
 const TURNS_MIN: usize = 2;
 /// Between two looks for room.
 const ROOM_PAUSE_MS: u64 = 50;
-
-/// Why nothing was acknowledged.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum WritersError {
-    /// More readings wait than may.
-    #[error("as many readings as may are waiting to be written: send again in a second")]
-    QueueFull,
-    /// The log cannot be written now.
-    #[error("the log cannot be written at the moment: send again, nothing is stored twice")]
-    Unavailable,
-}
 
 /// What became of readings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -24,19 +24,19 @@ pub const RESULT_BYTES_MAX: usize = 1024 * 1024;
 
 /// What is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum JobKind {
     /// Rules tried over the recorded history.
     Backtest,
 }
 
-impl Kind {
+impl JobKind {
     /// All of them.
-    pub const ALL: [Kind; 1] = [Kind::Backtest];
+    pub const ALL: [JobKind; 1] = [JobKind::Backtest];
 
     /// As it is stored.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Backtest => "backtest",
+            JobKind::Backtest => "backtest",
         }
     }
 }
@@ -45,7 +45,7 @@ impl Kind {
 /// whoever runs it stops, or could not go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are the documentation")]
-pub enum State {
+pub enum JobState {
     Waiting,
     Running,
     Done,
@@ -53,19 +53,24 @@ pub enum State {
     Cancelled,
 }
 
-impl State {
+impl JobState {
     /// All of them.
-    pub const ALL: [State; 5] =
-        [State::Waiting, State::Running, State::Done, State::Failed, State::Cancelled];
+    pub const ALL: [JobState; 5] = [
+        JobState::Waiting,
+        JobState::Running,
+        JobState::Done,
+        JobState::Failed,
+        JobState::Cancelled,
+    ];
 
     /// As it is stored and told.
     pub fn name(self) -> &'static str {
         match self {
-            State::Waiting => "waiting",
-            State::Running => "running",
-            State::Done => "done",
-            State::Failed => "failed",
-            State::Cancelled => "cancelled",
+            JobState::Waiting => "waiting",
+            JobState::Running => "running",
+            JobState::Done => "done",
+            JobState::Failed => "failed",
+            JobState::Cancelled => "cancelled",
         }
     }
 }
@@ -75,19 +80,19 @@ impl State {
 #[error("\"{0}\" is no job's kind or state that this version knows")]
 pub struct Unknown(String);
 
-impl TryFrom<String> for Kind {
+impl TryFrom<String> for JobKind {
     type Error = Unknown;
 
-    fn try_from(name: String) -> Result<Kind, Unknown> {
-        Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or(Unknown(name))
+    fn try_from(name: String) -> Result<JobKind, Unknown> {
+        JobKind::ALL.into_iter().find(|kind| kind.name() == name).ok_or(Unknown(name))
     }
 }
 
-impl TryFrom<String> for State {
+impl TryFrom<String> for JobState {
     type Error = Unknown;
 
-    fn try_from(name: String) -> Result<State, Unknown> {
-        State::ALL.into_iter().find(|state| state.name() == name).ok_or(Unknown(name))
+    fn try_from(name: String) -> Result<JobState, Unknown> {
+        JobState::ALL.into_iter().find(|state| state.name() == name).ok_or(Unknown(name))
     }
 }
 
@@ -98,10 +103,10 @@ pub struct Job {
     pub id: Uuid,
     /// What is done.
     #[sqlx(try_from = "String")]
-    pub kind: Kind,
+    pub kind: JobKind,
     /// How it stands.
     #[sqlx(try_from = "String")]
-    pub state: State,
+    pub state: JobState,
     /// Who asked for it.
     pub asked_by: String,
     /// When.
@@ -122,11 +127,11 @@ pub struct Job {
 
 /// What somebody wants done.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
+pub struct JobRequest<'a> {
     /// Whose it will be.
     pub tenant: &'a str,
     /// What.
-    pub kind: Kind,
+    pub kind: JobKind,
     /// With what: understood by who does it, and judged before.
     pub argument: &'a Value,
     /// Who asks.
@@ -173,13 +178,13 @@ mod tests {
 
     #[test]
     fn what_is_stored_is_read_again_and_a_foreign_word_is_an_error() {
-        for state in State::ALL {
-            assert_eq!(State::try_from(state.name().to_owned()).unwrap(), state);
+        for state in JobState::ALL {
+            assert_eq!(JobState::try_from(state.name().to_owned()).unwrap(), state);
         }
-        for kind in Kind::ALL {
-            assert_eq!(Kind::try_from(kind.name().to_owned()).unwrap(), kind);
+        for kind in JobKind::ALL {
+            assert_eq!(JobKind::try_from(kind.name().to_owned()).unwrap(), kind);
         }
-        assert!(State::try_from("paused".to_owned()).is_err());
-        assert!(Kind::try_from("export".to_owned()).is_err());
+        assert!(JobState::try_from("paused".to_owned()).is_err());
+        assert!(JobKind::try_from("export".to_owned()).is_err());
     }
 }

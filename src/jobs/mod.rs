@@ -12,7 +12,7 @@ mod run;
 mod store;
 
 pub use job::{
-    Job, Jobs, KEPT_HOURS, KEPT_PER_TENANT_MAX, Kind, OPEN_MAX, OPEN_PER_TENANT_MAX,
-    RESULT_BYTES_MAX, State, SubmitError, Unknown, Wanted,
+    Job, JobKind, JobRequest, JobState, Jobs, KEPT_HOURS, KEPT_PER_TENANT_MAX, OPEN_MAX,
+    OPEN_PER_TENANT_MAX, RESULT_BYTES_MAX, SubmitError, Unknown,
 };
-pub use run::{Failure, Progress, Runner, Task, Work};
+pub use run::{Failure, JobProgress, Runner, Task, Work};

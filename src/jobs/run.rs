@@ -15,8 +15,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::job::{Jobs, Kind, RESULT_BYTES_MAX};
-use super::store::{Claimed, End, LEASE_SECONDS};
+use super::job::{JobKind, Jobs, RESULT_BYTES_MAX};
+use super::store::{ClaimedJob, End, LEASE_SECONDS};
 
 /// Jobs that a process runs at once, each of another tenant.
 const RUNNING_MAX: usize = 2;
@@ -31,7 +31,7 @@ const SWEEP_SECONDS: u64 = 10;
 
 /// How far a job is, and its end.
 #[derive(Clone, Default)]
-pub struct Progress {
+pub struct JobProgress {
     /// What is done so far.
     pub done: Arc<AtomicU64>,
     /// Of how much, as it is expected; 0 before it is known.
@@ -47,7 +47,7 @@ pub struct Task {
     /// With what.
     pub argument: Value,
     /// How far it is, and whether to go on.
-    pub progress: Progress,
+    pub progress: JobProgress,
 }
 
 /// Why nothing came of a job.
@@ -68,12 +68,12 @@ pub trait Work: Send + Sync {
 /// Who runs jobs in this process.
 pub struct Runner {
     jobs: Jobs,
-    works: Vec<(Kind, Arc<dyn Work>)>,
+    works: Vec<(JobKind, Arc<dyn Work>)>,
 }
 
 impl Runner {
     /// For these kinds of jobs.
-    pub fn new(jobs: Jobs, works: Vec<(Kind, Arc<dyn Work>)>) -> Runner {
+    pub fn new(jobs: Jobs, works: Vec<(JobKind, Arc<dyn Work>)>) -> Runner {
         Runner { jobs, works }
     }
 
@@ -106,8 +106,8 @@ impl Runner {
         while running.join_next().await.is_some() {}
     }
 
-    async fn next(&self, busy: &[(Id, String)]) -> Option<(Claimed, Arc<dyn Work>)> {
-        let kinds: Vec<Kind> = self.works.iter().map(|(kind, _)| *kind).collect();
+    async fn next(&self, busy: &[(Id, String)]) -> Option<(ClaimedJob, Arc<dyn Work>)> {
+        let kinds: Vec<JobKind> = self.works.iter().map(|(kind, _)| *kind).collect();
         let busy: Vec<String> = busy.iter().map(|(_, tenant)| tenant.clone()).collect();
         let claimed = crate::log::answered_soon(self.jobs.claim(&kinds, &busy)).await;
         let job = claimed.unwrap_or_else(|error| {
@@ -130,8 +130,8 @@ impl Runner {
 }
 
 /// One job, from its claim to its end.
-async fn one(jobs: Jobs, work: Arc<dyn Work>, job: Claimed, stop: CancellationToken) {
-    let progress = Progress::default();
+async fn one(jobs: Jobs, work: Arc<dyn Work>, job: ClaimedJob, stop: CancellationToken) {
+    let progress = JobProgress::default();
     let (mut lease, limit) = (Lease::new(), Duration::from_secs(RUN_SECONDS_MAX));
     // Whichever way this ends, the work does.
     let _ended = progress.stop.clone().drop_guard();
@@ -166,8 +166,8 @@ async fn one(jobs: Jobs, work: Arc<dyn Work>, job: Claimed, stop: CancellationTo
 
 fn begun(
     work: Arc<dyn Work>,
-    job: &Claimed,
-    progress: &Progress,
+    job: &ClaimedJob,
+    progress: &JobProgress,
 ) -> impl Future<Output = Result<Value, Failure>> + use<> {
     let (tenant, progress) = (job.tenant.clone(), progress.clone());
     let argument = serde_json::from_str(&job.argument);
@@ -177,7 +177,7 @@ fn begun(
     }
 }
 
-fn ended(job: &Claimed, done: Result<Value, Failure>) -> End {
+fn ended(job: &ClaimedJob, done: Result<Value, Failure>) -> End {
     match done.map(|result| result.to_string()) {
         Ok(result) if result.len() > RESULT_BYTES_MAX => End::Failed(format!(
             "the result has {} bytes, {RESULT_BYTES_MAX} at most: ask for less",
@@ -193,7 +193,7 @@ fn ended(job: &Claimed, done: Result<Value, Failure>) -> End {
 }
 
 /// Writes the end, as long as the job is this process's: after that another one does it.
-async fn write(jobs: &Jobs, job: &Claimed, end: &End, lease: Lease) {
+async fn write(jobs: &Jobs, job: &ClaimedJob, end: &End, lease: Lease) {
     let name = match end {
         End::Done(_) => "done",
         End::Failed(_) => "failed",
@@ -239,7 +239,7 @@ impl Lease {
     }
 
     /// Shows a sign of life; whether the job is this process's still.
-    async fn beat(&mut self, jobs: &Jobs, job: &Claimed, progress: &Progress) -> bool {
+    async fn beat(&mut self, jobs: &Jobs, job: &ClaimedJob, progress: &JobProgress) -> bool {
         let asked = Instant::now();
         let done = progress.done.load(Ordering::Relaxed);
         let total = progress.total.load(Ordering::Relaxed);

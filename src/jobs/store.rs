@@ -6,8 +6,8 @@
 use uuid::Uuid;
 
 use super::job::{
-    Job, Jobs, KEPT_HOURS, KEPT_PER_TENANT_MAX, Kind, OPEN_MAX, OPEN_PER_TENANT_MAX, State,
-    SubmitError, Wanted,
+    Job, JobKind, JobRequest, JobState, Jobs, KEPT_HOURS, KEPT_PER_TENANT_MAX, OPEN_MAX,
+    OPEN_PER_TENANT_MAX, SubmitError,
 };
 use crate::log::in_turn;
 
@@ -16,16 +16,16 @@ pub const LEASE_SECONDS: i32 = 15;
 /// A job whose runners ended so often without ending it is not begun again: it may be
 /// what ends them.
 const LOST_MAX: i16 = 3;
-/// A job that nobody began with for so long is given up.
+/// A job that was not begun for so long is given up.
 const WAIT_HOURS_MAX: i32 = 24;
 
 /// A job that this process holds.
 #[derive(Clone, Debug, sqlx::FromRow)]
-pub struct Claimed {
+pub struct ClaimedJob {
     pub id: Uuid,
     pub tenant: String,
     #[sqlx(try_from = "String")]
-    pub kind: Kind,
+    pub kind: JobKind,
     pub argument: String,
     /// The number of this claim.
     pub claim: i32,
@@ -46,7 +46,7 @@ pub enum End {
 
 impl Jobs {
     /// Accepts a job: from here on it is done by somebody, or ends with a reason.
-    pub async fn submit(&self, wanted: Wanted<'_>) -> Result<Uuid, SubmitError> {
+    pub async fn submit(&self, wanted: JobRequest<'_>) -> Result<Uuid, SubmitError> {
         let mut tx = self.pool.begin().await?;
         // Who accepts jobs counts them one after the other.
         in_turn(&mut tx, "jobs").await?;
@@ -121,9 +121,9 @@ impl Jobs {
     /// Takes the job whose turn it is, of these kinds and not of these tenants.
     pub(super) async fn claim(
         &self,
-        kinds: &[Kind],
+        kinds: &[JobKind],
         busy: &[String],
-    ) -> Result<Option<Claimed>, sqlx::Error> {
+    ) -> Result<Option<ClaimedJob>, sqlx::Error> {
         sqlx::query_as(include_str!("claim.sql"))
             .bind(kinds.iter().map(|kind| kind.name()).collect::<Vec<_>>())
             .bind(busy)
@@ -136,7 +136,7 @@ impl Jobs {
     /// A sign of life, and how far it is. `false` when it is not this claim's any more.
     pub(super) async fn beat(
         &self,
-        job: &Claimed,
+        job: &ClaimedJob,
         done: u64,
         total: u64,
     ) -> Result<bool, sqlx::Error> {
@@ -156,12 +156,12 @@ impl Jobs {
     }
 
     /// Ends with a job. `false` when it is not this claim's any more: nothing was changed.
-    pub(super) async fn end(&self, job: &Claimed, end: &End) -> Result<bool, sqlx::Error> {
+    pub(super) async fn end(&self, job: &ClaimedJob, end: &End) -> Result<bool, sqlx::Error> {
         let (state, lost, result, error): (_, i16, _, _) = match end {
-            End::Done(result) => (State::Done, 0, Some(result), None),
-            End::Failed(why) => (State::Failed, 0, None, Some(why)),
-            End::Released => (State::Waiting, 0, None, None),
-            End::Lost => (State::Waiting, 1, None, None),
+            End::Done(result) => (JobState::Done, 0, Some(result), None),
+            End::Failed(why) => (JobState::Failed, 0, None, Some(why)),
+            End::Released => (JobState::Waiting, 0, None, None),
+            End::Lost => (JobState::Waiting, 1, None, None),
         };
         let ended = sqlx::query(
             "update job set state = $3, lost = lost + $4::smallint, result = $5::json, error = $6, \

@@ -30,8 +30,8 @@ pub const SLOW_MS_MAX: u64 = 1_000;
 
 /// Why something was not taken; nothing of it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// There is room for it after this long, if nobody else takes it.
+pub enum OverLimit {
+    /// There is room for it after this long, if it is not taken before.
     For(Duration),
     /// It is more than the whole limit.
     Forever,
@@ -49,7 +49,7 @@ pub struct Meter<C: Clock = MonotonicClock> {
 }
 
 impl<C: Clock> Meter<C> {
-    /// A limit that nobody has used.
+    /// A limit of which nothing is used yet.
     pub fn new(per_minute: NonZeroU32, clock: C) -> Meter<C> {
         let quota = Quota::per_minute(per_minute);
         let each_ns = Nanos::from(quota.replenish_interval()).as_u64().max(1);
@@ -65,20 +65,20 @@ impl<C: Clock> Meter<C> {
     }
 
     /// Takes `n`, or nothing.
-    pub fn take(&self, subject: &Subject, n: NonZeroU32) -> Result<(), Refused> {
+    pub fn take(&self, subject: &Subject, n: NonZeroU32) -> Result<(), OverLimit> {
         match self.limiter.check_key_n(subject, n) {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(until)) => Err(Refused::For(until.wait_time_from(self.limiter.clock().now()))),
-            Err(_more_than_all) => Err(Refused::Forever),
+            Ok(Err(until)) => Err(OverLimit::For(until.wait_time_from(self.limiter.clock().now()))),
+            Err(_more_than_all) => Err(OverLimit::Forever),
         }
     }
 
     /// Where a subject stands now.
-    pub fn standing(&self, subject: &Subject) -> Standing {
+    pub fn standing(&self, subject: &Subject) -> LimitState {
         let now = self.limiter.clock().now().duration_since(self.start);
         let back = self.subjects.known().get(subject).copied().unwrap_or(now);
         let whole_ns = self.each_ns * u64::from(self.per_minute.get());
-        Standing {
+        LimitState {
             per_minute: self.per_minute.get(),
             each_ns: self.each_ns,
             whole_ns,
@@ -96,7 +96,7 @@ impl<C: Clock> Meter<C> {
 /// How much of a limit is used, as the time that it takes to flow back. A whole limit
 /// takes a minute, whatever it counts, so the standings of two limits compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct LimitState {
     /// The limit.
     pub per_minute: u32,
     each_ns: u64,
@@ -104,7 +104,7 @@ pub struct Standing {
     used_ns: u64,
 }
 
-impl Standing {
+impl LimitState {
     /// How many are left.
     pub fn remaining(&self) -> u64 {
         (self.whole_ns - self.used_ns) / self.each_ns
@@ -123,7 +123,7 @@ impl Standing {
     }
 
     /// The one of which more is used; of two equals, this one.
-    pub fn tighter(self, other: Standing) -> Standing {
+    pub fn tighter(self, other: LimitState) -> LimitState {
         if other.used_ns > self.used_ns { other } else { self }
     }
 }
@@ -204,9 +204,9 @@ mod tests {
             assert_eq!(meter.standing(&watch()).remaining(), left);
         }
         assert_eq!(meter.standing(&watch()).reset_seconds(), 60);
-        assert_eq!(meter.take(&watch(), n(1)), Err(Refused::For(Duration::from_secs(1))));
+        assert_eq!(meter.take(&watch(), n(1)), Err(OverLimit::For(Duration::from_secs(1))));
         clock.advance(Duration::from_millis(400));
-        assert_eq!(meter.take(&watch(), n(1)), Err(Refused::For(Duration::from_millis(600))));
+        assert_eq!(meter.take(&watch(), n(1)), Err(OverLimit::For(Duration::from_millis(600))));
         clock.advance(Duration::from_millis(600));
         assert_eq!(meter.take(&watch(), n(1)), Ok(()));
         assert!(meter.take(&watch(), n(1)).is_err());
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(meter.take(&watch(), n(70)), Ok(()));
         for _ in 0..1_000 {
             // Ten of them are missing, at six tenths of a second each.
-            assert_eq!(meter.take(&watch(), n(40)), Err(Refused::For(Duration::from_secs(6))));
+            assert_eq!(meter.take(&watch(), n(40)), Err(OverLimit::For(Duration::from_secs(6))));
         }
         assert_eq!(meter.standing(&watch()).remaining(), 30);
         assert_eq!(meter.take(&watch(), n(30)), Ok(()));
@@ -232,9 +232,9 @@ mod tests {
     #[test]
     fn more_than_the_whole_limit_never_passes_and_harms_nobody() {
         let (meter, clock) = meter(100);
-        assert_eq!(meter.take(&watch(), n(101)), Err(Refused::Forever));
+        assert_eq!(meter.take(&watch(), n(101)), Err(OverLimit::Forever));
         clock.advance(Duration::from_secs(600));
-        assert_eq!(meter.take(&watch(), n(u32::MAX)), Err(Refused::Forever));
+        assert_eq!(meter.take(&watch(), n(u32::MAX)), Err(OverLimit::Forever));
         assert_eq!(meter.take(&watch(), n(100)), Ok(()));
     }
 
@@ -255,7 +255,7 @@ mod tests {
     fn the_smallest_and_the_largest_limit_count_right() {
         let (one, clock) = meter(1);
         assert_eq!(one.take(&watch(), n(1)), Ok(()));
-        assert_eq!(one.take(&watch(), n(1)), Err(Refused::For(Duration::from_secs(60))));
+        assert_eq!(one.take(&watch(), n(1)), Err(OverLimit::For(Duration::from_secs(60))));
         assert_eq!(one.standing(&watch()).slowed(), Duration::from_millis(SLOW_MS_MAX));
         clock.advance(Duration::from_secs(60));
         assert_eq!(one.take(&watch(), n(1)), Ok(()));

@@ -18,8 +18,8 @@ use governor::clock::MonotonicClock;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use self::meter::Standing;
-use self::meter::{Meter, Refused, SUBJECTS_MAX};
+pub use self::meter::LimitState;
+use self::meter::{Meter, OverLimit, SUBJECTS_MAX};
 use crate::auth::{Caller, Subject};
 
 /// The longest that a part of a stream waits until it is due.
@@ -54,7 +54,7 @@ struct All {
 pub struct Asked<'a> {
     subject: Subject,
     /// With this request, whatever flows back while it is done.
-    standing: Standing,
+    standing: LimitState,
     /// Both limits of the caller, as draft-ietf-httpapi-ratelimit-headers-06 writes them.
     pub policy: &'a Bytes,
 }
@@ -74,7 +74,7 @@ pub struct Again {
     /// After so many seconds.
     pub seconds: u64,
     /// How much is used, of what.
-    pub standing: Standing,
+    pub standing: LimitState,
     /// See [`Asked::policy`].
     pub policy: Bytes,
 }
@@ -97,7 +97,7 @@ struct Limit {
 }
 
 impl Limits {
-    /// Limits that nobody has used.
+    /// Limits of which nothing is used yet.
     pub fn new(rates: Rates) -> Limits {
         let limit = |per_minute, name, unit, advice| {
             let meter = Meter::new(per_minute, MonotonicClock);
@@ -133,7 +133,7 @@ impl Limits {
 
     /// Where the subject of a request stands once it is done, by the limit of which most is
     /// used.
-    pub fn standing(&self, asked: &Asked<'_>) -> Standing {
+    pub fn standing(&self, asked: &Asked<'_>) -> LimitState {
         asked.standing.tighter(self.0.readings.meter.standing(&asked.subject))
     }
 
@@ -161,7 +161,7 @@ impl Limits {
             && let Err(refused) = self.0.readings.meter.take(&subject, n)
         {
             match refused {
-                Refused::For(wait) if Instant::now() + wait <= until && !hurry.is_cancelled() => {
+                OverLimit::For(wait) if Instant::now() + wait <= until && !hurry.is_cancelled() => {
                     tokio::select! {
                         () = hurry.cancelled() => {}
                         () = tokio::time::sleep(wait) => {}
@@ -209,7 +209,7 @@ impl Limit {
         };
         let standing = self.meter.standing(subject);
         let (most, unit) = (standing.per_minute, self.unit);
-        let Refused::For(wait) = refused else {
+        let OverLimit::For(wait) = refused else {
             let detail =
                 format!("{n} {unit} are more than the {most} of a whole minute: split them");
             return Err(Limited { detail, again: None });

@@ -124,15 +124,15 @@ impl Shares {
 
 /// Who holds something.
 #[derive(Clone, Debug)]
-pub struct Holder {
+pub struct ShareHolder {
     tenant: Arc<str>,
     subject: Subject,
 }
 
-impl Holder {
+impl ShareHolder {
     /// Whoever calls.
-    pub fn of(caller: &Caller) -> Holder {
-        Holder { tenant: caller.tenant.clone(), subject: caller.counted() }
+    pub fn of(caller: &Caller) -> ShareHolder {
+        ShareHolder { tenant: caller.tenant.clone(), subject: caller.counted() }
     }
 }
 
@@ -174,9 +174,9 @@ struct Lent {
 }
 
 /// What somebody holds, until it is dropped.
-pub struct Held {
+pub struct Permit {
     share: Arc<Inner>,
-    holder: Holder,
+    holder: ShareHolder,
     n: usize,
 }
 
@@ -208,17 +208,17 @@ impl Share {
     }
 
     /// Lends `n`, or says why not.
-    pub fn lend(&self, holder: &Holder, n: usize) -> Result<Held, UsedUp> {
+    pub fn lend(&self, holder: &ShareHolder, n: usize) -> Result<Permit, UsedUp> {
         self.try_lend(holder, n).map_err(|short| self.0.refuse(&short, n))
     }
 
     /// The same, for who may wait a while until others are done.
     pub async fn lend_within(
         &self,
-        holder: &Holder,
+        holder: &ShareHolder,
         n: usize,
         wait: Duration,
-    ) -> Result<Held, UsedUp> {
+    ) -> Result<Permit, UsedUp> {
         let until = tokio::time::Instant::now() + wait;
         loop {
             // Listening before looking: what comes back in between is heard.
@@ -235,9 +235,9 @@ impl Share {
         }
     }
 
-    fn try_lend(&self, holder: &Holder, n: usize) -> Result<Held, Short> {
+    fn try_lend(&self, holder: &ShareHolder, n: usize) -> Result<Permit, Short> {
         self.0.lent().take(&self.0.most, holder, n)?;
-        Ok(Held { share: self.0.clone(), holder: holder.clone(), n })
+        Ok(Permit { share: self.0.clone(), holder: holder.clone(), n })
     }
 }
 
@@ -259,7 +259,7 @@ impl Inner {
 }
 
 impl Lent {
-    fn take(&mut self, most: &Most, holder: &Holder, n: usize) -> Result<(), Short> {
+    fn take(&mut self, most: &Most, holder: &ShareHolder, n: usize) -> Result<(), Short> {
         let of_subject = self.subjects.get(&holder.subject).copied().unwrap_or(0);
         let of_tenant = self.tenants.get(&holder.tenant).copied().unwrap_or(0);
         let part = |of: usize| (most.process / of).max(1);
@@ -281,7 +281,7 @@ impl Lent {
         Ok(())
     }
 
-    fn give_back(&mut self, holder: &Holder, n: usize) {
+    fn give_back(&mut self, holder: &ShareHolder, n: usize) {
         self.all = self.all.saturating_sub(n);
         if let Some(held) = self.subjects.get_mut(&holder.subject) {
             *held = held.saturating_sub(n);
@@ -298,7 +298,7 @@ impl Lent {
     }
 }
 
-impl Drop for Held {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.share.lent().give_back(&self.holder, self.n);
         self.share.back.notify_waiters();
@@ -313,12 +313,12 @@ mod tests {
         Share::new(Named("things", "too_many_things", "things", "wait"), Most::of(process))
     }
 
-    fn holder(tenant: &str, subject: &str) -> Holder {
-        Holder { tenant: tenant.into(), subject: Subject::new(tenant, subject) }
+    fn holder(tenant: &str, subject: &str) -> ShareHolder {
+        ShareHolder { tenant: tenant.into(), subject: Subject::new(tenant, subject) }
     }
 
     /// Lends ones until it is refused; how many, and whose part was used up.
-    fn all_of(share: &Share, holder: &Holder) -> (Vec<Held>, &'static str) {
+    fn all_of(share: &Share, holder: &ShareHolder) -> (Vec<Permit>, &'static str) {
         let mut held = Vec::new();
         loop {
             match share.try_lend(holder, 1) {

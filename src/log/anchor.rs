@@ -64,9 +64,9 @@ impl Log {
              from shard_head h join log_commit c on c.shard = h.shard and c.position_to = h.position \
              order by h.shard",
         )
-        .fetch_all(&self.pool)
+        .fetch_all(self.pool())
         .await?;
-        let (installation, incarnation) = (self.installation, self.history.number());
+        let (installation, incarnation) = (self.installation(), self.history().number());
         Ok(Anchor { anchored_at: at, installation, incarnation, heads })
     }
 
@@ -82,19 +82,19 @@ impl Log {
         .bind(heads.iter().map(|head| head.position).collect::<Vec<_>>())
         .bind(heads.iter().map(|head| &*head.hash).collect::<Vec<_>>())
         .bind(heads.iter().map(|head| head.recorded_at).collect::<Vec<_>>())
-        .fetch_all(&self.pool)
+        .fetch_all(self.pool())
         .await
     }
 
     /// Looks whether what was published last is still there; where it is not, a new incarnation
     /// begins. An anchor of another history says nothing about this one.
     pub async fn recall(&self, anchor: &Anchor) -> Result<(), sqlx::Error> {
-        let here = (self.installation, self.history.number());
+        let here = (self.installation(), self.history().number());
         if (anchor.installation, anchor.incarnation) != here {
             return Ok(());
         }
         for Head { shard, position, recorded_at, .. } in &anchor.heads {
-            self.history.acknowledged(*shard, *position, *recorded_at);
+            self.history().acknowledged(*shard, *position, *recorded_at);
         }
         self.look().await
     }

@@ -8,8 +8,12 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::{EVENTS_PER_APPEND_MAX, archived, chain};
+use super::{archived, chain};
 use crate::event::Event;
+
+/// The most events of one append; readers rely on it to bound their windows. One
+/// request on top of a batch that was almost full fits.
+pub const EVENTS_PER_APPEND_MAX: usize = 20_000;
 
 /// Why nothing was appended.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +80,7 @@ pub(super) enum Expect {
 
 /// Appends `events`, all of patients of `shard`, within the caller's transaction.
 ///
-/// From here until that transaction ends, nobody else appends to this shard. The
+/// From here until that transaction ends, no other append to this shard runs. The
 /// months of the events must have their partitions.
 pub async fn append(
     tx: &mut PgConnection,

@@ -73,11 +73,11 @@ pub async fn archived_months(pool: &PgPool) -> Result<Vec<ArchivedMonth>, sqlx::
 
 /// The archived months as one process knows them: those that refuse readings.
 #[derive(Clone, Debug, Default)]
-pub struct Archived(Arc<[Refused]>);
+pub struct Archived(Arc<[RefusedMonth]>);
 
 /// A month with its moments, which are looked at for every reading.
 #[derive(Clone, Copy, Debug)]
-struct Refused {
+struct RefusedMonth {
     since: DateTime<Utc>,
     until: DateTime<Utc>,
     span: Span,
@@ -94,8 +94,9 @@ impl Archived {
 
 impl FromIterator<Span> for Archived {
     fn from_iter<T: IntoIterator<Item = Span>>(spans: T) -> Archived {
-        let with_moments = |span: Span| Refused { since: span.since(), until: span.until(), span };
-        let mut months: Vec<Refused> = spans.into_iter().map(with_moments).collect();
+        let with_moments =
+            |span: Span| RefusedMonth { since: span.since(), until: span.until(), span };
+        let mut months: Vec<RefusedMonth> = spans.into_iter().map(with_moments).collect();
         months.sort_unstable_by_key(|month| month.since);
         Archived(months.into())
     }

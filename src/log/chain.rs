@@ -7,11 +7,12 @@
 
 mod walk;
 
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
 use super::partition::Span;
-use super::shelf::Months;
 use crate::event::Event;
 
 pub use walk::{VerifyError, Walk, verify, verify_part, verify_with};
@@ -120,6 +121,20 @@ impl Link {
     }
 }
 
+/// The archived months that some rows came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Months(Vec<Span>);
+
+impl fmt::Display for Months {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, span) in self.0.iter().enumerate() {
+            let before = if i == 0 { "; some of them are archived with" } else { "," };
+            write!(f, "{before} {span}")?;
+        }
+        Ok(())
+    }
+}
+
 /// The first thing in a shard that does not fit the chain.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Broken {
@@ -197,7 +212,7 @@ mod tests {
 
     fn event(patient: &str, kind: &str) -> Event {
         let at = DateTime::UNIX_EPOCH;
-        Event { data: None, ..Event::happening(kind, ("t", patient), "s", at, "") }
+        Event { data: None, ..Event::non_reading(kind, ("t", patient), "s", at, "") }
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub enum ExchangeError {
 }
 
 /// A shard and a position in it.
-pub type Place = (i16, i64);
+pub type ShardPosition = (i16, i64);
 
 fn thin(span: Span) -> String {
     format!("thin_{}", span.table())
@@ -113,7 +113,7 @@ pub async fn last_positions(
     connection: &mut PgConnection,
     span: Span,
     shards: &[i16],
-) -> Result<Vec<Place>, sqlx::Error> {
+) -> Result<Vec<ShardPosition>, sqlx::Error> {
     let sql = format!(
         "select s.shard, l.position from unnest($1::smallint[]) as s (shard) \
          cross join lateral (select max(position) as position from {} e \
@@ -129,7 +129,7 @@ pub async fn last_positions(
 pub async fn make_thin(
     connection: &mut PgConnection,
     span: Span,
-    last: &[Place],
+    last: &[ShardPosition],
 ) -> Result<u64, sqlx::Error> {
     let table = thin(span);
     run(
@@ -161,7 +161,7 @@ pub async fn make_thin(
 pub async fn take_out(
     connection: &mut PgConnection,
     month: &ArchivedMonth,
-    last: &[Place],
+    last: &[ShardPosition],
     shards: &[i16],
 ) -> Result<(), ExchangeError> {
     let span = month.span;
@@ -169,7 +169,7 @@ pub async fn take_out(
     loop {
         let mut tx = connection.begin().await?;
         if lock(&mut tx, span).await? {
-            // Nobody appends now. Positions only grow, so these are all its rows.
+            // No append runs now. Positions only grow, so these are all its rows.
             if last_positions(&mut tx, span, shards).await? != last {
                 tx.rollback().await?;
                 return Err(ExchangeError::Grown(span));
@@ -310,7 +310,7 @@ async fn record(tx: &mut PgConnection, month: &ArchivedMonth) -> Result<(), sqlx
 
 /// One of a month's tables.
 #[derive(Clone, Copy, Debug)]
-pub enum Table {
+pub enum MonthTable {
     /// The partition.
     Partition,
     /// What was put beside it to be brought back.
@@ -321,12 +321,12 @@ pub enum Table {
 pub fn rows(
     connection: &mut PgConnection,
     span: Span,
-    table: Table,
-    (shard, to): Place,
+    table: MonthTable,
+    (shard, to): ShardPosition,
 ) -> impl Stream<Item = Result<Recorded, sqlx::Error>> + '_ {
     let table = match table {
-        Table::Partition => span.table(),
-        Table::Full => full(span),
+        MonthTable::Partition => span.table(),
+        MonthTable::Full => full(span),
     };
     let sql = format!(
         "select position, recorded_at, tenant, patient_id, type, vital::text as vital, value, \

@@ -6,7 +6,7 @@
 //!
 //! Guarantees that no connection of a pool that looks is used on another history than this
 //! process knows of: whoever made it looks first ([`History::look`]), and begins a new
-//! incarnation where nobody has. It begins while all heads are locked, with an event in every
+//! incarnation where none has begun. It begins while all heads are locked, with an event in every
 //! shard that says from where it goes on and what was acknowledged and is gone, as far as this
 //! process knows. A planned switchover that lost nothing is a new incarnation all the same:
 //! nothing inside the database could tell the two apart.
@@ -27,7 +27,7 @@ use tokio::sync::watch;
 
 pub use table::Incarnation;
 pub(super) use table::newest_restored;
-use table::{Begun, add_lost, all, look, set_back};
+use table::{Begun, Mark, add_lost, all, look, set_back};
 
 use super::append::append;
 use super::partition;
@@ -39,16 +39,16 @@ const FIRST: &str = "initialised";
 
 /// The histories of a log, as this process knows them. Cheap to clone.
 #[derive(Clone)]
-pub struct History(Arc<Inner>);
+pub struct Incarnations(Arc<Inner>);
 
 struct Inner {
-    now: watch::Sender<Known>,
+    now: watch::Sender<KnownIncarnation>,
     /// For each shard the last append that this process has acknowledged.
     acknowledged: Box<[Mutex<Option<Mark>>]>,
     months_from: i32,
 }
 
-impl std::fmt::Debug for History {
+impl std::fmt::Debug for Incarnations {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "History({})", self.number())
     }
@@ -56,31 +56,24 @@ impl std::fmt::Debug for History {
 
 /// What is known of the present one, and of those before it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Known {
+struct KnownIncarnation {
     number: i64,
     place: String,
     /// All of them, the oldest first.
     all: Vec<Begun>,
 }
 
-/// An acknowledged append: its last position, and when the log learned it.
-#[derive(Clone, Copy, Debug)]
-struct Mark {
-    position: i64,
-    recorded_at: DateTime<Utc>,
-}
-
-impl History {
+impl Incarnations {
     /// Reads which incarnation it is; the first one of a new database begins here, and a new
     /// one of a database that was restored.
     pub(super) async fn open(
         pool: &PgPool,
         shards: i16,
         months_from: i32,
-    ) -> Result<History, sqlx::Error> {
+    ) -> Result<Incarnations, sqlx::Error> {
         let acknowledged = (0..shards).map(|_| Mutex::default()).collect();
-        let now = watch::Sender::new(Known::default());
-        let history = History(Arc::new(Inner { now, acknowledged, months_from }));
+        let now = watch::Sender::new(KnownIncarnation::default());
+        let history = Incarnations(Arc::new(Inner { now, acknowledged, months_from }));
         history.look(&mut *pool.acquire().await?).await?;
         Ok(history)
     }
@@ -181,7 +174,7 @@ impl History {
         lost: Vec<(i16, Mark)>,
     ) -> Result<(), sqlx::Error> {
         let mut tx = connection.begin().await?;
-        // In the order in which everybody locks them. From here on nobody appends.
+        // In the order in which everybody locks them. From here on no append runs.
         let heads: Vec<(i16, i64)> = sqlx::query_as(
             "select shard, position from public.shard_head order by shard for update",
         )
@@ -207,7 +200,7 @@ impl History {
         let number = all.last().map_or(0, |begun| begun.number);
         let noticed = number != ours && (ours != 0 || begins && newest.is_some());
         let gone = in_words(all.last(), &lost);
-        let known = Known { number, place: place.to_owned(), all };
+        let known = KnownIncarnation { number, place: place.to_owned(), all };
         let changed = self.0.now.send_if_modified(|now| {
             let changed = *now != known;
             *now = known;
@@ -274,9 +267,9 @@ impl History {
     }
 }
 
-/// The event of a new incarnation. It is nobody's patient, and no tenant's.
+/// The event of a new incarnation. It is of no patient and no tenant.
 fn restored(at: DateTime<Utc>, data: String) -> Event {
-    Event::happening(LOG_RESTORED, (NO_TENANT, NO_PATIENT), "log", at, data)
+    Event::non_reading(LOG_RESTORED, (NO_TENANT, NO_PATIENT), "log", at, data)
 }
 
 async fn clock(connection: &mut PgConnection) -> Result<DateTime<Utc>, sqlx::Error> {
@@ -311,7 +304,7 @@ fn standby() -> sqlx::Error {
 mod tests {
     use super::*;
 
-    fn history<const N: usize>(all: [(i64, i64, [i64; 2]); N]) -> History {
+    fn history<const N: usize>(all: [(i64, i64, [i64; 2]); N]) -> Incarnations {
         let begun = |(number, sequences_from, heads): (i64, i64, [i64; 2])| Begun {
             number,
             sequences_from,
@@ -319,8 +312,8 @@ mod tests {
         };
         let all: Vec<Begun> = all.into_iter().map(begun).collect();
         let number = all.last().map_or(0, |begun| begun.number);
-        let now = watch::Sender::new(Known { number, place: String::new(), all });
-        History(Arc::new(Inner { now, acknowledged: Box::new([]), months_from: 0 }))
+        let now = watch::Sender::new(KnownIncarnation { number, place: String::new(), all });
+        Incarnations(Arc::new(Inner { now, acknowledged: Box::new([]), months_from: 0 }))
     }
 
     #[test]

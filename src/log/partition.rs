@@ -12,7 +12,7 @@ use std::sync::{PoisonError, RwLock};
 use chrono::{DateTime, Datelike, NaiveDate, NaiveTime, Utc};
 use sqlx::{PgConnection, PgExecutor, PgPool};
 
-use super::silence::{Held, on_connection};
+use super::timeouts::{GuardedConnection, on_connection};
 
 /// Times before this year share one partition.
 const FIRST_YEAR: i32 = 2000;
@@ -102,18 +102,18 @@ impl fmt::Display for Span {
 }
 
 /// The partitions that this process knows to exist.
-pub struct Known {
+pub struct KnownPartitions {
     /// And of which incarnation: what was made in a lost one is not there.
     spans: RwLock<(i64, HashSet<Span>)>,
     months_from: i32,
 }
 
-impl Known {
-    pub(super) async fn load(pool: &PgPool) -> Result<Known, sqlx::Error> {
+impl KnownPartitions {
+    pub(super) async fn load(pool: &PgPool) -> Result<KnownPartitions, sqlx::Error> {
         let months_from: i16 =
             sqlx::query_scalar("select months_from from installation").fetch_one(pool).await?;
         let spans = attached(pool).await?.into_iter().collect();
-        Ok(Known { spans: RwLock::new((0, spans)), months_from: i32::from(months_from) })
+        Ok(KnownPartitions { spans: RwLock::new((0, spans)), months_from: i32::from(months_from) })
     }
 
     /// Times from this year on have a partition a month.
@@ -135,7 +135,7 @@ impl Known {
         };
         for span in missing {
             let created = async |connection: &mut PgConnection| create(connection, span).await;
-            on_connection(pool, &mut Held::patient(), created).await?;
+            on_connection(pool, &mut GuardedConnection::for_one_question(), created).await?;
             let mut known = self.spans.write().unwrap_or_else(PoisonError::into_inner);
             if known.0 != incarnation {
                 *known = (incarnation, HashSet::new());
@@ -180,7 +180,7 @@ pub async fn attached<'c>(from: impl PgExecutor<'c>) -> Result<Vec<Span>, sqlx::
 }
 
 /// Makes a partition and attaches it, in one statement: who is frozen in the middle holds
-/// nobody up. The log's owner does, for whoever may append (`migrations/0036`).
+/// no one up. The log's owner does, for whoever may append (`migrations/0036`).
 pub(super) async fn create(connection: &mut PgConnection, span: Span) -> Result<(), sqlx::Error> {
     sqlx::query("select ensure_partition($1, $2)")
         .bind(span.year)

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, Row, postgres::PgRow};
 
-use super::EVENTS_PER_APPEND_MAX;
+use super::append::EVENTS_PER_APPEND_MAX;
 use crate::event::{Event, Recorded};
 
 /// The positions (after, to] of a shard, and the time that their events lie in.
@@ -103,7 +103,7 @@ pub async fn read_window_of_tenant(
 
 /// The events of a window that are no readings, in order. They are few, and have
 /// an index of their own.
-pub async fn read_happenings(
+pub async fn read_non_readings(
     connection: &mut PgConnection,
     window: &Window,
 ) -> Result<Vec<Recorded>, sqlx::Error> {

@@ -22,7 +22,7 @@ impl Log {
             sqlx::query_scalar("select recorded_at >= $2 from shard_head where shard = $1")
                 .bind(shard)
                 .bind(known_at)
-                .fetch_one(&self.pool)
+                .fetch_one(self.pool())
                 .await?;
         if settled {
             return Ok(known_at);
@@ -36,7 +36,7 @@ impl Log {
             )
             .bind(shard)
             .bind(known_at)
-            .fetch_one(&self.pool),
+            .fetch_one(self.pool()),
         )
         .await?;
         Ok(known_at.min(floor))

@@ -1,7 +1,7 @@
 //! Turns: reading before appending, without holding up who appends.
 //!
 //! Guarantees that of those who take the same turn one after the other reads what the one
-//! before committed. Nobody's readings wait for it: a shard's head is locked by appends and
+//! before committed. No reading waits for it: a shard's head is locked by appends and
 //! by nothing else. Take turns before heads, never after.
 
 use sqlx::PgConnection;

@@ -55,7 +55,7 @@ type IsUrgent = Box<dyn Fn(&Event) -> bool + Send + Sync>;
 #[derive(Default)]
 struct Signals {
     anything: watch::Sender<u64>,
-    happenings: watch::Sender<u64>,
+    non_readings: watch::Sender<u64>,
     urgent: watch::Sender<u64>,
 }
 
@@ -103,7 +103,7 @@ impl Wake {
         let Some(signals) = self.of(shard) else { return };
         signals.anything.send_modify(|n| *n += 1);
         if moved.happened {
-            signals.happenings.send_modify(|n| *n += 1);
+            signals.non_readings.send_modify(|n| *n += 1);
         }
         if moved.urgent {
             signals.urgent.send_modify(|n| *n += 1);
@@ -120,8 +120,8 @@ impl Wake {
     }
 
     /// Follows what is no reading.
-    pub fn follow_happenings(&self, shard: i16) -> watch::Receiver<u64> {
-        self.of(shard).map_or_else(never, |signals| signals.happenings.subscribe())
+    pub fn follow_non_readings(&self, shard: i16) -> watch::Receiver<u64> {
+        self.of(shard).map_or_else(never, |signals| signals.non_readings.subscribe())
     }
 
     /// Follows what was named to [`Wake::hurry_for`].

@@ -2,7 +2,7 @@
 //!
 //! Guarantees that a connection of the role [`super::roles::TENANT`] sees, of every table
 //! with a tenant, only the rows of the one that its task answers; and none at all in a task
-//! that answers nobody. Does not keep out who may say SQL of their own: they could name
+//! that is not of any answer. Does not keep out who may say SQL of their own: they could name
 //! another tenant. It is for a `where` that somebody forgot.
 
 use std::pin::Pin;

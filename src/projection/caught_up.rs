@@ -3,7 +3,7 @@
 use sqlx::PgPool;
 
 use super::fold::{ALL, Apply};
-use crate::consumer::{ConsumerError, Step, step};
+use crate::consumer::{ConsumerError, StepResult, step};
 use crate::log::Log;
 
 /// Whether consumers have dealt with all that matters to them up to `heads`: `whole`
@@ -28,7 +28,7 @@ pub async fn caught_up(
 pub async fn catch_up(log: &Log) -> Result<(), ConsumerError> {
     for projection in &ALL {
         for shard in log.shards() {
-            while step(log.pool(), &Apply(projection), shard).await? == Step::Behind {}
+            while step(log.pool(), &Apply(projection), shard).await? == StepResult::Behind {}
         }
     }
     Ok(())

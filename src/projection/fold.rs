@@ -13,10 +13,10 @@ use crate::log::Window;
 /// The most positions of one step: bounds how long a step holds its row locks.
 const WINDOW_POSITIONS_MAX: i64 = 20_000;
 
-/// A fold that nobody reads may be so far behind under load.
-const PATIENCE_MS: u64 = 1_000;
+/// A fold that is not read may be so far behind under load.
+const PACE_MS_MAX: u64 = 1_000;
 
-/// How long a fold that nobody waits for rests, each 256 positions of its scan.
+/// How long a fold that is not waited for rests, each 256 positions of its scan.
 const REST_MS: u64 = 2;
 
 /// One snapshot, in which nothing is written.
@@ -158,8 +158,8 @@ impl Consumer for Apply {
         Duration::from_millis(self.0.pace_ms)
     }
 
-    fn patience(&self) -> Duration {
-        Duration::from_millis(PATIENCE_MS)
+    fn pace_max(&self) -> Duration {
+        Duration::from_millis(PACE_MS_MAX)
     }
 
     fn rest(&self) -> Duration {

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::{Part, fresh};
+use super::{AnswerPart, fresh};
 use crate::event::Priority;
 use crate::log::Log;
 use crate::vital::Vital;
@@ -17,7 +17,7 @@ const SAID_MAX: i64 = 200;
 
 /// How an alert stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum AlertState {
     /// Somebody should come.
     Active,
     /// Its rule is on trial no longer, and it stood when that ended.
@@ -30,24 +30,24 @@ pub enum Standing {
     Retracted,
 }
 
-impl Standing {
+impl AlertState {
     /// All of them.
-    pub const ALL: [Standing; 5] = [
-        Standing::Active,
-        Standing::Ended,
-        Standing::Cleared,
-        Standing::Missed,
-        Standing::Retracted,
+    pub const ALL: [AlertState; 5] = [
+        AlertState::Active,
+        AlertState::Ended,
+        AlertState::Cleared,
+        AlertState::Missed,
+        AlertState::Retracted,
     ];
 
     /// As it is stored and told.
     pub fn name(self) -> &'static str {
         match self {
-            Standing::Active => "active",
-            Standing::Ended => "ended",
-            Standing::Cleared => "cleared",
-            Standing::Missed => "missed",
-            Standing::Retracted => "retracted",
+            AlertState::Active => "active",
+            AlertState::Ended => "ended",
+            AlertState::Cleared => "cleared",
+            AlertState::Missed => "missed",
+            AlertState::Retracted => "retracted",
         }
     }
 }
@@ -57,11 +57,11 @@ impl Standing {
 #[error("\"{0}\" is no state of an alert that this version knows")]
 pub struct UnknownStanding(String);
 
-impl TryFrom<String> for Standing {
+impl TryFrom<String> for AlertState {
     type Error = UnknownStanding;
 
-    fn try_from(name: String) -> Result<Standing, UnknownStanding> {
-        let known = Standing::ALL.into_iter().find(|standing| standing.name() == name);
+    fn try_from(name: String) -> Result<AlertState, UnknownStanding> {
+        let known = AlertState::ALL.into_iter().find(|standing| standing.name() == name);
         known.ok_or(UnknownStanding(name))
     }
 }
@@ -75,7 +75,7 @@ pub struct Alert {
     pub patient_id: String,
     /// How it stands.
     #[sqlx(try_from = "String")]
-    pub state: Standing,
+    pub state: AlertState,
     /// The rule's event name.
     pub event: String,
     /// IEC 60601-1-8.
@@ -108,9 +108,9 @@ pub struct Alert {
 
 /// Which alerts are wanted.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub struct AlertFilter {
     /// Those that stand so; all when left out.
-    pub state: Option<Standing>,
+    pub state: Option<AlertState>,
     /// One patient's.
     pub patient_id: Option<String>,
     /// Only those after this place in the list.
@@ -123,13 +123,13 @@ pub struct Filter {
 pub async fn list(
     log: &Log,
     tenant: &str,
-    filter: &Filter,
+    filter: &AlertFilter,
 ) -> Result<(Vec<Alert>, bool), sqlx::Error> {
     let shards: Vec<i16> = match &filter.patient_id {
         Some(patient_id) => vec![log.shard_of(tenant, patient_id)],
         None => log.shards().collect(),
     };
-    let fresh = fresh(log, &shards, &[Part::Alerts]).await?;
+    let fresh = fresh(log, &shards, &[AnswerPart::Alerts]).await?;
     let (after_since, after_id) = filter.after.unzip();
     let alerts = sqlx::query_as(
         "select *, vital::text as vital from alert \
@@ -142,7 +142,7 @@ pub async fn list(
     .bind(shards)
     .bind(tenant)
     .bind(&filter.patient_id)
-    .bind(filter.state.map(Standing::name))
+    .bind(filter.state.map(AlertState::name))
     .bind(after_since)
     .bind(after_id)
     .bind(filter.limit)
@@ -154,7 +154,7 @@ pub async fn list(
 /// An alert, and the reading that raised it: its value, device and times.
 pub async fn get(log: &Log, tenant: &str, id: Uuid) -> Result<Option<Alert>, sqlx::Error> {
     let shards: Vec<i16> = log.shards().collect();
-    fresh(log, &shards, &[Part::Alerts]).await?;
+    fresh(log, &shards, &[AnswerPart::Alerts]).await?;
     sqlx::query_as(
         "select *, vital::text as vital from alert where shard = any($1) and tenant = $2 and id = $3",
     )
@@ -167,7 +167,7 @@ pub async fn get(log: &Log, tenant: &str, id: Uuid) -> Result<Option<Alert>, sql
 
 /// Something that was said of an alert.
 #[derive(Clone, Debug)]
-pub struct Said {
+pub struct AlertEvent {
     /// The event's type.
     pub kind: String,
     /// What it says.
@@ -179,7 +179,7 @@ pub struct Said {
 }
 
 /// Everything that was said of an alert, in order. The log is asked.
-pub async fn said(log: &Log, tenant: &str, alert: &Alert) -> Result<Vec<Said>, sqlx::Error> {
+pub async fn said(log: &Log, tenant: &str, alert: &Alert) -> Result<Vec<AlertEvent>, sqlx::Error> {
     let rows: Vec<(String, String, DateTime<Utc>, DateTime<Utc>)> =
         sqlx::query_as(include_str!("alert_said.sql"))
             .bind(log.shard_of(tenant, &alert.patient_id))
@@ -189,7 +189,7 @@ pub async fn said(log: &Log, tenant: &str, alert: &Alert) -> Result<Vec<Said>, s
             .bind(SAID_MAX)
             .fetch_all(log.pool())
             .await?;
-    let said = |(kind, data, at, recorded_at): (String, String, _, _)| Said {
+    let said = |(kind, data, at, recorded_at): (String, String, _, _)| AlertEvent {
         kind,
         data: serde_json::from_str(&data).unwrap_or_default(),
         at,

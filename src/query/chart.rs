@@ -12,7 +12,7 @@ use futures_util::TryStreamExt;
 use sqlx::PgConnection;
 
 use super::LOOK;
-use super::history::Question;
+use super::history::HistoryQuery;
 use super::reach::Unanswered;
 use super::state::Newest;
 use crate::log::{Log, answered};
@@ -43,9 +43,9 @@ impl From<sqlx::Error> for ChartError {
 }
 
 /// At most so many readings, three or more, of one vital.
-pub async fn thin(
+pub async fn downsample(
     log: &Log,
-    question: &Question,
+    question: &HistoryQuery,
     vital: Vital,
     points: usize,
 ) -> Result<Vec<Newest>, ChartError> {
@@ -79,7 +79,7 @@ pub async fn thin(
 async fn count(
     log: &Log,
     connection: &mut PgConnection,
-    question: &Question,
+    question: &HistoryQuery,
     vital: Vital,
 ) -> Result<i64, sqlx::Error> {
     let sql = concat!("select count(*) from (", include_str!("chart.sql"), ") c");

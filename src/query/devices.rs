@@ -8,7 +8,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 
-use super::{Part, fresh};
+use super::{AnswerPart, fresh};
 use crate::log::Log;
 use crate::projection::{SNAPSHOT, look};
 
@@ -98,7 +98,7 @@ fn usual_seconds(heard: &[i64]) -> Option<f64> {
     gaps.get(gaps.len() / 2).filter(|_| is_enough).map(|minutes| *minutes as f64 * 60.0)
 }
 
-/// A gap without the jitter of a device's clock: nobody sets 1.0004 s.
+/// A gap without the jitter of a device's clock: no device is set to 1.0004 s.
 fn as_people_set_it(seconds: f64) -> f64 {
     let parts = match seconds {
         s if s >= 10.0 => 1.0,
@@ -110,7 +110,7 @@ fn as_people_set_it(seconds: f64) -> f64 {
 
 /// Which devices are wanted.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub struct DeviceFilter {
     /// Only this one.
     pub device_id: Option<String>,
     /// Only at this patient.
@@ -125,13 +125,13 @@ pub struct Filter {
 pub async fn list(
     log: &Log,
     tenant: &str,
-    filter: &Filter,
+    filter: &DeviceFilter,
 ) -> Result<(Vec<Device>, bool), sqlx::Error> {
     let shards: Vec<i16> = match &filter.patient_id {
         Some(patient_id) => vec![log.shard_of(tenant, patient_id)],
         None => log.shards().collect(),
     };
-    let fresh = fresh(log, &shards, &[Part::Devices, Part::Records]).await?;
+    let fresh = fresh(log, &shards, &[AnswerPart::Devices, AnswerPart::Records]).await?;
     let (device, patient) = filter.after.clone().unzip();
     let mut tx = look(log.pool(), SNAPSHOT, &["device", "device_hour", "patient"]).await?;
     let devices = sqlx::query_as(include_str!("devices.sql"))
@@ -147,7 +147,7 @@ pub async fn list(
         .bind(GAPS_MIN)
         .fetch_all(&mut *tx)
         .await?;
-    // Rolled back when it is given back, which nobody has to wait for.
+    // Rolled back when it is given back, which is not waited for.
     drop(tx);
     Ok((devices, fresh))
 }

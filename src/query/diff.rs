@@ -8,15 +8,16 @@ use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgConnection};
 
 use super::alerts::Alert;
-use super::history::Place;
+use super::history::HistoryCursor;
+use super::moment::Moment;
 use super::reach::{Reach, Unanswered, What};
-use super::state::{Moment, Newest, State, is_known, past};
-use super::{LOOK, Part, fresh};
+use super::state::{Newest, PatientState, is_known, past};
+use super::{AnswerPart, LOOK, fresh};
 use crate::log::Log;
 
 /// What is compared.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct DiffQuery {
     /// Whose patient.
     pub tenant: String,
     /// Which patient.
@@ -29,8 +30,8 @@ pub struct Question {
     pub known_at: DateTime<Utc>,
     /// Readings measured from here on are looked at.
     pub from: DateTime<Utc>,
-    /// Only those after this place.
-    pub after: Option<Place>,
+    /// Only those after this cursor.
+    pub after: Option<HistoryCursor>,
     /// So many of them at most.
     pub limit: i64,
 }
@@ -49,7 +50,7 @@ pub struct Changed {
 
 /// What became of an alert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum VitalChange {
     /// It stood at the moment, and that was not known then.
     Added,
     /// It was thought to stand, and is now known not to have.
@@ -60,14 +61,14 @@ pub enum Change {
     Missed,
 }
 
-impl Change {
+impl VitalChange {
     /// As on the wire.
     pub fn name(self) -> &'static str {
         match self {
-            Change::Added => "added",
-            Change::Removed => "removed",
-            Change::Acknowledged => "acknowledged",
-            Change::Missed => "missed",
+            VitalChange::Added => "added",
+            VitalChange::Removed => "removed",
+            VitalChange::Acknowledged => "acknowledged",
+            VitalChange::Missed => "missed",
         }
     }
 }
@@ -76,25 +77,25 @@ impl Change {
 #[derive(Clone, Debug)]
 pub struct Diff {
     /// As it was known then; its moment is settled.
-    pub then: State,
+    pub then: PatientState,
     /// As it is known now.
-    pub now: State,
+    pub now: PatientState,
     /// Oldest first.
     pub readings: Vec<Changed>,
     /// Oldest first.
-    pub alerts: Vec<(Change, Alert)>,
+    pub alerts: Vec<(VitalChange, Alert)>,
 }
 
 /// The difference, or `None` when nobody ever heard of the patient.
-pub async fn diff(log: &Log, question: &Question) -> Result<Option<Diff>, Unanswered> {
-    let Question { tenant, patient_id, device, .. } = question;
+pub async fn diff(log: &Log, question: &DiffQuery) -> Result<Option<Diff>, Unanswered> {
+    let DiffQuery { tenant, patient_id, device, .. } = question;
     let shard = log.shard_of(tenant, patient_id);
     let known_at = log.settle(shard, question.known_at).await?;
     if !is_known(log, tenant, patient_id).await? {
         return Ok(None);
     }
     // What late readings would have raised is part of what is known now.
-    let fresh = fresh(log, &[shard], &[Part::Said]).await?;
+    let fresh = fresh(log, &[shard], &[AnswerPart::Said]).await?;
     let then = Moment { as_of: Some(question.as_of), known_at: Some(known_at) };
     let now = Moment { known_at: None, ..then };
     let reach = |what| Reach { tenant, patient_id, vitals: &[], device: device.as_deref(), what };
@@ -124,7 +125,7 @@ pub async fn diff(log: &Log, question: &Question) -> Result<Option<Diff>, Unansw
 async fn readings(
     connection: &mut PgConnection,
     shard: i16,
-    question: &Question,
+    question: &DiffQuery,
     known_at: DateTime<Utc>,
 ) -> Result<Vec<Changed>, sqlx::Error> {
     let after = question.after.as_ref();
@@ -132,12 +133,12 @@ async fn readings(
         .bind(shard)
         .bind(&question.tenant)
         .bind(&question.patient_id)
-        .bind(after.map_or(question.from, |place| question.from.max(place.measured_at)))
+        .bind(after.map_or(question.from, |cursor| question.from.max(cursor.measured_at)))
         .bind(question.as_of)
         .bind(known_at)
-        .bind(after.map(|place| place.measured_at))
-        .bind(after.map(|place| place.vital.name()))
-        .bind(after.map(|place| &*place.device_id))
+        .bind(after.map(|cursor| cursor.measured_at))
+        .bind(after.map(|cursor| cursor.vital.name()))
+        .bind(after.map(|cursor| &*cursor.device_id))
         .bind(&question.device)
         .bind(question.limit)
         .fetch_all(connection)
@@ -147,7 +148,7 @@ async fn readings(
 async fn missed(
     connection: &mut PgConnection,
     shard: i16,
-    question: &Question,
+    question: &DiffQuery,
     known_at: DateTime<Utc>,
 ) -> Result<Vec<Alert>, sqlx::Error> {
     let mut missed: Vec<Alert> = sqlx::query_as(include_str!("diff_missed.sql"))
@@ -163,18 +164,18 @@ async fn missed(
     Ok(missed)
 }
 
-fn alerts(then: &[Alert], now: &[Alert], missed: Vec<Alert>) -> Vec<(Change, Alert)> {
+fn alerts(then: &[Alert], now: &[Alert], missed: Vec<Alert>) -> Vec<(VitalChange, Alert)> {
     let find = |among: &[Alert], alert: &Alert| among.iter().find(|a| a.id == alert.id).cloned();
     let of_now = now.iter().filter_map(|alert| match find(then, alert) {
-        None => Some((Change::Added, alert.clone())),
+        None => Some((VitalChange::Added, alert.clone())),
         Some(before) if before.acknowledged != alert.acknowledged => {
-            Some((Change::Acknowledged, alert.clone()))
+            Some((VitalChange::Acknowledged, alert.clone()))
         }
         Some(_) => None,
     });
     let gone = then.iter().filter(|alert| find(now, alert).is_none());
-    let gone = gone.map(|alert| (Change::Removed, alert.clone()));
-    let missed = missed.into_iter().map(|alert| (Change::Missed, alert));
+    let gone = gone.map(|alert| (VitalChange::Removed, alert.clone()));
+    let missed = missed.into_iter().map(|alert| (VitalChange::Missed, alert));
     let mut all: Vec<_> = of_now.chain(gone).chain(missed).collect();
     all.sort_by_key(|(_, alert)| (alert.since, alert.id));
     all

@@ -14,7 +14,7 @@ use sqlx::PgConnection;
 
 use super::END_OF_TIME;
 use super::reach::Unanswered;
-use super::replay::{Range, check};
+use super::replay::{ReplayedRange, check};
 use crate::event::{Event, READING, Recorded};
 use crate::log::Log;
 use crate::log::copy::{self, Broken, Field, Next};
@@ -26,7 +26,7 @@ const COLUMNS: usize = 10;
 
 /// One event, as it lies in what PostgreSQL sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Row<'a> {
+pub struct ExportRow<'a> {
     /// As in [`Recorded`].
     pub position: i64,
     /// In microseconds since 1970.
@@ -49,7 +49,7 @@ pub struct Row<'a> {
     pub data: Option<&'a str>,
 }
 
-impl Row<'_> {
+impl ExportRow<'_> {
     /// The same as an event of its own.
     pub fn to_recorded(self, shard: i16, tenant: &str, patient_id: &str) -> Recorded {
         let time = |micros| DateTime::from_timestamp_micros(micros).unwrap_or(END_OF_TIME);
@@ -95,8 +95,8 @@ pub async fn export(
     log: &Log,
     tenant: &str,
     patient_id: &str,
-    range: &Range,
-    mut each: impl FnMut(Row<'_>) -> std::io::Result<()>,
+    range: &ReplayedRange,
+    mut each: impl FnMut(ExportRow<'_>) -> std::io::Result<()>,
 ) -> Result<(), ExportError> {
     let shard = log.shard_of(tenant, patient_id);
     let mut range = range.clone();
@@ -112,7 +112,7 @@ pub async fn export(
     cuts.push(range.to);
     let mut from = range.from;
     for to in cuts {
-        let part = Range { from, to, ..range.clone() };
+        let part = ReplayedRange { from, to, ..range.clone() };
         copy_part(&mut tx, shard, tenant, patient_id, &part, &mut each).await?;
         from = to;
     }
@@ -127,8 +127,8 @@ async fn copy_part(
     shard: i16,
     tenant: &str,
     patient_id: &str,
-    range: &Range,
-    each: &mut impl FnMut(Row<'_>) -> std::io::Result<()>,
+    range: &ReplayedRange,
+    each: &mut impl FnMut(ExportRow<'_>) -> std::io::Result<()>,
 ) -> Result<(), ExportError> {
     let statement = statement(shard, tenant, patient_id, range);
     let mut rows = connection.copy_out_raw(&statement).await?;
@@ -159,7 +159,7 @@ async fn copy_part(
 ///
 /// Sorted by PostgreSQL: to merge the vitals' own orders by the natural key took twice as
 /// long, because it reads the table in the index's order and not in its own.
-fn statement(shard: i16, tenant: &str, patient_id: &str, range: &Range) -> String {
+fn statement(shard: i16, tenant: &str, patient_id: &str, range: &ReplayedRange) -> String {
     let quote = |text: &str| format!("'{}'", text.replace('\'', "''"));
     let micros = |time: DateTime<Utc>| {
         format!("'epoch'::timestamptz + interval '{} microseconds'", time.timestamp_micros())
@@ -185,11 +185,11 @@ fn broken() -> sqlx::Error {
 }
 
 /// The columns of [`statement`].
-fn row(fields: [Field<'_>; COLUMNS]) -> Result<Row<'_>, sqlx::Error> {
+fn row(fields: [Field<'_>; COLUMNS]) -> Result<ExportRow<'_>, sqlx::Error> {
     let [position, recorded_at, occurred_at, kind, vital, value, quality, suspect, source, data] =
         fields;
     let vital = copy::text(vital)?.map(|name| name.parse().map_err(|_| broken()));
-    Ok(Row {
+    Ok(ExportRow {
         position: copy::int8(position)?,
         recorded_at: copy::micros(recorded_at)?,
         occurred_at: copy::micros(occurred_at)?,
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_quote_in_an_id_stays_inside_its_text() {
-        let range = Range::default();
+        let range = ReplayedRange::default();
         let text = statement(0, "t", "x' or '1'='1", &range);
         assert!(text.contains("patient_id = 'x'' or ''1''=''1'"), "{text}");
     }

@@ -7,27 +7,27 @@ use std::io;
 use chrono::DateTime;
 
 use super::END_OF_TIME;
-use super::export::Row;
+use super::export::ExportRow;
 use crate::event::READING;
 use crate::wire::{Context, Number, Opinion, Quality, Reading, StreamEvent, Time};
 
 /// Writes one patient's events.
-pub struct Lines {
+pub struct NdjsonWriter {
     shard: i16,
     tenant: String,
     patient_id: String,
     line: Vec<u8>,
 }
 
-impl Lines {
+impl NdjsonWriter {
     /// Of this patient.
-    pub fn new(shard: i16, tenant: &str, patient_id: &str) -> Lines {
+    pub fn new(shard: i16, tenant: &str, patient_id: &str) -> NdjsonWriter {
         let (tenant, patient_id) = (tenant.to_owned(), patient_id.to_owned());
-        Lines { shard, tenant, patient_id, line: Vec::with_capacity(512) }
+        NdjsonWriter { shard, tenant, patient_id, line: Vec::with_capacity(512) }
     }
 
     /// The line of an event, with its end; empty for what is not for outside.
-    pub fn line(&mut self, row: &Row<'_>) -> io::Result<&[u8]> {
+    pub fn line(&mut self, row: &ExportRow<'_>) -> io::Result<&[u8]> {
         self.line.clear();
         if let (Some(vital), Some(value), READING) = (row.vital, row.value, row.kind) {
             let time =
@@ -81,7 +81,7 @@ mod tests {
             quality in proptest::option::of(prop_oneof![0.0..1.0_f32, Just(0.9), Just(1.0)]),
             context in any::<bool>(),
         ) {
-            let row = Row {
+            let row = ExportRow {
                 position: 1,
                 recorded_at,
                 occurred_at,
@@ -95,7 +95,7 @@ mod tests {
             };
             let recorded = row.to_recorded(0, "t", "p.1");
             let event = serde_json::to_string(&StreamEvent::of(&recorded).unwrap()).unwrap();
-            let mut lines = Lines::new(0, "t", "p.1");
+            let mut lines = NdjsonWriter::new(0, "t", "p.1");
             let line = String::from_utf8(lines.line(&row).unwrap().to_vec()).unwrap();
             prop_assert_eq!(line, format!("{event}\n"));
         }

@@ -1,6 +1,6 @@
 //! The log as it grows.
 //!
-//! Guarantees that a subscriber sees every event after its place, in each shard's
+//! Guarantees that a subscriber sees every event after its position, in each shard's
 //! order, none twice: what the shared tail no longer holds is read from the log. Where the
 //! log's history is left (a new incarnation), it ends, and says from where on to follow the
 //! new one without a loss. Does not order shards against each other, and does not read anything while
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::event::Recorded;
 use crate::log::partition::Span;
 use crate::log::{
-    Log, Patience, Window, answered, archived_months, head, heads, read_window,
+    Log, ReplyTimeout, Window, answered, archived_months, head, heads, read_window,
     read_window_of_tenant, signal_or_poll,
 };
 use crate::tasks::Tasks;
@@ -37,33 +37,33 @@ const RESUME_POSITIONS_MAX: i64 = 1_000_000;
 
 /// Where a subscriber stands: one position a shard, of one history.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct StreamPosition {
     /// Of the log.
     pub incarnation: i64,
     /// Of the shards, from 0 on.
     pub positions: Vec<i64>,
 }
 
-/// Why a place cannot be resumed from.
+/// Why a position cannot be resumed from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a place in this stream: leave Last-Event-ID out to start with what comes next")]
+#[error("not a position in this stream: leave Last-Event-ID out to start with what comes next")]
 pub struct BadPlace;
 
-impl Place {
+impl StreamPosition {
     /// Reads what [`Place::to_string`] wrote.
-    pub fn parse(text: &str, shards: usize) -> Result<Place, BadPlace> {
+    pub fn parse(text: &str, shards: usize) -> Result<StreamPosition, BadPlace> {
         let (incarnation, positions) = text.split_once('.').ok_or(BadPlace)?;
         let positions: Result<Vec<i64>, _> = positions.split('-').map(str::parse).collect();
         match (incarnation.parse(), positions) {
             (Ok(incarnation), Ok(positions)) if positions.len() == shards => {
-                Ok(Place { incarnation, positions })
+                Ok(StreamPosition { incarnation, positions })
             }
             _ => Err(BadPlace),
         }
     }
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for StreamPosition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.incarnation)?;
         for (i, position) in self.positions.iter().enumerate() {
@@ -83,11 +83,11 @@ pub enum SubscribeError {
     /// It begins nowhere in this log.
     #[error("{0}")]
     Place(#[from] BadPlace),
-    /// The place is of another history of this log. Nothing of this one is missed from here on,
+    /// The position is of another history of this log. Nothing of this one is missed from here on,
     /// if that is known.
     #[error("the log was restored since")]
-    Restored(Option<Place>),
-    /// What came after the place has left the log's table.
+    Restored(Option<StreamPosition>),
+    /// What came after the position has left the log's table.
     #[error("{0} was archived since")]
     Archived(Span),
     /// More would slow everybody down.
@@ -96,12 +96,12 @@ pub enum SubscribeError {
 }
 
 /// What a subscriber is told.
-pub enum Told {
-    /// An event, and the place after it.
-    Event(Place, Arc<Heard>),
+pub enum StreamItem {
+    /// An event, and the position after it.
+    Event(StreamPosition, Arc<Heard>),
     /// The history has ended, and this is where to follow the new one from, if that is known.
     /// The last that is told.
-    Restored(Option<Place>),
+    Restored(Option<StreamPosition>),
 }
 
 /// An event on its way to those who listen.
@@ -178,19 +178,21 @@ impl Live {
         live
     }
 
-    /// The number of shards, which a place has as many positions as.
+    /// The number of shards, which a position has as many positions as.
     pub fn shards(&self) -> usize {
         self.log.shards().count()
     }
 
-    /// Everything after `from`, or after this moment, with the place after each event;
-    /// and the place that it begins at, which is fixed when this returns.
+    /// Everything after `from`, or after this moment, with the position after each event;
+    /// and the position that it begins at, which is fixed when this returns.
     pub async fn subscribe(
         &self,
         tenant: &str,
-        from: Option<Place>,
-    ) -> Result<(Place, impl Stream<Item = Result<Told, sqlx::Error>> + use<>), SubscribeError>
-    {
+        from: Option<StreamPosition>,
+    ) -> Result<
+        (StreamPosition, impl Stream<Item = Result<StreamItem, sqlx::Error>> + use<>),
+        SubscribeError,
+    > {
         let room = self.room.clone().try_acquire_owned().map_err(|_| SubscribeError::Full)?;
         // In this order: what is committed after the subscription comes by the tail,
         // what was before is read.
@@ -206,8 +208,9 @@ impl Live {
         if let Some(from) = &from {
             self.may_resume(from, incarnation, &heads).await?;
         }
-        let start = from.unwrap_or_else(|| Place { incarnation, positions: heads.clone() });
-        let (live, mut place) = (self.clone(), start.clone());
+        let start =
+            from.unwrap_or_else(|| StreamPosition { incarnation, positions: heads.clone() });
+        let (live, mut position) = (self.clone(), start.clone());
         let tenant: Arc<str> = tenant.into();
         let stream = try_stream! {
             let _room = room;
@@ -215,7 +218,7 @@ impl Live {
             let mut gaps: Vec<(usize, i64)> = heads.into_iter().enumerate().collect();
             'history: loop {
                 for (shard, to) in gaps {
-                    let pages = live.read(&tenant, shard, place.positions[shard], to);
+                    let pages = live.read(&tenant, shard, position.positions[shard], to);
                     for await page in pages {
                         let page = page?;
                         // Asked after the reading: what was read may be of the new one.
@@ -223,11 +226,11 @@ impl Live {
                             break 'history;
                         }
                         for event in page {
-                            place.positions[shard] = event.position;
-                            yield Told::Event(place.clone(), Heard::new(event));
+                            position.positions[shard] = event.position;
+                            yield StreamItem::Event(position.clone(), Heard::new(event));
                         }
                     }
-                    place.positions[shard] = place.positions[shard].max(to);
+                    position.positions[shard] = position.positions[shard].max(to);
                 }
                 let received = tokio::select! {
                     () = live.stop.cancelled() => return,
@@ -236,7 +239,7 @@ impl Live {
                 };
                 match received {
                     Ok(tail) if tail.incarnation != incarnation => break,
-                    Ok(tail) if tail.window.after > place.positions[tail.shard()] => {
+                    Ok(tail) if tail.window.after > position.positions[tail.shard()] => {
                         gaps = vec![(tail.shard(), tail.window.to)];
                     }
                     Ok(tail) => {
@@ -244,13 +247,13 @@ impl Live {
                         let shard = tail.shard();
                         for heard in &tail.events {
                             let recorded = &heard.recorded;
-                            let is_new = recorded.position > place.positions[shard];
+                            let is_new = recorded.position > position.positions[shard];
                             if is_new && recorded.event.tenant == tenant {
-                                place.positions[shard] = recorded.position;
-                                yield Told::Event(place.clone(), heard.clone());
+                                position.positions[shard] = recorded.position;
+                                yield StreamItem::Event(position.clone(), heard.clone());
                             }
                         }
-                        place.positions[shard] = place.positions[shard].max(tail.window.to);
+                        position.positions[shard] = position.positions[shard].max(tail.window.to);
                     }
                     Err(RecvError::Lagged(_)) => {
                         gaps = live.heads().await?.into_iter().enumerate().collect();
@@ -258,7 +261,7 @@ impl Live {
                     Err(RecvError::Closed) => return,
                 }
             }
-            yield Told::Restored(live.go_on(&place));
+            yield StreamItem::Restored(live.go_on(&position));
         };
         Ok((start, stream))
     }
@@ -267,10 +270,10 @@ impl Live {
         self.log.history().number()
     }
 
-    /// Whether all that came after a place is still there to be told.
+    /// Whether all that came after a position is still there to be told.
     async fn may_resume(
         &self,
-        from: &Place,
+        from: &StreamPosition,
         incarnation: i64,
         heads: &[i64],
     ) -> Result<(), SubscribeError> {
@@ -291,13 +294,13 @@ impl Live {
         Ok(())
     }
 
-    /// The place in the present history from which on nothing is missed by who stood at this
-    /// place in another: as far as the two are the same, where they stood.
-    fn go_on(&self, from: &Place) -> Option<Place> {
+    /// The position in the present history from which on nothing is missed by who stood at this
+    /// position in another: as far as the two are the same, where they stood.
+    fn go_on(&self, from: &StreamPosition) -> Option<StreamPosition> {
         let common = self.log.history().common_with(from.incarnation)?;
         let both = from.positions.iter().zip(&common);
         let positions = both.map(|(at, common)| *at.min(common)).collect();
-        Some(Place { incarnation: self.incarnation(), positions })
+        Some(StreamPosition { incarnation: self.incarnation(), positions })
             .filter(|_| common.len() == from.positions.len())
     }
 
@@ -337,7 +340,7 @@ impl Live {
         let mut someone = self.someone.subscribe();
         // Where it stands, and in which history.
         let mut at: Option<(i64, i64)> = None;
-        let mut patience = Patience::default();
+        let mut timeout = ReplyTimeout::default();
         while !self.stop.is_cancelled() {
             if self.tail.receiver_count() == 0 {
                 at = None;
@@ -348,7 +351,7 @@ impl Live {
                 continue;
             }
             moved.mark_unchanged();
-            match patience.answered(self.advance(shard, at)).await {
+            match timeout.answered(self.advance(shard, at)).await {
                 Ok(to) if to.is_some() && to == at => {
                     tokio::select! {
                         () = self.stop.cancelled() => {}
@@ -356,7 +359,7 @@ impl Live {
                     }
                 }
                 Ok(to) => {
-                    patience.regain();
+                    timeout.reset();
                     at = to;
                     tokio::time::sleep(Duration::from_millis(PACE_MS)).await;
                 }
@@ -396,9 +399,9 @@ impl Live {
             return Ok(None);
         }
         let events = events.into_iter().map(Heard::new).collect();
-        // Nobody may be listening any more; that is no error.
+        // Perhaps no subscriber is left; that is no error.
         if self.tail.send(Arc::new(Tail { incarnation, window, events })).is_err() {
-            tracing::trace!(shard, "nobody listens to the tail");
+            tracing::trace!(shard, "no subscriber is left");
         }
         Ok(Some((incarnation, to)))
     }

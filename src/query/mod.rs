@@ -6,6 +6,7 @@
 //! written in the room `record`.
 
 pub mod alerts;
+pub mod buckets;
 pub mod chart;
 pub mod devices;
 pub mod diff;
@@ -13,6 +14,7 @@ pub mod export;
 pub mod history;
 pub mod lines;
 pub mod live;
+pub mod moment;
 pub mod patients;
 pub mod reach;
 pub mod records;
@@ -42,7 +44,7 @@ const FRESH_POLL_MS: u64 = 4;
 
 /// What an answer is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum AnswerPart {
     /// Newest values.
     Vitals,
     /// Alerts, which take the rules first and then their projection.
@@ -62,21 +64,23 @@ pub enum Part {
 /// Waits until the projections hold all that was committed in these shards up to
 /// now, so that whoever wrote reads what it wrote. `false` when they are too far
 /// behind: then the answer is older than the log, and says so.
-pub async fn fresh(log: &Log, shards: &[i16], parts: &[Part]) -> Result<bool, sqlx::Error> {
+pub async fn fresh(log: &Log, shards: &[i16], parts: &[AnswerPart]) -> Result<bool, sqlx::Error> {
     let until = Instant::now() + Duration::from_millis(FRESH_WAIT_MS_MAX);
-    let has = |part: Part| parts.contains(&part);
+    let has = |part: AnswerPart| parts.contains(&part);
     let mut whole = Vec::new();
-    whole.extend((has(Part::Vitals) || has(Part::Existence)).then_some(CURRENT_VITALS.consumer));
-    whole.extend(has(Part::Devices).then_some(ROLLUP.consumer));
-    let of_rules = has(Part::Alerts) || has(Part::Shadow) || has(Part::Said);
+    whole.extend(
+        (has(AnswerPart::Vitals) || has(AnswerPart::Existence)).then_some(CURRENT_VITALS.consumer),
+    );
+    whole.extend(has(AnswerPart::Devices).then_some(ROLLUP.consumer));
+    let of_rules = has(AnswerPart::Alerts) || has(AnswerPart::Shadow) || has(AnswerPart::Said);
     whole.extend(of_rules.then_some(crate::consumer::RULES));
     if !caught_up(log, shards, &whole, &[], until).await? {
         return Ok(false);
     }
     let mut sparse = Vec::new();
-    sparse.extend(has(Part::Alerts).then_some(ALERT.consumer));
-    sparse.extend(has(Part::Shadow).then_some(SHADOW.consumer));
-    sparse.extend(has(Part::Records).then_some(CURRENT_VITALS.consumer));
+    sparse.extend(has(AnswerPart::Alerts).then_some(ALERT.consumer));
+    sparse.extend(has(AnswerPart::Shadow).then_some(SHADOW.consumer));
+    sparse.extend(has(AnswerPart::Records).then_some(CURRENT_VITALS.consumer));
     // The heads again: the rules may have appended.
     Ok(sparse.is_empty() || caught_up(log, shards, &[], &sparse, until).await?)
 }

@@ -10,14 +10,16 @@ use serde_json::Value;
 use sqlx::{FromRow, Row};
 
 use super::alerts::Alert;
+use super::moment::Moment;
 use super::reach::{Reach, Unanswered, What};
-use super::state::{Moment, Newest, State, past};
-use super::{END_OF_TIME, LOOK, Part, fresh};
+use super::state::{Newest, PatientState, past};
+use super::{AnswerPart, END_OF_TIME, LOOK, fresh};
 use crate::log::Log;
 use crate::projection::{SNAPSHOT, look};
 
 /// What the list is made of.
-const PARTS: [Part; 4] = [Part::Vitals, Part::Alerts, Part::Records, Part::Existence];
+const PARTS: [AnswerPart; 4] =
+    [AnswerPart::Vitals, AnswerPart::Alerts, AnswerPart::Records, AnswerPart::Existence];
 
 /// A patient of the list.
 #[derive(Clone, Debug)]
@@ -27,12 +29,12 @@ pub struct Listed {
     /// Where they lie.
     pub ward: Option<String>,
     /// How they are.
-    pub state: State,
+    pub state: PatientState,
 }
 
 /// Which patients are wanted.
 #[derive(Clone, Debug, Default)]
-pub struct Filter {
+pub struct PatientFilter {
     /// Only this ward's.
     pub ward: Option<String>,
     /// Only this one, for a token that sees no other.
@@ -44,7 +46,11 @@ pub struct Filter {
 }
 
 /// A page of patients with their states.
-pub async fn list(log: &Log, tenant: &str, filter: &Filter) -> Result<Vec<Listed>, sqlx::Error> {
+pub async fn list(
+    log: &Log,
+    tenant: &str,
+    filter: &PatientFilter,
+) -> Result<Vec<Listed>, sqlx::Error> {
     let shards: Vec<i16> = log.shards().collect();
     let fresh = fresh(log, &shards, &PARTS).await?;
     let mut tx = look(log.pool(), SNAPSHOT, &["alert", "current_vitals", "patient"]).await?;
@@ -103,7 +109,7 @@ pub async fn list(log: &Log, tenant: &str, filter: &Filter) -> Result<Vec<Listed
         Listed {
             patient_id,
             ward,
-            state: State { vitals, alerts, record, fresh, moment: Moment::default() },
+            state: PatientState { vitals, alerts, record, fresh, moment: Moment::default() },
         }
     };
     Ok(rows.into_iter().map(listed).collect())
@@ -114,14 +120,14 @@ pub async fn list(log: &Log, tenant: &str, filter: &Filter) -> Result<Vec<Listed
 pub async fn list_at(
     log: &Log,
     tenant: &str,
-    filter: &Filter,
+    filter: &PatientFilter,
     asked: Moment,
 ) -> Result<(Vec<Listed>, Moment), Unanswered> {
     let shards: Vec<i16> = log.shards().collect();
     // What was known by a settled moment is in the log; what the rules are to say is not yet.
-    let parts: &[Part] = match asked.known_at {
-        Some(_) => &[Part::Existence],
-        None => &[Part::Existence, Part::Said],
+    let parts: &[AnswerPart] = match asked.known_at {
+        Some(_) => &[AnswerPart::Existence],
+        None => &[AnswerPart::Existence, AnswerPart::Said],
     };
     let fresh = fresh(log, &shards, parts).await?;
     let mut known_at = asked.known_at.unwrap_or(END_OF_TIME);
@@ -150,7 +156,7 @@ pub async fn list_at(
         let state = past(&mut tx, *shard, tenant, patient_id, moment, None).await?;
         let record = state.record.as_deref().and_then(|r| serde_json::from_str::<Value>(r).ok());
         let ward = record.and_then(|record| Some(record.get("ward")?.as_str()?.to_owned()));
-        let state = State { fresh, ..state };
+        let state = PatientState { fresh, ..state };
         listed.push(Listed { patient_id: patient_id.clone(), ward, state });
     }
     drop(tx);
@@ -173,7 +179,7 @@ async fn reach_all(
 }
 
 /// The tenants that have anything in the log, by name. From the log itself: an import is
-/// folded by nobody until a server runs.
+/// not folded until a server runs.
 pub async fn tenants(log: &Log) -> Result<Vec<String>, sqlx::Error> {
     let shards: Vec<i16> = log.shards().collect();
     let tenants = sqlx::query_scalar(include_str!("tenants.sql"));

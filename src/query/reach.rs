@@ -7,7 +7,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::END_OF_TIME;
-use super::state::Moment;
+use super::moment::Moment;
 use crate::log::Log;
 use crate::log::partition::Span;
 use crate::vital::Vital;

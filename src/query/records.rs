@@ -13,7 +13,7 @@ use crate::log::Log;
 
 /// A record, with or without anything in it.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Record {
+pub struct PatientRecord {
     /// What it says.
     pub fields: Map<String, Value>,
     /// Who changed it last, and when the log learned it; nobody if nobody has.
@@ -21,11 +21,15 @@ pub struct Record {
 }
 
 /// The record of a patient that was ever heard of.
-pub async fn get(log: &Log, tenant: &str, patient_id: &str) -> Result<Option<Record>, sqlx::Error> {
+pub async fn get(
+    log: &Log,
+    tenant: &str,
+    patient_id: &str,
+) -> Result<Option<PatientRecord>, sqlx::Error> {
     let found = newest(log.pool(), log.shard_of(tenant, patient_id), tenant, patient_id).await?;
     match found {
         Some((record, _)) => Ok(Some(record)),
-        None if is_known(log, tenant, patient_id).await? => Ok(Some(Record::default())),
+        None if is_known(log, tenant, patient_id).await? => Ok(Some(PatientRecord::default())),
         None => Ok(None),
     }
 }
@@ -39,7 +43,7 @@ pub async fn newest(
     shard: i16,
     tenant: &str,
     patient_id: &str,
-) -> Result<Option<(Record, DateTime<Utc>)>, sqlx::Error> {
+) -> Result<Option<(PatientRecord, DateTime<Utc>)>, sqlx::Error> {
     // By the natural key: what is no reading has no vital.
     let found: Option<Row> = sqlx::query_as(
         "select data ->> 'record', source_id, recorded_at, occurred_at from event \
@@ -54,6 +58,6 @@ pub async fn newest(
     .await?;
     Ok(found.map(|(record, by, recorded_at, occurred_at)| {
         let fields = record.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-        (Record { fields, changed: Some((by, recorded_at)) }, occurred_at)
+        (PatientRecord { fields, changed: Some((by, recorded_at)) }, occurred_at)
     }))
 }

@@ -17,7 +17,7 @@ const EVENTS_PER_PAGE_MAX: i64 = 5_000;
 
 /// Which events are wanted.
 #[derive(Clone, Debug)]
-pub struct Range {
+pub struct ReplayedRange {
     /// From here on.
     pub from: DateTime<Utc>,
     /// Until here, not included.
@@ -28,9 +28,9 @@ pub struct Range {
     pub after: Option<(DateTime<Utc>, i64)>,
 }
 
-impl Default for Range {
-    fn default() -> Range {
-        Range { from: DateTime::UNIX_EPOCH, to: END_OF_TIME, known_at: None, after: None }
+impl Default for ReplayedRange {
+    fn default() -> ReplayedRange {
+        ReplayedRange { from: DateTime::UNIX_EPOCH, to: END_OF_TIME, known_at: None, after: None }
     }
 }
 
@@ -40,7 +40,7 @@ pub async fn check(
     log: &Log,
     tenant: &str,
     patient_id: &str,
-    range: Range,
+    range: ReplayedRange,
 ) -> Result<(), Unanswered> {
     let what = What::All(range.from, range.to);
     Reach { tenant, patient_id, vitals: &[], device: None, what }.check(log).await
@@ -51,7 +51,7 @@ pub fn replay(
     log: Log,
     tenant: String,
     patient_id: String,
-    mut range: Range,
+    mut range: ReplayedRange,
 ) -> impl Stream<Item = Result<Recorded, Unanswered>> {
     try_stream! {
         let shard = log.shard_of(&tenant, &patient_id);
@@ -76,7 +76,7 @@ pub fn replay(
                 .fetch_all(log.pool());
             let rows = answered(page).await?;
             // A month may leave between two pages.
-            check(&log, &tenant, &patient_id, Range { from: at, ..range.clone() }).await?;
+            check(&log, &tenant, &patient_id, ReplayedRange { from: at, ..range.clone() }).await?;
             let page = decode_events(shard, &rows)?;
             let Some(last) = page.last() else { break };
             (at, position) = (last.event.occurred_at, last.position);

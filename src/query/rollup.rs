@@ -5,10 +5,10 @@
 //! seconds, and patients whose folding stands still: then the log is asked.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, FromRow};
 
 use super::LOOK;
-use super::history::{Bucket, Question};
+use super::history::HistoryQuery;
 use crate::log::{Log, Window};
 use crate::projection::{ROLLUP, look};
 use crate::vital::Vital;
@@ -18,9 +18,24 @@ const BEHIND_POSITIONS_MAX: i64 = 20_000;
 const MINUTE_SECONDS: i64 = 60;
 const HOUR_SECONDS: i64 = 3_600;
 
+/// A stretch of time, summed up.
+#[derive(Clone, Debug, PartialEq, FromRow)]
+pub struct Bucket {
+    /// When it begins.
+    pub start: DateTime<Utc>,
+    /// The smallest value.
+    pub min: f64,
+    /// The largest value.
+    pub max: f64,
+    /// The mean value.
+    pub avg: f64,
+    /// How many readings.
+    pub count: i64,
+}
+
 /// A row of `rollup_place.sql`.
-#[derive(sqlx::FromRow)]
-struct Place {
+#[derive(FromRow)]
+struct RollupPosition {
     position: i64,
     head: i64,
     usable: bool,
@@ -29,7 +44,7 @@ struct Place {
 /// The buckets, or `None` when the log has to be asked.
 pub(super) async fn buckets(
     log: &Log,
-    question: &Question,
+    question: &HistoryQuery,
     vital: Vital,
     from: DateTime<Utc>,
     every_seconds: f64,
@@ -42,15 +57,16 @@ pub(super) async fn buckets(
     }
     let shard = log.shard_of(&question.tenant, &question.patient_id);
     let mut tx = look(log.pool(), LOOK, &[table]).await?;
-    let place: Option<Place> = sqlx::query_as(include_str!("rollup_place.sql"))
+    let place: Option<RollupPosition> = sqlx::query_as(include_str!("rollup_place.sql"))
         .bind(shard)
         .bind(&question.tenant)
         .bind(&question.patient_id)
         .bind(ROLLUP.consumer)
         .fetch_optional(&mut *tx)
         .await?;
-    let usable =
-        |place: &Place| place.usable && place.head - place.position <= BEHIND_POSITIONS_MAX;
+    let usable = |place: &RollupPosition| {
+        place.usable && place.head - place.position <= BEHIND_POSITIONS_MAX
+    };
     let Some(place) = place.filter(usable) else {
         tx.rollback().await?;
         return Ok(None);

@@ -1,5 +1,5 @@
 -- How far consumer $4 has folded the shard $1, and whether what it has folded of a patient
--- can be used: nobody parked them, and nothing of what is folded was retracted since.
+-- can be used: they are not parked, and nothing of what is folded was retracted since.
 select c.position, h.position as head,
        not exists (select from parked
                    where shard = $1 and consumer = $4 and tenant = $2 and patient_id = $3)

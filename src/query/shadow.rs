@@ -6,8 +6,8 @@
 use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::FromRow;
 
-use super::alerts::{Alert, Filter, Standing};
-use super::{Part, fresh};
+use super::alerts::{Alert, AlertFilter, AlertState};
+use super::{AnswerPart, fresh};
 use crate::log::Log;
 
 /// A page of alerts of rules on trial, newest first, and whether it is fresh. `trying` are
@@ -15,20 +15,20 @@ use crate::log::Log;
 pub async fn alerts(
     log: &Log,
     tenant: &str,
-    filter: &Filter,
+    filter: &AlertFilter,
     trying: &[String],
 ) -> Result<(Vec<Alert>, bool), sqlx::Error> {
     let shards: Vec<i16> = match &filter.patient_id {
         Some(patient_id) => vec![log.shard_of(tenant, patient_id)],
         None => log.shards().collect(),
     };
-    let fresh = fresh(log, &shards, &[Part::Shadow]).await?;
+    let fresh = fresh(log, &shards, &[AnswerPart::Shadow]).await?;
     let (after_since, after_id) = filter.after.unzip();
     let alerts = sqlx::query_as(include_str!("shadow_alerts.sql"))
         .bind(shards)
         .bind(tenant)
         .bind(&filter.patient_id)
-        .bind(filter.state.map(Standing::name))
+        .bind(filter.state.map(AlertState::name))
         .bind(after_since)
         .bind(after_id)
         .bind(filter.limit)
@@ -40,7 +40,7 @@ pub async fn alerts(
 
 /// Which pages are counted.
 #[derive(Clone, Debug)]
-pub struct Wanted<'a> {
+pub struct ShadowQuery<'a> {
     /// The rule on trial.
     pub rule: &'a str,
     /// Its version; with none nothing was ever on trial.
@@ -70,10 +70,10 @@ pub struct Day {
 pub async fn total(
     log: &Log,
     tenant: &str,
-    wanted: &Wanted<'_>,
+    wanted: &ShadowQuery<'_>,
 ) -> Result<((i64, i64), bool), sqlx::Error> {
     let shards: Vec<i16> = log.shards().collect();
-    let fresh = fresh(log, &shards, &[Part::Shadow]).await?;
+    let fresh = fresh(log, &shards, &[AnswerPart::Shadow]).await?;
     let total = sqlx::query_as(
         "select coalesce(sum(pages) filter (where shadow), 0)::bigint, \
                 coalesce(sum(pages) filter (where not shadow), 0)::bigint \
@@ -96,7 +96,7 @@ pub async fn total(
 pub async fn days(
     log: &Log,
     tenant: &str,
-    wanted: &Wanted<'_>,
+    wanted: &ShadowQuery<'_>,
     after: Option<(NaiveDate, String)>,
     limit: i64,
 ) -> Result<Vec<Day>, sqlx::Error> {

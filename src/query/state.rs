@@ -12,20 +12,12 @@ use sqlx::{FromRow, PgConnection, Row};
 use uuid::Uuid;
 
 use super::alerts::Alert;
+use super::moment::Moment;
 use super::reach::{Reach, Unanswered, What};
-use super::{END_OF_TIME, LOOK, Part, fresh};
+use super::{AnswerPart, END_OF_TIME, LOOK, fresh};
 use crate::log::Log;
 use crate::projection::look;
 use crate::vital::Vital;
-
-/// Which moment is asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Moment {
-    /// As it was true then; `None` is now.
-    pub as_of: Option<DateTime<Utc>>,
-    /// As far as it was known then; `None` is now.
-    pub known_at: Option<DateTime<Utc>>,
-}
 
 /// The newest reading of a vital.
 #[derive(Clone, Debug, PartialEq, FromRow)]
@@ -54,7 +46,7 @@ pub struct Newest {
 
 /// A patient's state.
 #[derive(Clone, Debug, PartialEq)]
-pub struct State {
+pub struct PatientState {
     /// In the order of the contract's table.
     pub vitals: Vec<Newest>,
     /// Those that stand, oldest first.
@@ -75,7 +67,7 @@ pub async fn state(
     patient_id: &str,
     asked: Moment,
     device: Option<&str>,
-) -> Result<Option<State>, Unanswered> {
+) -> Result<Option<PatientState>, Unanswered> {
     if asked == Moment::default() && device.is_none() {
         return Ok(present(log, tenant, patient_id).await?);
     }
@@ -87,14 +79,14 @@ pub async fn state(
     let settling = async { Ok(settled(log, shard, asked).await?) };
     let freshness = async {
         // What was known by a settled moment is in the log, whatever is folded later.
-        Ok(asked.known_at.is_some() || fresh(log, &[shard], &[Part::Said]).await?)
+        Ok(asked.known_at.is_some() || fresh(log, &[shard], &[AnswerPart::Said]).await?)
     };
     let before = reach(asked);
     // At once: each is a round trip.
     let (moment, fresh, ()) = tokio::try_join!(settling, freshness, before.check(log))?;
     let mut tx = log.pool().begin_with(LOOK).await?;
     let state = past(&mut tx, shard, tenant, patient_id, moment, device).await?;
-    // Rolled back when it is given back, which nobody has to wait for.
+    // Rolled back when it is given back, which is not waited for.
     drop(tx);
     reach(moment).check(log).await?;
     let is_empty = state.vitals.is_empty() && state.alerts.is_empty() && state.record.is_none();
@@ -102,13 +94,17 @@ pub async fn state(
         return Ok(None);
     }
     // The log is never behind itself, but what the rules will say is not in it yet.
-    Ok(Some(State { fresh, ..state }))
+    Ok(Some(PatientState { fresh, ..state }))
 }
 
 /// The state now, from the projections.
-async fn present(log: &Log, tenant: &str, patient_id: &str) -> Result<Option<State>, sqlx::Error> {
+async fn present(
+    log: &Log,
+    tenant: &str,
+    patient_id: &str,
+) -> Result<Option<PatientState>, sqlx::Error> {
     let shard = log.shard_of(tenant, patient_id);
-    let parts = [Part::Vitals, Part::Alerts, Part::Records];
+    let parts = [AnswerPart::Vitals, AnswerPart::Alerts, AnswerPart::Records];
     let fresh = fresh(log, &[shard], &parts).await?;
     let patient: Option<(Option<String>,)> = sqlx::query_as(
         "select record from patient where shard = $1 and tenant = $2 and patient_id = $3",
@@ -126,7 +122,7 @@ async fn present(log: &Log, tenant: &str, patient_id: &str) -> Result<Option<Sta
     let mut tx = look(log.pool(), LOOK, &["alert", "current_vitals"]).await?;
     let (vitals, alerts) = current(&mut tx, shard, tenant, patient_id).await?;
     drop(tx);
-    Ok(Some(State { vitals, alerts, record, fresh, moment: Moment::default() }))
+    Ok(Some(PatientState { vitals, alerts, record, fresh, moment: Moment::default() }))
 }
 
 /// Whether anybody ever heard of a patient. The log knows, and is never behind.
@@ -162,7 +158,7 @@ pub async fn newest(
     if device.is_some() {
         return of_log().await;
     }
-    let fresh = fresh(log, &[shard], &[Part::Vitals]).await?;
+    let fresh = fresh(log, &[shard], &[AnswerPart::Vitals]).await?;
     let row: Option<Newest> = sqlx::query_as(
         "select vital::text as vital, value, quality, suspect, occurred_at, recorded_at, source_id \
          from current_vitals \
@@ -218,7 +214,7 @@ pub(super) async fn past(
     patient_id: &str,
     moment: Moment,
     device: Option<&str>,
-) -> Result<State, sqlx::Error> {
+) -> Result<PatientState, sqlx::Error> {
     let as_of = moment.as_of.unwrap_or(END_OF_TIME);
     let known_at = moment.known_at.unwrap_or(END_OF_TIME);
     let ask = |sql: &'static str| {
@@ -248,7 +244,7 @@ pub(super) async fn past(
     let mut alerts: Vec<Alert> = rows.iter().map(Alert::from_row).collect::<Result<_, _>>()?;
     alerts.retain(|alert| device.is_none_or(|only| only == alert.device_id));
     // The log is never behind itself.
-    Ok(State { vitals, alerts, record, fresh: true, moment })
+    Ok(PatientState { vitals, alerts, record, fresh: true, moment })
 }
 
 /// The moment, such that its answer lasts.

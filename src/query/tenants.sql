@@ -9,5 +9,5 @@ with recursive found (shard, tenant) as (
     from found f
     where f.tenant is not null
 )
--- What is said of the log itself is nobody's.
+-- What is said of the log itself is of no tenant.
 select distinct tenant from found where tenant is not null and tenant <> '_log' order by tenant

@@ -104,7 +104,7 @@ async fn say(
     (now, data): (DateTime<Utc>, Value),
 ) -> Result<(), AppendError> {
     let stream = (tenant, &*alert.patient_id);
-    let event = Event::happening(kind, stream, answer.source(), now, data.to_string());
+    let event = Event::non_reading(kind, stream, answer.source(), now, data.to_string());
     log.append(log.shard_of(tenant, &alert.patient_id), &[event]).await?;
     Ok(())
 }

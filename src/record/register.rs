@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::event::{Event, PATIENT_REGISTERED};
 use crate::log::{AppendError, Log, append, in_turn};
-use crate::query::records::{Record, newest};
+use crate::query::records::{PatientRecord, newest};
 
 /// Changes a record, in somebody's name: what `make` makes of the newest one is the next.
 /// One that says the same is no change.
@@ -19,7 +19,7 @@ pub async fn change<E: From<AppendError>>(
     (tenant, patient_id): (&str, &str),
     (by, now): (&str, DateTime<Utc>),
     make: impl FnOnce(&Map<String, Value>) -> Result<Map<String, Value>, E>,
-) -> Result<Record, E> {
+) -> Result<PatientRecord, E> {
     let failed = |error: sqlx::Error| E::from(error.into());
     let shard = log.shard_of(tenant, patient_id);
     log.ensure_partitions(std::iter::once(now)).await.map_err(failed)?;
@@ -37,7 +37,7 @@ pub async fn change<E: From<AppendError>>(
     let appended = append(&mut tx, shard, &events).await?;
     tx.commit().await.map_err(failed)?;
     log.wake().appended(shard, &events);
-    Ok(Record { fields, changed: Some((by.to_owned(), appended.recorded_at)) })
+    Ok(PatientRecord { fields, changed: Some((by.to_owned(), appended.recorded_at)) })
 }
 
 fn event(
@@ -49,5 +49,5 @@ fn event(
 ) -> Event {
     // Under a key of its own: nothing that a caller writes is read as ours.
     let data = serde_json::json!({ "v": 1, "record": fields });
-    Event::happening(PATIENT_REGISTERED, (tenant, patient_id), by, at, data.to_string())
+    Event::non_reading(PATIENT_REGISTERED, (tenant, patient_id), by, at, data.to_string())
 }

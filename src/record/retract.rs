@@ -70,7 +70,7 @@ impl From<sqlx::Error> for RetractError {
 
 /// A row of `retract.sql`.
 #[derive(sqlx::FromRow)]
-struct Found {
+struct FoundReading {
     position: i64,
     value: f64,
     recorded_at: Option<DateTime<Utc>>,
@@ -88,7 +88,7 @@ pub async fn retract(
     let mut tx = log.pool().begin().await?;
     // Who retracts the same reading at the same moment waits here, and finds it done.
     in_turn(&mut tx, &format!("retract/{tenant}/{}", retraction.patient_id)).await?;
-    let found: Option<Found> = sqlx::query_as(include_str!("retract.sql"))
+    let found: Option<FoundReading> = sqlx::query_as(include_str!("retract.sql"))
         .bind(shard)
         .bind(tenant)
         .bind(&retraction.patient_id)
@@ -101,7 +101,7 @@ pub async fn retract(
         tx.rollback().await?;
         return Err(missing(log, retraction).await?.unwrap_or(RetractError::Unknown));
     };
-    if let Found { recorded_at: Some(at), source_id: Some(by), reason, .. } = found {
+    if let FoundReading { recorded_at: Some(at), source_id: Some(by), reason, .. } = found {
         tx.rollback().await?;
         let reason = reason.unwrap_or_default();
         return Ok(Retracted { value: found.value, by, reason, retracted_at: at, again: true });
@@ -144,5 +144,5 @@ fn event(tenant: &str, retraction: &Retraction, position: i64) -> Result<Event, 
     let data = serde_json::to_string(&data).map_err(|error| sqlx::Error::Encode(error.into()))?;
     let stream = (tenant, &*retraction.patient_id);
     let by = &*retraction.by;
-    Ok(Event::happening(READING_RETRACTED, stream, by, retraction.measured_at, data))
+    Ok(Event::non_reading(READING_RETRACTED, stream, by, retraction.measured_at, data))
 }

@@ -11,7 +11,7 @@ use super::facts::Facts;
 use super::input::Reading;
 use super::model::{Leaf, Node, Of, Op, Rule};
 use super::news2;
-use super::state::{DEVICES_MAX, Device, Ground, Memory, State};
+use super::state::{DEVICES_MAX, Device, Ground, Memory, RuleState};
 
 /// A leaf of a joined condition that was not heard of for so long is not known.
 const STALE_AFTER: TimeDelta = TimeDelta::hours(12);
@@ -32,7 +32,7 @@ pub fn numbers(rule: &Rule, facts: &Facts, at: DateTime<Utc>) -> Option<(Op, f64
 /// or nothing new.
 pub fn observe(
     rule: &Rule,
-    state: &mut State,
+    state: &mut RuleState,
     facts: &Facts,
     reading: &Reading<'_>,
 ) -> Option<bool> {
@@ -55,8 +55,8 @@ pub fn moment(rule: &Rule, reading: &Reading<'_>) -> DateTime<Utc> {
 }
 
 /// Whether the condition holds at a moment.
-pub fn holds(rule: &Rule, state: &State, at: DateTime<Utc>) -> Option<bool> {
-    fn ask(node: &Node, rule: &Rule, state: &State, at: DateTime<Utc>) -> Option<bool> {
+pub fn holds(rule: &Rule, state: &RuleState, at: DateTime<Utc>) -> Option<bool> {
+    fn ask(node: &Node, rule: &Rule, state: &RuleState, at: DateTime<Utc>) -> Option<bool> {
         match node {
             Node::Leaf(n) => {
                 let memory = state.memory.get(*n)?;

@@ -25,10 +25,10 @@ use super::evaluate::{AboutAlert, EvaluateError, Evaluator, RuleChanged, Who, in
 use super::input::Input;
 use super::model::{Mode, Rule};
 use super::past::Past;
-use super::patient::{Patient, Slot};
-use super::registry::Book;
-use super::state::{Active, Ground, Memory, State};
-use super::step::Step;
+use super::patient::{PatientRules, RuleSlot};
+use super::registry::RuleSnapshot;
+use super::state::{Active, Ground, Memory, RuleState};
+use super::step::RuleStep;
 use crate::event::{
     ALERT_CLEAR_REQUESTED, ALERT_CORRECTED, ALERT_RETRACTED, AlertData, AlertState, Because, Event,
     PATIENT_REGISTERED, READING, READING_RETRACTED, RULE_CHANGED, Recorded, RetractionData,
@@ -37,7 +37,7 @@ use crate::event::{
 /// The log as it would have been.
 struct Anew {
     /// Without what was entered in error.
-    patient: Patient,
+    patient: PatientRules,
     /// What would have been said, by whom.
     said: Vec<(DateTime<Utc>, AlertData)>,
     /// The reading that is taken back now.
@@ -48,17 +48,17 @@ impl Evaluator {
     /// Judges a patient's past again, and says what is different now.
     pub(super) fn correct(
         &mut self,
-        book: &Book,
+        snapshot: &RuleSnapshot,
         correction: &Recorded,
         past: Past,
         said: &mut Vec<Event>,
     ) -> Result<(), EvaluateError> {
         let Recorded { recorded_at, event, .. } = correction;
-        let tenant = book.of(&event.tenant).clone();
+        let tenant = snapshot.of(&event.tenant).clone();
         let patient = self.patient(&event.tenant, &event.patient_id);
         // What counts no more is neither taken over nor compared with what counts.
         patient.keep_to_versions(&tenant.set);
-        let mut anew = Anew::of(book, patient, correction, past)?;
+        let mut anew = Anew::of(snapshot, patient, correction, past)?;
         anew.patient.keep_to_versions(&tenant.set);
         let who = Who { tenant: &tenant, event, held: false };
         for rule in tenant.set.rules() {
@@ -68,7 +68,7 @@ impl Evaluator {
             }
             let fresh = state.unwrap_or_default();
             who.taking(rule, patient, *recorded_at, said, |state, context, said| {
-                Step { rule, context, said }.correct(state, fresh, &anew, *recorded_at);
+                RuleStep { rule, context, said }.correct(state, fresh, &anew, *recorded_at);
             });
         }
         patient.judged_as(&mut anew.patient);
@@ -78,8 +78,8 @@ impl Evaluator {
 
 impl Anew {
     fn of(
-        book: &Book,
-        live: &Patient,
+        snapshot: &RuleSnapshot,
+        live: &PatientRules,
         correction: &Recorded,
         past: Past,
     ) -> Result<Anew, EvaluateError> {
@@ -94,7 +94,7 @@ impl Anew {
         let changes = events.iter().filter(|recorded| recorded.event.kind == RULE_CHANGED);
         let changed = changes.map(|change| Ok(read::<RuleChanged>(&change.event)?.id().to_owned()));
         let changed = changed.collect::<Result<_, EvaluateError>>()?;
-        let mut book = Arc::new(book.begun_anew(tenant, &changed)?);
+        let mut snapshot = Arc::new(snapshot.begun_anew(tenant, &changed)?);
         let mut evaluator = Evaluator::default();
         let patient = evaluator.patient(tenant, patient_id);
         if !events.iter().any(|recorded| recorded.event.kind == PATIENT_REGISTERED) {
@@ -109,9 +109,9 @@ impl Anew {
         }
         let (mut said, mut rules) = (Vec::new(), HashMap::new());
         for recorded in &events {
-            evaluator.judge_again(&mut book, recorded, &mut rules, &mut said)?;
+            evaluator.judge_again(&mut snapshot, recorded, &mut rules, &mut said)?;
         }
-        evaluator.ticks(&book, correction.recorded_at, &mut said);
+        evaluator.ticks(&snapshot, correction.recorded_at, &mut said);
         let patient = std::mem::take(evaluator.patient(tenant, patient_id));
         let said = said.iter().map(|event| Ok((event.occurred_at, read(event)?)));
         let said = said.collect::<Result<_, EvaluateError>>()?;
@@ -135,19 +135,19 @@ impl Evaluator {
     /// another id now: whatever stands of its rule is cleared.
     fn judge_again(
         &mut self,
-        book: &mut Arc<Book>,
+        snapshot: &mut Arc<RuleSnapshot>,
         recorded: &Recorded,
         rules: &mut HashMap<Uuid, String>,
         said: &mut Vec<Event>,
     ) -> Result<(), EvaluateError> {
         let Recorded { recorded_at, event, .. } = recorded;
         match event.kind.as_str() {
-            READING | PATIENT_REGISTERED => self.event(book, recorded, said)?,
+            READING | PATIENT_REGISTERED => self.event(snapshot, recorded, said)?,
             RULE_CHANGED => {
-                self.ticks(book, *recorded_at, said);
+                self.ticks(snapshot, *recorded_at, said);
                 let RuleChanged { rule, version } = read(event)?;
                 let rule = Rule::read(&rule, version)?.without_repeats();
-                Arc::make_mut(book).put(&event.tenant, rule)?;
+                Arc::make_mut(snapshot).put(&event.tenant, rule)?;
             }
             ALERT_CLEAR_REQUESTED => {
                 let about: AboutAlert = read(event)?;
@@ -159,7 +159,7 @@ impl Evaluator {
                 };
                 let by = about.by.as_deref().unwrap_or(&event.source_id);
                 let input = Input::Cleared { id: active.id, by, at: event.occurred_at };
-                self.happening(book, (*recorded_at, event), Some(&input), said);
+                self.non_reading(snapshot, (*recorded_at, event), Some(&input), said);
             }
             _ => {
                 if let Some(alert) = event.alert()? {
@@ -177,7 +177,7 @@ fn read<T: for<'de> Deserialize<'de>>(event: &Event) -> Result<T, EvaluateError>
 
 /// What a rule remembers from before the past that is read: an alert that stands on a
 /// reading that is not in it, and devices that were heard of last before it.
-fn from_before(slot: &Slot, known: &HashSet<i64>) -> Option<State> {
+fn from_before(slot: &RuleSlot, known: &HashSet<i64>) -> Option<RuleState> {
     let is_before = |ground: &Ground| !known.contains(&ground.position);
     let active = slot.state.active.clone();
     let active = active.filter(|active| active.ground.as_ref().is_none_or(is_before));
@@ -191,12 +191,12 @@ fn from_before(slot: &Slot, known: &HashSet<i64>) -> Option<State> {
     let memory: Vec<Memory> = memory.collect();
     let memory = if memory.iter().all(|m| m.devices.is_empty()) { Vec::new() } else { memory };
     let is_something = active.is_some() || !memory.is_empty();
-    is_something.then(|| State { active, memory, ..State::default() })
+    is_something.then(|| RuleState { active, memory, ..RuleState::default() })
 }
 
-impl Step<'_> {
+impl RuleStep<'_> {
     /// `fresh` is what the rule would remember.
-    fn correct(&mut self, state: &mut State, fresh: State, anew: &Anew, at: DateTime<Utc>) {
+    fn correct(&mut self, state: &mut RuleState, fresh: RuleState, anew: &Anew, at: DateTime<Utc>) {
         let live = std::mem::replace(state, fresh).active;
         state.active = match (live, state.active.take()) {
             (None, None) => None,

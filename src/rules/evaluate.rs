@@ -17,9 +17,9 @@ use super::facts::Facts;
 use super::input::{Context, Input, Judged, Reading, Transition};
 use super::model::{Mode, Rule};
 use super::past::Past;
-use super::patient::{Patient, Slot, is_quiet};
-use super::registry::{Book, Silence, Tenant};
-use super::state::{Held, State};
+use super::patient::{PatientRules, RuleSlot, is_quiet};
+use super::registry::{RuleSnapshot, Silence, Tenant};
+use super::state::{HeldPage, RuleState};
 use super::step::step;
 use super::timers::due;
 use crate::event::{
@@ -33,7 +33,7 @@ pub const SILENCE_SET: &str = "silence_set";
 /// The patients of whom something is known.
 #[derive(Default)]
 pub struct Evaluator {
-    patients: Vec<Patient>,
+    patients: Vec<PatientRules>,
     /// Where each lies in `patients`, by tenant and id.
     places: HashMap<Arc<str>, HashMap<String, usize>>,
     /// What the next correction has to know of the past.
@@ -106,20 +106,20 @@ pub enum EvaluateError {
     /// A rule that this version does not know how to read.
     #[error("{0}")]
     Rule(#[from] super::RuleError),
-    /// Nobody read the past that this correction is about.
+    /// The past that this correction is about was not read.
     #[error("the past of the correction at position {0} was not read")]
     NoPast(i64),
 }
 
 impl Evaluator {
     /// A patient, to load their states into, or to look at them.
-    pub fn patient(&mut self, tenant: &Arc<str>, patient_id: &str) -> &mut Patient {
+    pub fn patient(&mut self, tenant: &Arc<str>, patient_id: &str) -> &mut PatientRules {
         let places = self.places.entry(tenant.clone()).or_default();
         // No allocation for one who is there.
         let place = match places.get(patient_id) {
             Some(place) => *place,
             None => {
-                self.patients.push(Patient::default());
+                self.patients.push(PatientRules::default());
                 places.insert(patient_id.to_owned(), self.patients.len() - 1);
                 self.patients.len() - 1
             }
@@ -128,13 +128,13 @@ impl Evaluator {
     }
 
     /// Whether a correction can change what the rules say: then it needs its past.
-    pub fn needs_past(book: &Book, recorded: &Recorded) -> Result<bool, EvaluateError> {
+    pub fn needs_past(snapshot: &RuleSnapshot, recorded: &Recorded) -> Result<bool, EvaluateError> {
         if recorded.event.kind != READING_RETRACTED {
             return Ok(false);
         }
         let of: RetractionData =
             serde_json::from_str(recorded.event.data.as_deref().unwrap_or("null"))?;
-        let mut rules = book.of(&recorded.event.tenant).set.of(of.vital);
+        let mut rules = snapshot.of(&recorded.event.tenant).set.of(of.vital);
         // What is no draft any more was at work once.
         Ok(rules.any(|rule| rule.mode != Mode::Draft || rule.version > 1))
     }
@@ -144,11 +144,11 @@ impl Evaluator {
         self.past = Some(past);
     }
 
-    /// Takes an event in; what it leads to is added to `said`. The book is copied only
+    /// Takes an event in; what it leads to is added to `said`. The snapshot is copied only
     /// when it changes.
     pub fn event(
         &mut self,
-        book: &mut Arc<Book>,
+        snapshot: &mut Arc<RuleSnapshot>,
         recorded: &Recorded,
         said: &mut Vec<Event>,
     ) -> Result<(), EvaluateError> {
@@ -157,19 +157,19 @@ impl Evaluator {
         match event.kind.as_str() {
             READING => {
                 let Some(reading) = as_reading(recorded) else { return Ok(()) };
-                self.reading(book, recorded, reading, said);
+                self.reading(snapshot, recorded, reading, said);
             }
             RULE_CHANGED => {
-                self.ticks(book, *recorded_at, said);
+                self.ticks(snapshot, *recorded_at, said);
                 let changed: RuleChanged = serde_json::from_str(data)?;
-                Arc::make_mut(book)
+                Arc::make_mut(snapshot)
                     .put(&event.tenant, Rule::read(&changed.rule, changed.version)?)?;
             }
             SILENCE_SET => {
-                self.ticks(book, *recorded_at, said);
+                self.ticks(snapshot, *recorded_at, said);
                 let silence: Silence = serde_json::from_str(data)?;
                 let (id, until) = (silence.id, silence.until.max(*recorded_at));
-                Arc::make_mut(book).silence(&event.tenant, silence);
+                Arc::make_mut(snapshot).silence(&event.tenant, silence);
                 for place in self.places.get(&event.tenant).into_iter().flat_map(HashMap::values) {
                     if let Some(patient) = self.patients.get_mut(*place) {
                         patient.look_at_held(Some(id), until);
@@ -183,7 +183,7 @@ impl Evaluator {
                     record: Value,
                 }
                 let registered: Registered = serde_json::from_str(data)?;
-                self.happening(book, (*recorded_at, event), None, said);
+                self.non_reading(snapshot, (*recorded_at, event), None, said);
                 let patient = self.patient(&event.tenant, &event.patient_id);
                 patient.facts = Facts::of_record(&registered.record.to_string());
                 patient.facts_changed = true;
@@ -193,18 +193,18 @@ impl Evaluator {
             ALERT_ACKNOWLEDGED => {
                 let about: AboutAlert = serde_json::from_str(data)?;
                 let input = Input::Acknowledged(about.alert_id);
-                self.happening(book, (*recorded_at, event), Some(&input), said);
+                self.non_reading(snapshot, (*recorded_at, event), Some(&input), said);
             }
             ALERT_CLEAR_REQUESTED => {
                 let about: AboutAlert = serde_json::from_str(data)?;
                 let by = about.by.as_deref().unwrap_or(&event.source_id);
                 let input = Input::Cleared { id: about.alert_id, by, at: event.occurred_at };
-                self.happening(book, (*recorded_at, event), Some(&input), said);
+                self.non_reading(snapshot, (*recorded_at, event), Some(&input), said);
             }
-            READING_RETRACTED if Evaluator::needs_past(book, recorded)? => {
+            READING_RETRACTED if Evaluator::needs_past(snapshot, recorded)? => {
                 let past = self.past.take().ok_or(EvaluateError::NoPast(recorded.position))?;
-                self.happening(book, (*recorded_at, event), None, said);
-                self.correct(book, recorded, past, said)?;
+                self.non_reading(snapshot, (*recorded_at, event), None, said);
+                self.correct(snapshot, recorded, past, said)?;
             }
             _ => {}
         }
@@ -213,13 +213,13 @@ impl Evaluator {
 
     fn reading(
         &mut self,
-        book: &Book,
+        snapshot: &RuleSnapshot,
         recorded: &Recorded,
         reading: Reading<'_>,
         said: &mut Vec<Event>,
     ) {
         let event = &recorded.event;
-        let tenant = book.of(&event.tenant).clone();
+        let tenant = snapshot.of(&event.tenant).clone();
         let patient = self.patient(&event.tenant, &event.patient_id);
         let (vital, recorded_at) = (reading.vital, reading.recorded_at);
         let who = Who { tenant: &tenant, event, held: false };
@@ -240,14 +240,14 @@ impl Evaluator {
         }
     }
 
-    pub(super) fn happening(
+    pub(super) fn non_reading(
         &mut self,
-        book: &Book,
+        snapshot: &RuleSnapshot,
         (recorded_at, event): (DateTime<Utc>, &Event),
         input: Option<&Input<'_>>,
         said: &mut Vec<Event>,
     ) {
-        let tenant = book.of(&event.tenant).clone();
+        let tenant = snapshot.of(&event.tenant).clone();
         let patient = self.patient(&event.tenant, &event.patient_id);
         let who = Who { tenant: &tenant, event, held: false };
         who.ticks(patient, recorded_at, said);
@@ -260,13 +260,13 @@ impl Evaluator {
     }
 
     /// All ticks that are due by `upto`, in the order of time.
-    pub fn ticks(&mut self, book: &Book, upto: DateTime<Utc>, said: &mut Vec<Event>) {
+    pub fn ticks(&mut self, snapshot: &RuleSnapshot, upto: DateTime<Utc>, said: &mut Vec<Event>) {
         let mut dues: Vec<(DateTime<Utc>, Arc<str>, String)> = Vec::new();
         for (tenant, places) in &self.places {
-            let rules = &book.of(tenant).set;
+            let rules = &snapshot.of(tenant).set;
             for (id, place) in places {
                 let patient = &self.patients[*place];
-                let of = |slot: &Slot| due(&**rules.named(&slot.rule)?, &slot.state);
+                let of = |slot: &RuleSlot| due(&**rules.named(&slot.rule)?, &slot.state);
                 let first = patient.slots.iter().filter_map(of).min();
                 dues.extend(
                     first.filter(|at| *at <= upto).map(|at| (at, tenant.clone(), id.clone())),
@@ -275,8 +275,8 @@ impl Evaluator {
         }
         dues.sort();
         for (at, tenant, patient_id) in dues {
-            let rules = book.of(&tenant).clone();
-            let event = Event::happening("", (tenant.clone(), &*patient_id), "", at, "");
+            let rules = snapshot.of(&tenant).clone();
+            let event = Event::non_reading("", (tenant.clone(), &*patient_id), "", at, "");
             let patient = self.patient(&tenant, &patient_id);
             let who = Who { tenant: &rules, event: &event, held: false };
             who.ticks(patient, upto, said);
@@ -284,10 +284,13 @@ impl Evaluator {
     }
 
     /// What has to be saved.
-    pub fn changed<'a>(&'a self, book: &'a Book) -> Result<Vec<Changed<'a>>, serde_json::Error> {
+    pub fn changed<'a>(
+        &'a self,
+        snapshot: &'a RuleSnapshot,
+    ) -> Result<Vec<Changed<'a>>, serde_json::Error> {
         let mut all = Vec::new();
         for (tenant, places) in &self.places {
-            let set = &book.of(tenant).set;
+            let set = &snapshot.of(tenant).set;
             for (patient_id, place) in places {
                 let patient = &self.patients[*place];
                 if patient.facts_changed {
@@ -297,7 +300,7 @@ impl Evaluator {
                     all.push(Changed { tenant, patient_id, rule: None, json, due_at: None });
                 }
                 for slot in patient.slots.iter().filter(|slot| slot.changed) {
-                    let json = (slot.state != State::default())
+                    let json = (slot.state != RuleState::default())
                         .then(|| serde_json::to_string(&slot.state))
                         .transpose()?;
                     let due_at = set.named(&slot.rule).and_then(|rule| due(rule, &slot.state));
@@ -322,7 +325,7 @@ pub(super) struct Who<'a> {
 impl Who<'_> {
     /// The ticks of the patient that come before an event that was recorded at `upto`,
     /// in the order of time, and in the rules' order where that is the same.
-    fn ticks(&self, patient: &mut Patient, upto: DateTime<Utc>, said: &mut Vec<Event>) {
+    fn ticks(&self, patient: &mut PatientRules, upto: DateTime<Utc>, said: &mut Vec<Event>) {
         let has_timers = self.tenant.set.has_timers() || !self.tenant.silences.is_empty();
         if !has_timers || patient.slots.is_empty() {
             return;
@@ -343,7 +346,7 @@ impl Who<'_> {
     fn step(
         &self,
         rule: &Rule,
-        patient: &mut Patient,
+        patient: &mut PatientRules,
         input: &Input<'_>,
         recorded_at: DateTime<Utc>,
         said: &mut Vec<Event>,
@@ -357,16 +360,16 @@ impl Who<'_> {
     pub fn taking(
         &self,
         rule: &Rule,
-        patient: &mut Patient,
+        patient: &mut PatientRules,
         at: DateTime<Utc>,
         said: &mut Vec<Event>,
-        take: impl FnOnce(&mut State, &Context<'_>, &mut Vec<Transition>),
+        take: impl FnOnce(&mut RuleState, &Context<'_>, &mut Vec<Transition>),
     ) {
         let inhibited = rule.inhibited_by.iter().any(|by| patient.stands(by));
         let facts = std::mem::take(&mut patient.facts);
         let mut silences = self.tenant.silences.iter();
         let silence = silences.find(|s| s.covers(rule, &self.event.patient_id, &facts, at));
-        let silence = silence.map(|silence| Held { by: silence.id, until: silence.until });
+        let silence = silence.map(|silence| HeldPage { by: silence.id, until: silence.until });
         let context = Context {
             tenant: &self.event.tenant,
             patient_id: &self.event.patient_id,
@@ -382,7 +385,7 @@ impl Who<'_> {
         take(&mut slot.state, &context, &mut transitions);
         let runs = matches!(rule.mode, Mode::Active | Mode::Shadow);
         if !runs && slot.state.active.is_none() {
-            slot.state = State::default();
+            slot.state = RuleState::default();
         }
         slot.changed |= before.is_some_and(|before| before != slot.state);
         for transition in transitions {
@@ -398,7 +401,7 @@ impl Who<'_> {
         // Serialising a struct of plain fields does not fail.
         let text = serde_json::to_string(&data).ok()?;
         let stream = (self.event.tenant.clone(), &*self.event.patient_id);
-        Some(Event::happening(kind, stream, data.rule, at, text))
+        Some(Event::non_reading(kind, stream, data.rule, at, text))
     }
 }
 

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::facts::Facts;
-use super::state::{Ground, Held};
+use super::state::{Ground, HeldPage};
 use crate::event::AlertData;
 use crate::vital::Vital;
 
@@ -88,7 +88,7 @@ pub struct Context<'a> {
     /// clears.
     pub held: bool,
     /// The silence that holds back what this rule says of them now.
-    pub silence: Option<Held>,
+    pub silence: Option<HeldPage>,
 }
 
 /// Something to append to the log.

@@ -1,7 +1,7 @@
 //! A rule, in types that cannot be wrong.
 //!
 //! Guarantees that a [`Rule`] can be evaluated as it is: its parts were read by
-//! [`super::written`], which refuses what does not fit, and nobody else makes one.
+//! [`super::written`], which refuses what does not fit, and no other code makes one.
 //! Does not judge anything: that is [`super::step`].
 
 use std::fmt;

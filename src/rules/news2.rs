@@ -153,7 +153,7 @@ pub fn score(vitals: impl Fn(Vital) -> Option<Input>, scale: Scale) -> News2 {
     News2 { score, band: band(score, red), partial, missing, stale, parts }
 }
 
-/// Suspect comes before stale: a value nobody should believe has no age.
+/// Suspect comes before stale: a value that is not to be believed has no age.
 fn known(input: Option<Input>) -> Known {
     match input {
         Some(Input { value, suspect: false, age_seconds }) if value.is_finite() => {

@@ -13,7 +13,7 @@ use super::facts::Facts;
 use super::input::{Judged, Reading};
 use super::model::{Mode, Rule};
 use super::registry::{RuleSet, Tenant};
-use super::state::State;
+use super::state::RuleState;
 use super::step::keep_to_version;
 use crate::vital::Vital;
 
@@ -22,20 +22,20 @@ const NEWEST_MAX: usize = 256;
 
 /// What is known of one.
 #[derive(Default)]
-pub struct Patient {
+pub struct PatientRules {
     /// Their record.
     pub facts: Facts,
     /// It is not what was loaded.
     pub facts_changed: bool,
     /// The newest of each vital and device that was judged.
     newest: Vec<Newest>,
-    pub(super) slots: Vec<Slot>,
+    pub(super) slots: Vec<RuleSlot>,
 }
 
 /// What a rule remembers of them.
-pub(super) struct Slot {
+pub(super) struct RuleSlot {
     pub rule: Arc<str>,
-    pub state: State,
+    pub state: RuleState,
     pub changed: bool,
 }
 
@@ -45,30 +45,30 @@ struct Newest {
     at: DateTime<Utc>,
 }
 
-impl Patient {
+impl PatientRules {
     /// A state as it was saved.
-    pub fn load(&mut self, rule: &str, state: State) {
+    pub fn load(&mut self, rule: &str, state: RuleState) {
         if self.state(rule).is_none() {
-            self.slots.push(Slot { rule: rule.into(), state, changed: false });
+            self.slots.push(RuleSlot { rule: rule.into(), state, changed: false });
         }
     }
 
-    pub(super) fn slot(&mut self, rule: &Rule) -> &mut Slot {
+    pub(super) fn slot(&mut self, rule: &Rule) -> &mut RuleSlot {
         let found = self.slots.iter().position(|slot| *slot.rule == *rule.id);
         let n = found.unwrap_or_else(|| {
-            let state = State::default();
-            self.slots.push(Slot { rule: rule.id.as_str().into(), state, changed: false });
+            let state = RuleState::default();
+            self.slots.push(RuleSlot { rule: rule.id.as_str().into(), state, changed: false });
             self.slots.len() - 1
         });
         &mut self.slots[n]
     }
 
-    pub(super) fn state(&self, rule: &str) -> Option<&State> {
+    pub(super) fn state(&self, rule: &str) -> Option<&RuleState> {
         self.slots.iter().find(|slot| *slot.rule == *rule).map(|slot| &slot.state)
     }
 
     /// What a rule remembers, and no more.
-    pub(super) fn take_state(&mut self, rule: &str) -> Option<State> {
+    pub(super) fn take_state(&mut self, rule: &str) -> Option<RuleState> {
         let slot = self.slots.iter_mut().find(|slot| *slot.rule == *rule)?;
         Some(std::mem::take(&mut slot.state))
     }
@@ -101,7 +101,7 @@ impl Patient {
             })
     }
 
-    /// A reading was judged that was measured then. A clock that runs ahead overtakes nobody.
+    /// A reading was judged that was measured then. A clock that runs ahead overtakes no other device.
     pub fn judged(&mut self, vital: Vital, device: &str, at: DateTime<Utc>) {
         let mut known = self.newest.iter_mut();
         if let Some(newest) = known.find(|n| n.vital == vital && n.device == device) {
@@ -129,7 +129,7 @@ impl Patient {
 
     /// What was judged is what was judged of another, who is the same without what was
     /// entered in error.
-    pub(super) fn judged_as(&mut self, other: &mut Patient) {
+    pub(super) fn judged_as(&mut self, other: &mut PatientRules) {
         self.newest = std::mem::take(&mut other.newest);
     }
 
@@ -146,10 +146,15 @@ impl Patient {
     }
 }
 
-/// Whether a reading cannot change anything, so that nobody has to look closer.
-pub fn is_quiet(rule: &Rule, state: Option<&State>, facts: &Facts, reading: &Reading<'_>) -> bool {
+/// Whether a reading cannot change anything, so that it need not be looked at closer.
+pub fn is_quiet(
+    rule: &Rule,
+    state: Option<&RuleState>,
+    facts: &Facts,
+    reading: &Reading<'_>,
+) -> bool {
     let runs = matches!(rule.mode, Mode::Active | Mode::Shadow);
-    let remembers = state.is_some_and(|state| *state != State::default());
+    let remembers = state.is_some_and(|state| *state != RuleState::default());
     if remembers {
         return false;
     }

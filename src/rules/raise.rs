@@ -13,7 +13,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
 use super::evaluate::{Evaluator, SILENCE_SET, in_order};
-use super::registry::{Book, Interest};
+use super::registry::{Interest, RuleSnapshot};
 use super::{past, stored};
 use crate::consumer::{Consumer, ConsumerError, Follows, RULES};
 use crate::event::{AlertState, Event, RULE_CHANGED, Recorded};
@@ -31,12 +31,12 @@ const PACE_MS: u64 = 50;
 const FACTS: &str = "_facts";
 
 /// The rules at work.
-pub struct Raise {
+pub struct RulesConsumer {
     pub(super) log: Log,
-    fresh: Book,
+    fresh: RuleSnapshot,
     /// What each shard's rules were at a position of an incarnation, so that they are not read
     /// again.
-    books: Mutex<HashMap<i16, (At, Arc<Book>)>>,
+    snapshots: Mutex<HashMap<i16, (At, Arc<RuleSnapshot>)>>,
     urgency: Urgency,
 }
 
@@ -51,7 +51,7 @@ struct At {
 #[derive(Clone)]
 struct Urgency {
     /// As the last step of this process left them.
-    book: Arc<RwLock<Option<Arc<Book>>>>,
+    snapshot: Arc<RwLock<Option<Arc<RuleSnapshot>>>>,
     /// Patients of whom this process has raised an alert that stands: it makes the
     /// clearing reading as urgent as the raising one.
     standing: Arc<RwLock<HashMap<Arc<str>, HashSet<String>>>>,
@@ -61,15 +61,15 @@ impl Urgency {
     /// Whether somebody waits for this reading: it may raise, or clear.
     fn has(&self, event: &Event) -> bool {
         let (Some(vital), Some(value)) = (event.vital, event.value) else { return false };
-        let book = self.book.read().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
         // Not known yet: whatever it is may be.
-        let Some(book) = &*book else { return true };
-        if book.is_urgent(&event.tenant, vital, value) {
+        let Some(snapshot) = &*snapshot else { return true };
+        if snapshot.is_urgent(&event.tenant, vital, value) {
             return true;
         }
         let standing = self.standing.read().unwrap_or_else(PoisonError::into_inner);
         standing.get(&event.tenant).is_some_and(|patients| patients.contains(&event.patient_id))
-            && book.looks_at(&event.tenant, vital)
+            && snapshot.looks_at(&event.tenant, vital)
     }
 
     fn learn(&self, alert_event: &Event) {
@@ -95,35 +95,35 @@ impl Urgency {
 pub struct Raised {
     /// The alert events that were appended.
     pub events: Vec<Event>,
-    book: Arc<Book>,
+    snapshot: Arc<RuleSnapshot>,
     incarnation: i64,
 }
 
-impl Raise {
+impl RulesConsumer {
     /// The worker for these rules, and what tenants make of them.
-    pub fn new(log: Log, fresh: Book) -> Raise {
-        let urgency = Urgency { book: Arc::default(), standing: Arc::default() };
+    pub fn new(log: Log, fresh: RuleSnapshot) -> RulesConsumer {
+        let urgency = Urgency { snapshot: Arc::default(), standing: Arc::default() };
         log.wake().hurry_for({
             let urgency = urgency.clone();
             move |event| urgency.has(event)
         });
         let fresh = fresh.of_installation(log.installation());
-        Raise { log, fresh, books: Mutex::default(), urgency }
+        RulesConsumer { log, fresh, snapshots: Mutex::default(), urgency }
     }
 
     /// The rules as they stand at a position of a shard, which is the checkpoint's.
-    async fn book(
+    async fn snapshot(
         &self,
         tx: &mut PgConnection,
         shard: i16,
         position: i64,
-    ) -> Result<Arc<Book>, ConsumerError> {
+    ) -> Result<Arc<RuleSnapshot>, ConsumerError> {
         {
-            let books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((at, book)) = books.get(&shard)
+            let snapshots = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((at, snapshot)) = snapshots.get(&shard)
                 && *at == (At { incarnation: self.log.history().number(), position })
             {
-                return Ok(book.clone());
+                return Ok(snapshot.clone());
             }
         }
         Ok(Arc::new(stored::load(tx, &self.fresh, shard).await?))
@@ -146,10 +146,10 @@ impl Raise {
         tx: &mut PgConnection,
         shard: i16,
         evaluator: &Evaluator,
-        book: &Book,
+        snapshot: &RuleSnapshot,
     ) -> Result<(), ConsumerError> {
         let changed = evaluator
-            .changed(book)
+            .changed(snapshot)
             .map_err(|source| ConsumerError::State { patient: "a patient".to_owned(), source })?;
         if changed.is_empty() {
             return Ok(());
@@ -176,14 +176,14 @@ impl Raise {
         position: i64,
         upto: DateTime<Utc>,
     ) -> Result<Option<Vec<Event>>, ConsumerError> {
-        let book = self.book(tx, shard, position).await?;
+        let snapshot = self.snapshot(tx, shard, position).await?;
         let mut evaluator = self.due(tx, shard, upto).await?;
         let mut said = Vec::new();
-        evaluator.ticks(&book, upto, &mut said);
+        evaluator.ticks(&snapshot, upto, &mut said);
         if lock_head(tx, shard).await? != position {
             return Ok(None);
         }
-        self.save(tx, shard, &evaluator, &book).await?;
+        self.save(tx, shard, &evaluator, &snapshot).await?;
         append_if_any(tx, shard, &said).await?;
         Ok(Some(said))
     }
@@ -228,7 +228,7 @@ async fn load_held(
     remember(evaluator, &rows)
 }
 
-impl Consumer for Raise {
+impl Consumer for RulesConsumer {
     type Done = Raised;
 
     fn name(&self) -> &str {
@@ -258,10 +258,10 @@ impl Consumer for Raise {
 
     async fn act(&self, tx: &mut PgConnection, window: &Window) -> Result<Raised, ConsumerError> {
         let (shard, incarnation) = (window.shard, self.log.history().number());
-        let mut book = self.book(tx, shard, window.after).await?;
+        let mut snapshot = self.snapshot(tx, shard, window.after).await?;
         // All that is due by then comes before what follows.
-        let upto = if book.has_timers() { time_at(tx, shard, window.to).await? } else { None };
-        let mut interest = book.interest();
+        let upto = if snapshot.has_timers() { time_at(tx, shard, window.to).await? } else { None };
+        let mut interest = snapshot.interest();
         let (mut events, mut evaluator) = relevant(tx, window, &interest, upto).await?;
         if events.iter().any(|recorded| recorded.event.kind == RULE_CHANGED) {
             // What a rule that begins in this window would have to see was not asked for.
@@ -270,35 +270,35 @@ impl Consumer for Raise {
             stored::without_written_anew(tx, shard, &mut events).await?;
         }
         if events.is_empty() && upto.is_none() {
-            return Ok(Raised { events: Vec::new(), book, incarnation });
+            return Ok(Raised { events: Vec::new(), snapshot, incarnation });
         }
         load_held(tx, shard, &events, &mut evaluator).await?;
         in_order(&mut events);
         let mut said = Vec::new();
         for recorded in &events {
             let wrong = |error| stored::misunderstood(shard, recorded.position, error);
-            if Evaluator::needs_past(&book, recorded).map_err(wrong)? {
+            if Evaluator::needs_past(&snapshot, recorded).map_err(wrong)? {
                 evaluator.read_back(past::read(tx, recorded, &interest.vitals).await?);
             }
-            evaluator.event(&mut book, recorded, &mut said).map_err(wrong)?;
+            evaluator.event(&mut snapshot, recorded, &mut said).map_err(wrong)?;
         }
         if let Some(upto) = upto {
-            evaluator.ticks(&book, upto, &mut said);
+            evaluator.ticks(&snapshot, upto, &mut said);
         }
         stored::keep(tx, shard, &events).await?;
-        self.save(tx, shard, &evaluator, &book).await?;
+        self.save(tx, shard, &evaluator, &snapshot).await?;
         append_if_any(tx, shard, &said).await?;
-        Ok(Raised { events: said, book, incarnation })
+        Ok(Raised { events: said, snapshot, incarnation })
     }
 
     fn committed(&self, window: &Window, raised: Raised) {
-        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut snapshots = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
         let at = At { incarnation: raised.incarnation, position: window.to };
-        books.insert(window.shard, (at, raised.book.clone()));
-        drop(books);
-        let mut hint = self.urgency.book.write().unwrap_or_else(PoisonError::into_inner);
-        if hint.as_ref().is_none_or(|book| !Arc::ptr_eq(book, &raised.book)) {
-            *hint = Some(raised.book);
+        snapshots.insert(window.shard, (at, raised.snapshot.clone()));
+        drop(snapshots);
+        let mut hint = self.urgency.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+        if hint.as_ref().is_none_or(|snapshot| !Arc::ptr_eq(snapshot, &raised.snapshot)) {
+            *hint = Some(raised.snapshot);
         }
         drop(hint);
         self.said(window.shard, &raised.events);

@@ -170,28 +170,28 @@ pub struct Tenant {
 
 /// What all tenants have set, at one position of a shard.
 #[derive(Clone, Debug)]
-pub struct Book {
+pub struct RuleSnapshot {
     fresh: Arc<Tenant>,
     tenants: HashMap<Arc<str>, Arc<Tenant>>,
 }
 
-impl Book {
+impl RuleSnapshot {
     /// Of an empty log.
-    pub fn new() -> Result<Book, RuleError> {
+    pub fn new() -> Result<RuleSnapshot, RuleError> {
         let set = RuleSet::new(shipped_rules()?.into_iter().map(Arc::new))?;
         let fresh = Arc::new(Tenant { set, ..Tenant::default() });
-        Ok(Book { fresh, tenants: HashMap::new() })
+        Ok(RuleSnapshot { fresh, tenants: HashMap::new() })
     }
 
     /// With other rules than the shipped ones for everybody, for trials.
-    pub fn with_rules(rules: Vec<Rule>) -> Result<Book, RuleError> {
+    pub fn with_rules(rules: Vec<Rule>) -> Result<RuleSnapshot, RuleError> {
         let set = RuleSet::new(rules.into_iter().map(Arc::new))?;
         let fresh = Arc::new(Tenant { set, ..Tenant::default() });
-        Ok(Book { fresh, tenants: HashMap::new() })
+        Ok(RuleSnapshot { fresh, tenants: HashMap::new() })
     }
 
     /// The same for an installation, which is part of the alerts' ids.
-    pub fn of_installation(mut self, installation: Uuid) -> Book {
+    pub fn of_installation(mut self, installation: Uuid) -> RuleSnapshot {
         Arc::make_mut(&mut self.fresh).installation = installation;
         self
     }
@@ -202,12 +202,12 @@ impl Book {
         &self,
         tenant: &str,
         changed: &HashSet<String>,
-    ) -> Result<Book, RuleError> {
+    ) -> Result<RuleSnapshot, RuleError> {
         let rules = self.of(tenant).set.rules().iter().filter_map(|rule| {
             if changed.contains(&rule.id) { self.fresh.set.named(&rule.id) } else { Some(rule) }
         });
         let rules = rules.map(|rule| Rule::clone(rule).without_repeats());
-        Ok(Book::with_rules(rules.collect())?.of_installation(self.fresh.installation))
+        Ok(RuleSnapshot::with_rules(rules.collect())?.of_installation(self.fresh.installation))
     }
 
     /// What a tenant has set.

@@ -105,7 +105,7 @@ pub async fn set(
     now: DateTime<Utc>,
 ) -> Result<(), AppendError> {
     let data = serde_json::to_string(silence).map_err(|error| sqlx::Error::Encode(error.into()))?;
-    let events = [Event::happening(SILENCE_SET, (tenant, NO_PATIENT), by, now, data)];
+    let events = [Event::non_reading(SILENCE_SET, (tenant, NO_PATIENT), by, now, data)];
     log.ensure_partitions(std::iter::once(now)).await?;
     log.append_everywhere(log.pool().begin().await?, &events).await
 }

@@ -15,7 +15,7 @@ pub const DEVICES_MAX: usize = 16;
 
 /// Of one patient and one rule.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct State {
+pub struct RuleState {
     /// The alert that stands.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub active: Option<Active>,
@@ -34,7 +34,7 @@ pub struct State {
     /// The same three of each device by itself, for a rule that judges them apart; who was
     /// heard of last comes last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub apart: Vec<Part>,
+    pub apart: Vec<DeviceMemory>,
     /// The version of the rule that `pending`, `late`, `memory` and `apart` are of.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub version: u32,
@@ -51,7 +51,7 @@ fn is_no(flag: &bool) -> bool {
 /// What is remembered of one device, where devices are judged apart.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the fields are those of the state")]
-pub struct Part {
+pub struct DeviceMemory {
     pub device: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<Run>,
@@ -61,13 +61,13 @@ pub struct Part {
     pub memory: Vec<Memory>,
 }
 
-impl State {
+impl RuleState {
     /// From here to [`State::leave`] what is remembered is what is remembered of a device.
     pub fn enter(&mut self, device: &str) {
         let found = self.apart.iter().position(|part| part.device == device);
         let part = match found {
             Some(n) => self.apart.remove(n),
-            None => Part { device: device.to_owned(), ..Part::default() },
+            None => DeviceMemory { device: device.to_owned(), ..DeviceMemory::default() },
         };
         self.apart.push(part);
         self.exchange();
@@ -76,7 +76,7 @@ impl State {
     /// The end of [`State::enter`].
     pub fn leave(&mut self) {
         self.exchange();
-        let nothing = |part: &mut Part| {
+        let nothing = |part: &mut DeviceMemory| {
             part.pending.is_none() && part.late.is_none() && part.memory.is_empty()
         };
         self.apart.pop_if(nothing);
@@ -104,7 +104,7 @@ impl State {
 
 /// A page that is held back, and until when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Held {
+pub struct HeldPage {
     /// The silence.
     pub by: Uuid,
     /// Its end.
@@ -138,7 +138,7 @@ pub struct Active {
     pub recovering: Option<Run>,
     /// Nobody was paged when it was raised, because of a silence that is not over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub held: Option<Held>,
+    pub held: Option<HeldPage>,
     /// Somebody answered.
     #[serde(default, skip_serializing_if = "is_no")]
     pub acked: bool,

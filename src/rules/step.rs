@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::condition::{moment, numbers, observe, scored};
 use super::input::{Context, Input, Reading, Transition};
 use super::model::{Hours, Leaf, Mode, Per, Rule};
-use super::state::{Active, Ground, Missed, Run, State};
+use super::state::{Active, Ground, Missed, RuleState, Run};
 use crate::event::{ALERT_MISSED, ALERT_SHADOWED, AlertData, AlertState, Because};
 use crate::vital::Vital;
 
@@ -31,12 +31,12 @@ const SILENT_AFTER: TimeDelta = TimeDelta::minutes(5);
 /// Takes one step.
 pub fn step(
     rule: &Rule,
-    state: &mut State,
+    state: &mut RuleState,
     input: &Input<'_>,
     context: &Context<'_>,
     said: &mut Vec<Transition>,
 ) {
-    let mut step = Step { rule, context, said };
+    let mut step = RuleStep { rule, context, said };
     keep_to_version(rule, state);
     let apart = match input {
         Input::Reading(reading) if rule.per == Per::Device => Some(reading.device_id),
@@ -54,13 +54,13 @@ pub fn step(
         Input::Cleared { id, by, at } => step.clear_by(state, *id, by, *at),
     }
     apart.inspect(|_| state.leave());
-    let State { pending, late, memory, apart, .. } = &*state;
+    let RuleState { pending, late, memory, apart, .. } = &*state;
     let is_empty = pending.is_none() && late.is_none() && memory.is_empty() && apart.is_empty();
     state.version = if is_empty { 0 } else { rule.version };
 }
 
 /// A step that is being taken.
-pub(super) struct Step<'s> {
+pub(super) struct RuleStep<'s> {
     pub rule: &'s Rule,
     pub context: &'s Context<'s>,
     pub said: &'s mut Vec<Transition>,
@@ -69,7 +69,7 @@ pub(super) struct Step<'s> {
 /// What was remembered for another version's condition is not this one's. The alert
 /// that stands goes on, unless it was only tried. It may be done late, and at any time: what
 /// is not this version's counts for nothing from the change on.
-pub(super) fn keep_to_version(rule: &Rule, state: &mut State) {
+pub(super) fn keep_to_version(rule: &Rule, state: &mut RuleState) {
     if state.version != rule.version && state.version != 0 {
         state.forget();
     }
@@ -79,7 +79,7 @@ pub(super) fn keep_to_version(rule: &Rule, state: &mut State) {
     }
 }
 
-impl Step<'_> {
+impl RuleStep<'_> {
     fn may_raise(&self, at: DateTime<Utc>) -> bool {
         matches!(self.rule.mode, Mode::Active | Mode::Shadow)
             && !self.context.inhibited
@@ -89,7 +89,7 @@ impl Step<'_> {
                 || self.rule.schedule.iter().any(|h: &Hours| h.hold(at)))
     }
 
-    fn reading(&mut self, state: &mut State, reading: &Reading<'_>) {
+    fn reading(&mut self, state: &mut RuleState, reading: &Reading<'_>) {
         let rule = self.rule;
         let distrusted =
             rule.quality_min.is_some_and(|min| reading.quality.is_some_and(|q| q < min));
@@ -120,7 +120,7 @@ impl Step<'_> {
 
     /// A newer one was judged that has the last word over it, and nothing that it belongs to
     /// is under way. The other conditions pass over what would turn their order round.
-    fn is_overtaken(&self, state: &State, reading: &Reading<'_>) -> bool {
+    fn is_overtaken(&self, state: &RuleState, reading: &Reading<'_>) -> bool {
         let newest = match self.rule.per {
             Per::Patient => reading.judged.of_vital,
             Per::Device => reading.judged.of_device,
@@ -135,7 +135,7 @@ impl Step<'_> {
     /// Draws the conclusion from a condition's answer.
     pub fn settle(
         &mut self,
-        state: &mut State,
+        state: &mut RuleState,
         holds: bool,
         at: DateTime<Utc>,
         recorded_at: DateTime<Utc>,
@@ -189,7 +189,7 @@ impl Step<'_> {
 
     fn raise(
         &mut self,
-        state: &mut State,
+        state: &mut RuleState,
         run: &Run,
         at: DateTime<Utc>,
         recorded_at: DateTime<Utc>,
@@ -218,7 +218,7 @@ impl Step<'_> {
         self.say(self.rule.event.clone(), at, data, self.rule.mode == Mode::Shadow);
     }
 
-    fn clear(&mut self, state: &mut State, ground: &Ground, at: DateTime<Utc>, ended: Ended) {
+    fn clear(&mut self, state: &mut RuleState, ground: &Ground, at: DateTime<Utc>, ended: Ended) {
         let Some(active) = state.active.take() else { return };
         let Ended { by, silent_device } = ended;
         let data = self.data(AlertState::Cleared, active.id, ground, active.since);
@@ -227,7 +227,7 @@ impl Step<'_> {
         self.say(self.rule.event.clone(), at.max(active.since), data, active.shadow);
     }
 
-    fn clear_by(&mut self, state: &mut State, id: Uuid, by: &str, at: DateTime<Utc>) {
+    fn clear_by(&mut self, state: &mut RuleState, id: Uuid, by: &str, at: DateTime<Utc>) {
         if state.active.as_ref().is_none_or(|active| active.id != id) {
             return;
         }
@@ -253,7 +253,7 @@ impl Step<'_> {
     }
 
     /// A late reading: what it would have raised is said once an episode.
-    fn late(&mut self, state: &mut State, reading: &Reading<'_>) {
+    fn late(&mut self, state: &mut RuleState, reading: &Reading<'_>) {
         let (rule, at) = (self.rule, reading.occurred_at);
         // Somebody was paged for this already.
         if state.active.as_ref().is_some_and(|active| active.since <= at) {
@@ -287,7 +287,7 @@ impl Step<'_> {
         }
     }
 
-    fn because(&self, state: &State, run: &Run, at: DateTime<Utc>) -> Because {
+    fn because(&self, state: &RuleState, run: &Run, at: DateTime<Utc>) -> Because {
         let facts = self.context.facts;
         let numbers = numbers(self.rule, facts, at);
         let scored = self.rule.when.leaves.iter().zip(&state.memory).find_map(|(leaf, memory)| {

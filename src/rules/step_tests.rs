@@ -7,7 +7,7 @@ use super::facts::Facts;
 use super::input::{Context, Input, Judged, Reading};
 use super::model::{Leaf, Rule};
 use super::registry::shipped_rules;
-use super::state::State;
+use super::state::RuleState;
 use super::step::step;
 use super::timers::due;
 use crate::event::AlertState;
@@ -34,7 +34,7 @@ fn context(facts: &Facts) -> Context<'_> {
 
 #[track_caller]
 fn check(rule: &Rule, rows: &[Row], expect: &[(usize, AlertState)]) {
-    let (mut state, facts) = (State::default(), Facts::default());
+    let (mut state, facts) = (RuleState::default(), Facts::default());
     let at = |s| DateTime::UNIX_EPOCH + TimeDelta::seconds(s);
     let mut got = Vec::new();
     for (i, &(occurred, recorded, value, suspect)) in rows.iter().enumerate() {
@@ -197,9 +197,9 @@ fn deltas_and_counts_hold_as_they_say() {
 
 /// Runs readings and ticks in the log's order; answers what was said, with its time.
 fn run(rule: &Rule, rows: &[(i64, &str, f64, bool)], upto: i64) -> Vec<(i64, AlertState)> {
-    let (mut state, facts, mut said) = (State::default(), Facts::default(), Vec::new());
+    let (mut state, facts, mut said) = (RuleState::default(), Facts::default(), Vec::new());
     let at = |s| DateTime::UNIX_EPOCH + TimeDelta::seconds(s);
-    let ticks = |state: &mut State, upto: i64, said: &mut Vec<_>| {
+    let ticks = |state: &mut RuleState, upto: i64, said: &mut Vec<_>| {
         while let Some(time) = due(rule, state).filter(|time| *time <= at(upto)) {
             step(rule, state, &Input::Tick(time), &context(&facts), said);
         }
@@ -262,7 +262,7 @@ fn what_no_living_patient_shows_tells_of_the_device() {
 /// What a reading in a patient's stream raises.
 fn raised(context: &Context<'_>, reading: Reading<'_>) -> Uuid {
     let rule = shipped_rules().unwrap().remove(0);
-    let (mut state, mut said) = (State::default(), Vec::new());
+    let (mut state, mut said) = (RuleState::default(), Vec::new());
     step(&rule, &mut state, &Input::Reading(reading), context, &mut said);
     said[0].data.alert_id
 }

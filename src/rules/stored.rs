@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 
 use super::evaluate::{EvaluateError, RuleChanged, SILENCE_SET};
 use super::model::Rule;
-use super::registry::{Book, Silence};
+use super::registry::{RuleSnapshot, Silence};
 use crate::consumer::ConsumerError;
 use crate::event::{Event, NO_PATIENT, RULE_CHANGED, Recorded};
 
@@ -28,9 +28,9 @@ struct Stored {
 /// The rules as a shard's rules have read them, on top of those of a fresh tenant.
 pub(super) async fn load(
     tx: &mut PgConnection,
-    fresh: &Book,
+    fresh: &RuleSnapshot,
     shard: i16,
-) -> Result<Book, ConsumerError> {
+) -> Result<RuleSnapshot, ConsumerError> {
     let rows: Vec<Stored> = sqlx::query_as(
         "select tenant, kind, id, data::text, position from rule_book where shard = $1 \
          order by position",
@@ -38,15 +38,15 @@ pub(super) async fn load(
     .bind(shard)
     .fetch_all(&mut *tx)
     .await?;
-    let mut book = fresh.clone();
+    let mut snapshot = fresh.clone();
     for row in rows {
-        let Err(error) = put(&mut book, &row) else { continue };
+        let Err(error) = put(&mut snapshot, &row) else { continue };
         let anew = match row.kind.as_str() {
             "rule" => written_anew(tx, shard, (&row.tenant, &row.id), row.position).await?,
             _ => None,
         };
         let taken = match anew {
-            Some(rule) => book.put(&row.tenant, rule).map_err(EvaluateError::from),
+            Some(rule) => snapshot.put(&row.tenant, rule).map_err(EvaluateError::from),
             None => Err(error),
         };
         taken.map_err(|error| ConsumerError::Stored {
@@ -57,14 +57,14 @@ pub(super) async fn load(
             why: error.to_string(),
         })?;
     }
-    Ok(book)
+    Ok(snapshot)
 }
 
-fn put(book: &mut Book, row: &Stored) -> Result<(), EvaluateError> {
+fn put(snapshot: &mut RuleSnapshot, row: &Stored) -> Result<(), EvaluateError> {
     match row.kind.as_str() {
-        "rule" => Ok(book.put(&row.tenant, rule_of(&row.data)?)?),
+        "rule" => Ok(snapshot.put(&row.tenant, rule_of(&row.data)?)?),
         _ => {
-            book.silence(&row.tenant, serde_json::from_str::<Silence>(&row.data)?);
+            snapshot.silence(&row.tenant, serde_json::from_str::<Silence>(&row.data)?);
             Ok(())
         }
     }

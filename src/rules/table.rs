@@ -1,6 +1,6 @@
 //! Reading a table of keys, and saying where something is wrong with it.
 //!
-//! Guarantees that a key which nobody asked for is refused, and that a refusal names its
+//! Guarantees that a key that is not known is refused, and that a refusal names its
 //! place as a JSON pointer.
 
 use chrono::TimeDelta;

@@ -15,23 +15,23 @@ use std::time::Duration;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use super::raise::Raise;
+use super::raise::RulesConsumer;
 use crate::consumer::{ConsumerError, RULES};
-use crate::log::{Patience, head_and_time};
+use crate::log::{ReplyTimeout, head_and_time};
 
 /// How often it looks whether something is due.
 pub const LOOK_MS: u64 = 500;
 
 /// Ticks on one shard until told to stop.
-pub async fn run(rules: Arc<Raise>, pool: PgPool, shard: i16, stop: CancellationToken) {
-    let mut patience = Patience::default();
+pub async fn run(rules: Arc<RulesConsumer>, pool: PgPool, shard: i16, stop: CancellationToken) {
+    let mut timeout = ReplyTimeout::default();
     let mut told: Option<String> = None;
     while !stop.is_cancelled() {
-        match patience.answered(tick(&rules, &pool, shard)).await {
+        match timeout.answered(tick(&rules, &pool, shard)).await {
             Ok(took) => {
                 told = None;
                 if took {
-                    patience.regain();
+                    timeout.reset();
                 }
             }
             Err(error) => {
@@ -53,7 +53,7 @@ pub async fn run(rules: Arc<Raise>, pool: PgPool, shard: i16, stop: Cancellation
 }
 
 /// Takes what is due, if this shard has been read to its end; whether it did.
-pub async fn tick(rules: &Raise, pool: &PgPool, shard: i16) -> Result<bool, ConsumerError> {
+pub async fn tick(rules: &RulesConsumer, pool: &PgPool, shard: i16) -> Result<bool, ConsumerError> {
     let is_due: bool = sqlx::query_scalar(
         "select exists (select from rule_state where shard = $1 and due_at <= clock_timestamp())",
     )

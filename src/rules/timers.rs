@@ -1,19 +1,19 @@
 //! What time alone does to a rule: silences of devices and of people, and what follows
 //! when nobody answers.
 //!
-//! Guarantees that [`due`] says when the next tick moves something, so that nobody has to
+//! Guarantees that [`due`] says when the next tick moves something, so that no caller has to
 //! look more often. Time is the log's; see [`super::step()`].
 
 use chrono::{DateTime, Utc};
 
 use super::condition::holds;
 use super::model::{Leaf, Mode, Rule};
-use super::state::{Active, Ground, State};
-use super::step::Step;
+use super::state::{Active, Ground, RuleState};
+use super::step::RuleStep;
 use crate::event::{AlertData, AlertState};
 
 /// When time alone will move the rule next, on the log's time.
-pub fn due(rule: &Rule, state: &State) -> Option<DateTime<Utc>> {
+pub fn due(rule: &Rule, state: &RuleState) -> Option<DateTime<Utc>> {
     let held = state.active.as_ref().and_then(|active| active.held);
     let mut first: Option<DateTime<Utc>> = held.map(|held| held.until);
     if !rule.has_timers() {
@@ -57,9 +57,9 @@ fn next_escalation<'r>(
         .find(|(_, step)| step.even_acked || !active.acked)
 }
 
-impl Step<'_> {
+impl RuleStep<'_> {
     /// Takes a tick.
-    pub fn tick(&mut self, state: &mut State, at: DateTime<Utc>) {
+    pub fn tick(&mut self, state: &mut RuleState, at: DateTime<Utc>) {
         self.page_what_was_held(state, at);
         self.follow_up(state, at);
         let mut silent: Option<Ground> = None;
@@ -86,7 +86,7 @@ impl Step<'_> {
 
     /// A silence is over: whoever would have been paged when the alert was raised is paged
     /// now, unless somebody has answered it or another silence goes on.
-    fn page_what_was_held(&mut self, state: &mut State, at: DateTime<Utc>) {
+    fn page_what_was_held(&mut self, state: &mut RuleState, at: DateTime<Utc>) {
         let Some(active) = &mut state.active else { return };
         if active.held.is_none_or(|held| held.until > at) {
             return;
@@ -102,7 +102,7 @@ impl Step<'_> {
     }
 
     /// What follows when nobody answers.
-    fn follow_up(&mut self, state: &mut State, at: DateTime<Utc>) {
+    fn follow_up(&mut self, state: &mut RuleState, at: DateTime<Utc>) {
         let rule = self.rule;
         let Some(active) = &mut state.active else { return };
         let ground = active.ground.clone();

@@ -180,7 +180,7 @@ pub async fn change(
     RuleSet::new(others.into_iter().chain([rule]).map(Into::into))?;
     let data =
         serde_json::to_string(&version).map_err(|error| sqlx::Error::Encode(error.into()))?;
-    let events = [Event::happening(RULE_CHANGED, (tenant, NO_PATIENT), by, now, data)];
+    let events = [Event::non_reading(RULE_CHANGED, (tenant, NO_PATIENT), by, now, data)];
     log.append_everywhere(tx, &events).await?;
     Ok(version)
 }

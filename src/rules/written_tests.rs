@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 
 use super::model::{Leaf, Mode, Op, Per, Rule};
-use super::registry::{Book, RuleSet, shipped_rules};
+use super::registry::{RuleSet, RuleSnapshot, shipped_rules};
 use crate::vital::Vital;
 
 const HIGH_HEART_RATE: &str = include_str!("shipped/high-heart-rate.toml");
@@ -18,7 +18,7 @@ fn the_default_rule_is_the_contracts_and_the_others_are_drafts() {
     assert_eq!((rule.lateness, rule.mode), (TimeDelta::seconds(120), Mode::Active));
     assert!(rule.on_delay.is_zero() && rule.off_delay.is_zero() && !rule.has_timers());
     assert!(others.len() > 10 && others.iter().all(|rule| rule.mode == Mode::Draft));
-    Book::new().unwrap();
+    RuleSnapshot::new().unwrap();
 }
 
 #[test]

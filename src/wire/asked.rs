@@ -70,7 +70,7 @@ pub enum SentQuality {
 /// What somebody says of an alert.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Answering {
+pub struct AcknowledgementRequest {
     /// Who; the token's subject when left out.
     #[schemars(length(min = 1, max = 200))]
     pub by: Option<String>,

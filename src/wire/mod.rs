@@ -19,13 +19,14 @@ mod silence;
 mod state;
 mod stream;
 mod value;
+mod webhook;
 
 pub use alert::{
     Acknowledged, Acknowledgement, Alert, AlertWithHistory, OnTrial, Raising, Said, Standing, Via,
 };
 pub use asked::{
-    Answering, ChangedWebhook, NewSilence, NewWebhook, Readings, Replay, Retraction, Rotation,
-    SentReading,
+    AcknowledgementRequest, ChangedWebhook, NewSilence, NewWebhook, Readings, Replay, Retraction,
+    Rotation, SentReading,
 };
 pub use endpoint::{
     Attempt, Breaker, BreakerState, Delivery, DeliveryState, DeliveryWithAttempts, EndpointState,
@@ -54,3 +55,7 @@ pub use state::{
 };
 pub use stream::{End, Events, Lagging, LogRestored, RestoredPlace, StreamEvent};
 pub use value::{Context, Id, Links, Members, Number, Opinion, Quality, Time, Unit};
+pub use webhook::{
+    AlertBody, AlertBodyLinks, AlertStub, HeartbeatBody, NoticeBody, NoticeBodyLinks, PingBody,
+    PingBodyLinks,
+};

@@ -24,7 +24,7 @@ pub struct RuleVersion {
     pub version: u32,
     pub mode: Mode,
     pub rule: WrittenRule,
-    /// Nobody wrote what every tenant begins with.
+    /// What every tenant begins with has no author.
     pub by: Option<String>,
     pub reason: Option<String>,
     pub at: Option<Time>,

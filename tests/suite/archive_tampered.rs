@@ -2,18 +2,18 @@
 
 use std::path::Path;
 
-use vitals::archive::{Access, File, Object, Row, Writer};
+use vitals::archive::{Access, ArchiveRow, File, StoredObject, Writer};
 use vitals::log::partition::Span;
 
 use crate::archive::ward::{Ward, copy, run};
 use crate::support::cli;
 
 async fn open(path: &Path) -> File {
-    let object = Object::at(path.to_str().unwrap(), &Access::default()).unwrap();
+    let object = StoredObject::at(path.to_str().unwrap(), &Access::default()).unwrap();
     File::open(object).await.unwrap()
 }
 
-async fn rows_of(path: &Path) -> Vec<Row> {
+async fn rows_of(path: &Path) -> Vec<ArchiveRow> {
     let file = open(path).await;
     let mut rows = Vec::new();
     for group in &file.groups {
@@ -24,9 +24,9 @@ async fn rows_of(path: &Path) -> Vec<Row> {
 
 /// Writes other rows under the same name, as somebody would who knows the format, and
 /// makes the database believe that this is the file.
-async fn forge(ward: &Ward, path: &Path, rows: Vec<Row>) {
+async fn forge(ward: &Ward, path: &Path, rows: Vec<ArchiveRow>) {
     let mut about = open(path).await.about;
-    let object = Object::at(path.to_str().unwrap(), &Access::default()).unwrap();
+    let object = StoredObject::at(path.to_str().unwrap(), &Access::default()).unwrap();
     let mut writer = Writer::new(&object).unwrap();
     let mut shard = None;
     for row in rows {
@@ -69,7 +69,7 @@ async fn a_row_that_was_changed_in_the_file_is_found_even_if_the_files_hash_was_
     let not_kept = honest.iter().position(|row| !row.kept).unwrap();
     let kept = honest.iter().rposition(|row| row.kept).unwrap();
     let at = |i: usize| format!("shard {}, position", honest[i].recorded.shard);
-    type Deed = (&'static str, usize, fn(&mut Vec<Row>, usize));
+    type Deed = (&'static str, usize, fn(&mut Vec<ArchiveRow>, usize));
     let deeds: [Deed; 9] = [
         ("a value", not_kept, |rows, i| rows[i].recorded.event.value = Some(61.25)),
         ("a time", not_kept, |rows, i| {

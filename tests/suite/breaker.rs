@@ -57,8 +57,9 @@ async fn a_high_alarm_goes_to_the_fallback_when_its_endpoint_fails_and_waits_for
     let notice = first_about(&fallback, "ENDPOINT_UNREACHABLE").await;
     assert_eq!(notice.body["endpointId"], endpoint.as_str());
     assert!(notice.body["reason"].as_str().unwrap().contains("500"), "{notice:?}");
-    // It came after three attempts, and as the same message.
-    assert_eq!(about(&receiver, "HIGH_HEART_RATE").len(), 3);
+    // It came after three attempts or more, since failures of less than half a second are not
+    // enough, and as the same message.
+    assert!(about(&receiver, "HIGH_HEART_RATE").len() >= 3);
     assert_eq!(
         (&page.id, &page.body),
         (&receiver.deliveries()[0].id, &receiver.deliveries()[0].body)

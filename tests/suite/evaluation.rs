@@ -16,16 +16,16 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use serde_json::Value;
 use sqlx::PgPool;
-use vitals::consumer::{Consumer, Step, register, step};
+use vitals::consumer::{Consumer, StepResult, register, step};
 use vitals::event::{Event, READING};
 use vitals::log::{Log, Window, read_window};
-use vitals::rules::backtest::{self, BacktestError, Lines, Progress, Question};
+use vitals::rules::backtest::{self, BacktestError, BacktestOutput, BacktestQuery, JobProgress};
 use vitals::rules::evaluate::in_order;
 use vitals::rules::past::Past;
-use vitals::rules::{Book, Evaluator, Raise, Rule, ticks};
+use vitals::rules::{Evaluator, Rule, RuleSnapshot, RulesConsumer, ticks};
 use vitals::vital::Vital;
 
-use self::acts::{Act, act, events_of, happening};
+use self::acts::{Act, act, events_of, non_reading};
 use crate::hospital::now;
 use crate::support::postgres::Database;
 
@@ -79,17 +79,17 @@ fn note(said: &mut Said, event: &Event) {
     of.push((event.kind.clone(), event.occurred_at, data));
 }
 
-async fn follow(pool: &PgPool, raise: &Arc<Raise>, log: &Log) {
+async fn follow(pool: &PgPool, raise: &Arc<RulesConsumer>, log: &Log) {
     for shard in log.shards() {
-        while step(pool, &**raise, shard).await.unwrap() == Step::Behind {}
+        while step(pool, &**raise, shard).await.unwrap() == StepResult::Behind {}
     }
 }
 
 /// Until there is nothing left, its own alerts included: the time at which these were recorded
 /// is the log's as well, and what is due by then (the end of a silence) is said.
-async fn follow_to_the_end(pool: &PgPool, raise: &Arc<Raise>, log: &Log) {
+async fn follow_to_the_end(pool: &PgPool, raise: &Arc<RulesConsumer>, log: &Log) {
     for shard in log.shards() {
-        while step(pool, &**raise, shard).await.unwrap() != Step::Idle {}
+        while step(pool, &**raise, shard).await.unwrap() != StepResult::Idle {}
     }
 }
 
@@ -102,7 +102,8 @@ async fn live_against_replay(log: &Log, acts: &[Act], cuts: &[u8]) {
     .execute(log.pool())
     .await
     .unwrap();
-    let raise = || Arc::new(Raise::new(log.clone(), Book::with_rules(rules()).unwrap()));
+    let raise =
+        || Arc::new(RulesConsumer::new(log.clone(), RuleSnapshot::with_rules(rules()).unwrap()));
     let (mut living, mut versions) = (raise(), [1; RULES.len()]);
     let mut cuts = cuts.iter().cycle();
     let mut until = 0_u8;
@@ -146,7 +147,7 @@ async fn live_against_replay(log: &Log, acts: &[Act], cuts: &[u8]) {
         let Some((head, recorded)) = head else { continue };
         let mut connection = log.pool().acquire().await.unwrap();
         let window = Window::between(&mut connection, shard, 0, head).await.unwrap();
-        let book = Book::with_rules(rules()).unwrap();
+        let book = RuleSnapshot::with_rules(rules()).unwrap();
         let mut book = Arc::new(book.of_installation(log.installation()));
         let (mut evaluator, mut said) = (Evaluator::default(), Vec::new());
         let all = read_window(&mut connection, &window).await.unwrap();
@@ -186,7 +187,7 @@ fn database(runtime: &tokio::runtime::Runtime) -> (Database, Log) {
     runtime.block_on(async {
         let database = Database::new().await;
         let log = database.log().await;
-        let raise = Raise::new(log.clone(), Book::new().unwrap());
+        let raise = RulesConsumer::new(log.clone(), RuleSnapshot::new().unwrap());
         let mut connection = log.pool().acquire().await.unwrap();
         register(&mut connection, raise.name(), log.shards()).await.unwrap();
         (database, log)
@@ -206,17 +207,17 @@ fn a_replay_of_the_log_says_what_the_living_rules_said() {
 /// The alerts that a backtest raises, with their ids.
 async fn tried(log: &Log, rule: Rule) -> Vec<String> {
     let lines = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let question = Question {
+    let question = BacktestQuery {
         tenant: "ward".to_owned(),
         from: DateTime::UNIX_EPOCH,
         to: now(),
         rules: vec![Arc::new(rule)],
         keeps_times: false,
     };
-    let to: Lines = lines.clone();
-    backtest::run(log, question.clone(), &Progress::default(), Some(to)).await.unwrap();
+    let to: BacktestOutput = lines.clone();
+    backtest::run(log, question.clone(), &JobProgress::default(), Some(to)).await.unwrap();
     // Without lines less is read, and in small slices: the same is found.
-    let progress = Progress::default();
+    let progress = JobProgress::default();
     let found = backtest::run_holding(24, log, question, &progress, None).await.unwrap();
     assert_eq!(found.readings, progress.done.load(Ordering::Relaxed));
     let raised: u32 = found.patients.iter().map(|patient| patient.tallies[0].alerts).sum();
@@ -250,7 +251,7 @@ async fn live_against_backtest(log: &Log, rows: &[(u8, u8, u8)]) {
             value: Some(80.0 + f64::from(*value)),
             source_id: "d".to_owned(),
             data: None,
-            ..happening(&patient, READING, at, Value::Null)
+            ..non_reading(&patient, READING, at, Value::Null)
         };
         log.append(log.shard_of("ward", &patient), &[event]).await.unwrap();
     }
@@ -261,8 +262,8 @@ async fn live_against_backtest(log: &Log, rows: &[(u8, u8, u8)]) {
             .execute(log.pool())
             .await
             .unwrap();
-        let book = Book::with_rules(vec![rule.clone()]).unwrap();
-        follow(log.pool(), &Arc::new(Raise::new(log.clone(), book)), log).await;
+        let book = RuleSnapshot::with_rules(vec![rule.clone()]).unwrap();
+        follow(log.pool(), &Arc::new(RulesConsumer::new(log.clone(), book)), log).await;
         let mut live: Vec<String> = sqlx::query_scalar(
             "select distinct data ->> 'alertId' from event \
              where type = 'R0' and data ->> 'state' = 'raised'",
@@ -296,11 +297,11 @@ async fn more_readings_of_one_moment_than_can_be_held_end_a_backtest() {
             value: Some(80.0),
             source_id: "d".to_owned(),
             data: None,
-            ..happening(&patient, READING, at, Value::Null)
+            ..non_reading(&patient, READING, at, Value::Null)
         };
         log.append(log.shard_of("ward", &patient), &[event]).await.unwrap();
     }
-    let question = Question {
+    let question = BacktestQuery {
         tenant: "ward".to_owned(),
         from: DateTime::UNIX_EPOCH,
         to: now(),
@@ -308,7 +309,7 @@ async fn more_readings_of_one_moment_than_can_be_held_end_a_backtest() {
         keeps_times: false,
     };
     let tried = async |most| {
-        let (question, progress) = (question.clone(), Progress::default());
+        let (question, progress) = (question.clone(), JobProgress::default());
         backtest::run_holding(most, &log, question, &progress, None).await
     };
     assert!(matches!(tried(8).await, Err(BacktestError::TooMany)));

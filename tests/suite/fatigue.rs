@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use vitals::event::{AlertState, Priority};
 use vitals::rules::facts::Facts;
 use vitals::rules::registry::shipped_rules;
-use vitals::rules::{Context, Input, Judged, Reading, Rule, State, due, step};
+use vitals::rules::{Context, Input, Judged, Reading, Rule, RuleState, due, step};
 use vitals::vital::Vital;
 
 use crate::support::data;
@@ -23,7 +23,7 @@ fn shipped(id: &str) -> Rule {
 
 /// How many alerts a rule raises over one patient's readings.
 fn raised(rule: &Rule, rows: &[Row]) -> usize {
-    let (mut state, mut said, facts) = (State::default(), Vec::new(), Facts::default());
+    let (mut state, mut said, facts) = (RuleState::default(), Vec::new(), Facts::default());
     let context = Context {
         tenant: "t",
         patient_id: "p",

@@ -13,13 +13,15 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::TestRunner;
 use serde_json::json;
-use vitals::archive::{About, Access, File, Object, OfShard, Row as Archived, Writer};
+use vitals::archive::{
+    About, Access, ArchiveRow as Archived, File, ShardRange, StoredObject, Writer,
+};
 use vitals::auth::Caller;
 use vitals::auth::Keys;
 use vitals::clock::Clock;
 use vitals::event::{Event, READING, Recorded};
-use vitals::intake::file::{Format, Recording, Row, Wearer, open};
-use vitals::intake::{Batch, Lines, ParseError, parse};
+use vitals::intake::file::{FileFormat, FileRow, Recording, Wearer, open};
+use vitals::intake::{Batch, NdjsonLines, ParseError, parse};
 use vitals::log::Archived as Months;
 use vitals::vital::Vital;
 
@@ -173,7 +175,7 @@ fn any_lines_are_each_answered_for_however_they_are_cut_into_packets() {
     fuzz(2_000, &corpus, |bytes| {
         let judged = |part: usize| {
             let mut batch = Batch::new(&caller, now(), Months::default());
-            let mut lines = Lines::default();
+            let mut lines = NdjsonLines::default();
             for mut bytes in bytes.chunks(part) {
                 while lines.next(&mut bytes, &mut batch) {}
             }
@@ -189,7 +191,7 @@ fn any_lines_are_each_answered_for_however_they_are_cut_into_packets() {
 }
 
 /// A file of these bytes, read to its end; its rows.
-fn rows(path: &PathBuf, bytes: &[u8], recording: &Recording) -> Option<Vec<Row>> {
+fn rows(path: &PathBuf, bytes: &[u8], recording: &Recording) -> Option<Vec<FileRow>> {
     std::fs::write(path, bytes).unwrap();
     let mut rows = Vec::new();
     for row in open(path, recording).ok()? {
@@ -216,9 +218,9 @@ fn any_file_is_refused_or_each_of_its_lines_is_answered_for() {
         gzip.finish().unwrap()
     };
     for (format, header, corpus) in [
-        (Format::Csv, 1, vec![csv.into_bytes()]),
-        (Format::IcuCsv, 1, vec![icu.as_bytes().to_vec()]),
-        (Format::Ndjson, 0, vec![ndjson.into_bytes(), packed]),
+        (FileFormat::Csv, 1, vec![csv.into_bytes()]),
+        (FileFormat::IcuCsv, 1, vec![icu.as_bytes().to_vec()]),
+        (FileFormat::Ndjson, 0, vec![ndjson.into_bytes(), packed]),
     ] {
         let recording = Recording::Lines(format, now());
         fuzz(1_000, &corpus, |bytes| {
@@ -243,7 +245,7 @@ fn any_file_is_refused_or_each_of_its_lines_is_answered_for() {
 
 /// A small archive, as the platform writes it.
 async fn archive(path: &str) -> Vec<u8> {
-    let object = Object::at(path, &Access::default()).unwrap();
+    let object = StoredObject::at(path, &Access::default()).unwrap();
     let mut writer = Writer::new(&object).unwrap();
     for position in 1..40 {
         let event = Event {
@@ -268,7 +270,7 @@ async fn archive(path: &str) -> Vec<u8> {
         month: "2026-01".to_owned(),
         rows,
         rows_hash: hash.iter().map(|byte| format!("{byte:02x}")).collect(),
-        shards: vec![OfShard {
+        shards: vec![ShardRange {
             shard: 0,
             rows,
             first: 1,
@@ -290,7 +292,7 @@ fn any_archive_is_refused_or_read_as_many_rows_as_it_says() {
     let look = |bytes: &[u8]| {
         std::fs::write(&path, bytes).unwrap();
         runtime.block_on(async {
-            let object = Object::at(&location, &Access::default()).unwrap();
+            let object = StoredObject::at(&location, &Access::default()).unwrap();
             let Ok(file) = File::open(object).await else { return };
             for group in &file.groups {
                 if let Ok(rows) = file.read(*group).await {

@@ -14,14 +14,14 @@ use serde_json::{Value, json};
 use vitals::event::{Event, NO_PATIENT, READING, READING_RETRACTED, RULE_CHANGED, Recorded};
 use vitals::rules::evaluate::in_order;
 use vitals::rules::past::Past;
-use vitals::rules::{Book, Evaluator, Rule};
+use vitals::rules::{Evaluator, Rule, RuleSnapshot};
 use vitals::vital::Vital;
 
 use self::acts::{Act, Measured, RULES, act, event, log_of, measured, retraction, rule, start};
 
-fn book(only: &[usize]) -> Arc<Book> {
+fn book(only: &[usize]) -> Arc<RuleSnapshot> {
     let rules = only.iter().map(|n| Rule::read(&rule(*n, 1), 1).unwrap());
-    Arc::new(Book::with_rules(rules.collect()).unwrap())
+    Arc::new(RuleSnapshot::with_rules(rules.collect()).unwrap())
 }
 
 /// What was said, and what is remembered at the end.
@@ -30,7 +30,7 @@ struct Judged {
     states: BTreeMap<String, Value>,
 }
 
-fn judge(book: Arc<Book>, log: &[Recorded], upto: DateTime<Utc>) -> Judged {
+fn judge(book: Arc<RuleSnapshot>, log: &[Recorded], upto: DateTime<Utc>) -> Judged {
     let (mut book, mut evaluator, mut said) = (book, Evaluator::default(), Vec::new());
     let mut ordered = log.to_vec();
     in_order(&mut ordered);
@@ -222,7 +222,7 @@ fn an_alert_from_before_what_is_read_again_goes_on() {
         "when": { "vital": "heart_rate", "op": ">", "value": 120 }, "clear": { "value": 105 },
     });
     let delayed = Rule::read(&delayed, 1).unwrap();
-    let mut book = Arc::new(Book::with_rules(vec![delayed]).unwrap());
+    let mut book = Arc::new(RuleSnapshot::with_rules(vec![delayed]).unwrap());
     let (mut evaluator, mut said) = (Evaluator::default(), Vec::new());
     for recorded in &log {
         if recorded.event.kind == READING_RETRACTED {

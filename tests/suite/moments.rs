@@ -11,7 +11,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use vitals::clock::rfc3339;
 use vitals::log::{self, Log};
-use vitals::query::state::{Moment, Newest, state};
+use vitals::query::moment::Moment;
+use vitals::query::state::{Newest, state};
 
 use crate::hospital::{Hospital, heart_rate, now};
 use crate::log::{reading, somebody_waits_for_a_lock};

@@ -13,7 +13,7 @@ use vitals::consumer::{self, Consumer, ConsumerError, Follows};
 use vitals::event::Event;
 use vitals::log::{Log, Window};
 use vitals::projection::{Apply, CURRENT_VITALS, Projection, ROLLUP};
-use vitals::rules::{Book, Raise};
+use vitals::rules::{RuleSnapshot, RulesConsumer};
 
 use crate::log::{reading, time};
 use crate::support::postgres::Database;
@@ -189,7 +189,7 @@ async fn until_the_rules_have_taken_a_step_every_reading_is_urgent() {
     let database = Database::new().await;
     let log = database.log().await;
     let shard = log.shard_of("ward", "p");
-    let rules = Raise::new(log.clone(), Book::new().unwrap());
+    let rules = RulesConsumer::new(log.clone(), RuleSnapshot::new().unwrap());
     consumer::register(&mut log.pool().acquire().await.unwrap(), rules.name(), log.shards())
         .await
         .unwrap();

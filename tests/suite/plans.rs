@@ -257,11 +257,11 @@ pub async fn two_years(database: &Database) -> (i16, Vec<(i64, i64)>) {
     for month in months() {
         let at = |n: i64| month + TimeDelta::minutes(n);
         let mut events: Vec<Event> = (0..30).map(|n| reading("p", at(n))).collect();
-        let happening = Event { vital: None, value: None, ..reading("p", at(40)) };
+        let non_reading = Event { vital: None, value: None, ..reading("p", at(40)) };
         events.push(Event {
             kind: PATIENT_REGISTERED.into(),
             data: Some("{}".into()),
-            ..happening
+            ..non_reading
         });
         let appended = log.append(shard, &events).await.unwrap();
         let first = appended.positions[0].unwrap();
@@ -309,10 +309,10 @@ async fn what_is_about_one_month_of_two_years_looks_into_no_other() {
     let read_window = include_str!("../../src/log/read_window.sql");
     let of_tenant =
         format!("select * from ({read_window}) w where tenant = 'ward' order by position");
-    let happenings =
+    let non_readings =
         format!("select * from ({read_window}) w where type <> 'reading' order by position");
     let at = format!("{shard}::smallint, {after}, {to}, '{since}', '{until}'");
-    let mut statements = vec![read_window, &of_tenant, &happenings];
+    let mut statements = vec![read_window, &of_tenant, &non_readings];
     for projection in &projection::ALL {
         statements.push(projection.apply_sql());
     }

@@ -15,7 +15,7 @@ use axum::routing::post;
 use futures_util::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use vitals::delivery::webhook::guard::{Guard, Names};
+use vitals::delivery::webhook::guard::{Guard, Resolver};
 
 const OUTSIDE: &str = "127.0.0.2";
 const INSIDE: &str = "127.0.0.1";
@@ -40,7 +40,7 @@ impl Fickle {
     }
 }
 
-impl Names for Fickle {
+impl Resolver for Fickle {
     fn addresses(&self, _host: &str) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
         self.asked.fetch_add(1, Ordering::Relaxed);
         let mut answers = self.answers.lock().unwrap();

@@ -23,7 +23,7 @@ use crate::support::postgres::{Database, caught_up};
 const SOON: Duration = Duration::from_secs(30);
 
 /// What is no reading, about a patient.
-fn happening(patient: &str, kind: &str, at: DateTime<Utc>, data: serde_json::Value) -> Event {
+fn non_reading(patient: &str, kind: &str, at: DateTime<Utc>, data: serde_json::Value) -> Event {
     Event {
         kind: kind.to_owned(),
         vital: None,
@@ -48,15 +48,17 @@ fn round(patient: &str, n: i64) -> Vec<Event> {
         })
     };
     events.push(match n % 4 {
-        0 => happening(patient, "HIGH_HEART_RATE", at, data("raised")),
+        0 => non_reading(patient, "HIGH_HEART_RATE", at, data("raised")),
         1 => {
             let by = json!({ "by": "nurse", "at": at, "note": null });
             let data =
                 json!({ "v": 1, "alertId": alert, "state": "acknowledged", "acknowledged": by });
-            happening(patient, ALERT_ACKNOWLEDGED, at, data)
+            non_reading(patient, ALERT_ACKNOWLEDGED, at, data)
         }
-        2 => happening(patient, "HIGH_HEART_RATE", at, data("cleared")),
-        _ => happening(patient, PATIENT_REGISTERED, at, json!({ "v": 1, "ward": format!("w{n}") })),
+        2 => non_reading(patient, "HIGH_HEART_RATE", at, data("cleared")),
+        _ => {
+            non_reading(patient, PATIENT_REGISTERED, at, json!({ "v": 1, "ward": format!("w{n}") }))
+        }
     });
     events
 }
@@ -170,7 +172,7 @@ async fn folded(database: &Database) -> Log {
     for projection in &projection::ALL {
         for shard in log.shards() {
             while consumer::step(log.pool(), &Apply(projection), shard).await.unwrap()
-                != consumer::Step::Idle
+                != consumer::StepResult::Idle
             {}
         }
     }
@@ -250,7 +252,10 @@ async fn what_several_projections_held_is_taken_over_and_goes_on() {
     // Nothing is said of what nobody folds, and nobody folds it by a text unknown.
     assert_eq!(differences(&log).await, []);
     let step = consumer::step(log.pool(), &Apply(&projection::ROLLUP), 0).await;
-    assert!(matches!(step, Ok(consumer::Step::Idle) | Err(ConsumerError::Outdated("rollup"))));
+    assert!(matches!(
+        step,
+        Ok(consumer::StepResult::Idle) | Err(ConsumerError::Outdated("rollup"))
+    ));
     projection::install(&log).await.unwrap();
     assert_eq!(differences(&log).await, []);
     let held = "select (select count(*) from patient), (select count(*) from vital_minute), \

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use vitals::consumer::{self, Step};
+use vitals::consumer::{self, StepResult};
 use vitals::event::Event;
 use vitals::log::Log;
 use vitals::projection::{self, Apply, CURRENT_VITALS, Projection, RebuildError, SNAPSHOT};
@@ -33,7 +33,9 @@ async fn past(log: &Log, from: i64, to: i64) {
 
 async fn fold(log: &Log, projection: &'static Projection) {
     for shard in log.shards() {
-        while consumer::step(log.pool(), &Apply(projection), shard).await.unwrap() != Step::Idle {}
+        while consumer::step(log.pool(), &Apply(projection), shard).await.unwrap()
+            != StepResult::Idle
+        {}
     }
 }
 

@@ -100,7 +100,7 @@ async fn a_kept_rule_that_cannot_be_read_stops_the_rules_in_sight_until_it_is_wr
 /// Puts a change of the rule into every shard that only another version could have written.
 async fn write_unreadable(log: &Log) {
     let data = r#"{"rule":{"id":"mine","moon":"full"},"version":2}"#;
-    let event = Event::happening(RULE_CHANGED, ("ward", NO_PATIENT), "somebody", now(), data);
+    let event = Event::non_reading(RULE_CHANGED, ("ward", NO_PATIENT), "somebody", now(), data);
     log.ensure_partitions(std::iter::once(now())).await.unwrap();
     for shard in log.shards() {
         log.append(shard, std::slice::from_ref(&event)).await.unwrap();

@@ -4,6 +4,8 @@
 //! what they cannot know.
 
 // With its path, so that this file can be compiled alone as well.
+#[path = "tidy/circles.rs"]
+mod circles;
 #[path = "tidy/documents.rs"]
 mod documents;
 
@@ -30,7 +32,7 @@ const ROOMS: [(&str, &[&str]); 23] = [
     ("intake", &["auth", "limits", "log", "wire"]),
     ("query", &["consumer", "log", "projection", "wire"]),
     ("rules", &["consumer", "jobs", "log", "projection", "wire"]),
-    ("delivery", &["auth", "consumer", "log", "projection"]),
+    ("delivery", &["auth", "consumer", "log", "projection", "wire"]),
     ("record", &["log", "query"]),
     (
         "adapter",

@@ -15,13 +15,13 @@ use vitals::consumer::{self, Consumer};
 use vitals::delivery::ack::AckLinks;
 use vitals::delivery::deliver::Deliverer;
 use vitals::delivery::deliveries::{self, AttemptRecord, Delivery};
-use vitals::delivery::endpoint::{self, Endpoint, New, Payload};
+use vitals::delivery::endpoint::{self, Endpoint, NewEndpoint, Payload};
 use vitals::delivery::ping::ping;
-use vitals::delivery::replay::{self, Range, Replayed};
+use vitals::delivery::replay::{self, Replayed, SequenceRange};
 use vitals::delivery::seal::Seal;
 use vitals::delivery::state::{DeliveryState, EndpointState};
-use vitals::delivery::transport::{Destination, Message, NotSent, Number};
-use vitals::delivery::transport::{Outcome, Transport, Verdict};
+use vitals::delivery::transport::{AttemptOutcome, Transport, Verdict};
+use vitals::delivery::transport::{Destination, Message, NotSent, SequenceNumber};
 use vitals::delivery::webhook::Headers;
 use vitals::delivery::webhook::key::{Key, Scheme};
 use vitals::delivery::{DeliveryQueue, Fanout, breaker};
@@ -41,7 +41,7 @@ const TENANT: &str = "ward";
 #[derive(Clone, Debug, PartialEq)]
 struct Came {
     id: String,
-    number: Option<Number>,
+    number: Option<SequenceNumber>,
     body: Value,
 }
 
@@ -58,14 +58,14 @@ struct Inbox {
 struct Memory(Arc<Mutex<HashMap<Uuid, Inbox>>>);
 
 impl Transport for Memory {
-    async fn send(&self, message: Message<'_>, to: Destination) -> Result<Outcome, NotSent> {
+    async fn send(&self, message: Message<'_>, to: Destination) -> Result<AttemptOutcome, NotSent> {
         self.with(to.endpoint_id, |inbox| {
             let answer = inbox.next.pop_front().or_else(|| inbox.always.clone().map(Ok));
             let verdict = answer.unwrap_or(Ok(Verdict::Delivered))?;
             let (id, number) = (message.id.to_owned(), message.number);
             let body = serde_json::from_str(message.body).unwrap();
             inbox.came.push(Came { id, number, body });
-            Ok(Outcome { verdict, status: None, answer_head: Some("seen".to_owned()) })
+            Ok(AttemptOutcome { verdict, status: None, answer_head: Some("seen".to_owned()) })
         })
     }
 }
@@ -130,8 +130,8 @@ impl Platform {
         Platform { database, log, memory, http, _stop }
     }
 
-    async fn endpoint(&self, change: impl FnOnce(&mut New)) -> Endpoint {
-        let mut new = New {
+    async fn endpoint(&self, change: impl FnOnce(&mut NewEndpoint)) -> Endpoint {
+        let mut new = NewEndpoint {
             tenant: TENANT.to_owned(),
             url: self.http.url.clone(),
             events: vec!["*".to_owned()],
@@ -274,7 +274,7 @@ async fn an_alert_goes_out_in_order_where_that_is_wanted() {
 async fn the_breaker_opens_hands_over_to_the_fallback_probes_and_closes() {
     let platform = Platform::start(1).await;
     let endpoint = platform.endpoint(|_| {}).await.id;
-    let in_its_place = |new: &mut New| (new.fallback, new.events) = (true, Vec::new());
+    let in_its_place = |new: &mut NewEndpoint| (new.fallback, new.events) = (true, Vec::new());
     let fallback = platform.endpoint(in_its_place).await.id;
     platform.memory.answer_always(endpoint, failure("it is away"));
     platform.raise("101", Priority::High).await;
@@ -328,7 +328,7 @@ async fn what_is_replayed_goes_out_again_to_the_letter_and_under_its_number() {
     replay::one(platform.log.pool(), TENANT, first[0].0.id).await.unwrap();
     platform.came(endpoint, 3).await;
     platform.over(endpoint, 2).await;
-    let range = Range { from: start, to: now(), state: None, event: None };
+    let range = SequenceRange { from: start, to: now(), state: None, event: None };
     let replayed = replay::range(platform.log.pool(), TENANT, endpoint, &range).await.unwrap();
     assert_eq!(replayed, Replayed::Due(2));
     let came = platform.came(endpoint, 5).await;

@@ -10,8 +10,8 @@ use sqlx::{Connection, PgConnection};
 use std::sync::Arc;
 use vitals::event::{Event, NO_PATIENT, READING, RULE_CHANGED};
 use vitals::log::Log;
-use vitals::rules::backtest::{self, Progress, Question, Report};
-use vitals::rules::{Book, Raise, Rule, silences, ticks};
+use vitals::rules::backtest::{self, BacktestQuery, JobProgress, Report};
+use vitals::rules::{Rule, RuleSnapshot, RulesConsumer, silences, ticks};
 use vitals::vital::Vital;
 
 use crate::hospital::{Hospital, heart_rate, now};
@@ -163,7 +163,7 @@ async fn readings_are_stored_while_the_rules_clock_works_out_what_is_due() {
     // It looks the rules up: here it stands still.
     let lock = "begin; lock table rule_book in access exclusive mode";
     sqlx::raw_sql(lock).execute(&mut connection).await.unwrap();
-    let rules = Raise::new(log.clone(), Book::new().unwrap());
+    let rules = RulesConsumer::new(log.clone(), RuleSnapshot::new().unwrap());
     let pool = log.pool().clone();
     let tick = tokio::spawn(async move { ticks::tick(&rules, &pool, shard).await });
     let waits =
@@ -184,7 +184,7 @@ async fn a_stored_rule_or_silence_that_cannot_be_read_is_an_error_and_not_left_o
     let (database, _server, hospital) = scene().await;
     let log = database.log().await;
     let put = async |kind: &str, data: &str| {
-        let event = Event::happening(kind, ("ward", NO_PATIENT), "somebody", now(), data);
+        let event = Event::non_reading(kind, ("ward", NO_PATIENT), "somebody", now(), data);
         log.ensure_partitions(std::iter::once(now())).await.unwrap();
         for shard in log.shards() {
             log.append(shard, std::slice::from_ref(&event)).await.unwrap();
@@ -315,14 +315,14 @@ async fn is_as_by_hand(log: &Log, acts: &[(u8, u16, bool)]) {
     }
     store(log, "ward", &readings).await;
     let rule = Arc::new(Rule::parse(RULE_TOML, 1).unwrap());
-    let question = Question {
+    let question = BacktestQuery {
         tenant: "ward".to_owned(),
         from: DateTime::UNIX_EPOCH,
         to: now(),
         rules: vec![rule.clone()],
         keeps_times: false,
     };
-    let progress = Progress::default();
+    let progress = JobProgress::default();
     // In small slices, too: an alert stands over the border of two.
     for most in [24, 4_000] {
         let found = backtest::run_holding(most, log, question.clone(), &progress, None);

@@ -4,7 +4,7 @@
 use chrono::TimeDelta;
 use serde_json::Value;
 use vitals::event::Event;
-use vitals::log::{Window, read_happenings};
+use vitals::log::{Window, read_non_readings};
 
 use crate::hospital::Hospital;
 use crate::log::{reading, time};
@@ -36,7 +36,7 @@ async fn an_alert_of_version_1_is_read_as_version_2_by_folds_fan_out_and_questio
     // As consumers read it: the fan-out and the live stream.
     let mut connection = pool.acquire().await.unwrap();
     let window = Window::between(&mut connection, shard, 0, 1).await.unwrap();
-    let read = read_happenings(&mut connection, &window).await.unwrap();
+    let read = read_non_readings(&mut connection, &window).await.unwrap();
     let data: Value = serde_json::from_str(read[0].event.data.as_ref().unwrap()).unwrap();
     assert_eq!(data, new);
     assert_eq!(read[0].event.alert().unwrap().unwrap().v, 2);

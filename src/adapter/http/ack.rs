@@ -21,51 +21,54 @@ use self::page::BY_CHARS_MAX;
 use self::page::Bed;
 use super::alerts::find;
 use super::extract::{Body, Id, Json, json};
-use super::patients::Questions;
-use super::problem::{Problem, Told};
+use super::patients::QueryState;
+use super::problem::{Problem, ProblemText};
 use super::reply::Reply;
 use super::shown as shapes;
 use crate::auth::Caller;
 use crate::delivery::ack::Shown;
-use crate::query::alerts::{Alert, Standing};
+use crate::query::alerts::{Alert, AlertState};
 use crate::query::records;
 use crate::record::answer::{self, Answer, Via};
-use crate::wire::{self, Acknowledged, Answering};
+use crate::wire::{self, Acknowledged, AcknowledgementRequest};
 
 const NOTE_CHARS_MAX: usize = 1_000;
 
 /// What somebody says, and whether a form said it.
-pub struct Said {
-    words: Answering,
+pub struct AnswerForm {
+    words: AcknowledgementRequest,
     by_form: bool,
 }
 
-impl<S: Sync> FromRequest<S> for Said {
+impl<S: Sync> FromRequest<S> for AnswerForm {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, state: &S) -> Result<Said, Problem> {
+    async fn from_request(request: Request, state: &S) -> Result<AnswerForm, Problem> {
         let is_form = is_form(request.headers());
         let Body(body) = Body::from_request(request, state).await?;
         // What curl sends unless it is told otherwise calls itself a form as well.
         if !is_form || body.trim_ascii_start().starts_with(b"{") {
-            return Ok(Said { words: json(&body)?, by_form: false });
+            return Ok(AnswerForm { words: json(&body)?, by_form: false });
         }
-        let words: Answering = serde_urlencoded::from_bytes(&body)
+        let words: AcknowledgementRequest = serde_urlencoded::from_bytes(&body)
             .map_err(|error| Problem::invalid("invalid_body", "", error.to_string()))?;
         // A field that was left empty says nothing.
         let said =
             |text: Option<String>| text.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
-        Ok(Said { words: Answering { by: said(words.by), note: said(words.note) }, by_form: true })
+        Ok(AnswerForm {
+            words: AcknowledgementRequest { by: said(words.by), note: said(words.note) },
+            by_form: true,
+        })
     }
 }
 
 /// `POST /alerts/{id}/ack`
 pub async fn acknowledge(
-    State(questions): State<Questions>,
+    State(questions): State<QueryState>,
     caller: Caller,
     shown: Option<Extension<Shown>>,
     Id(id): Id,
-    Said { words, by_form }: Said,
+    AnswerForm { words, by_form }: AnswerForm,
 ) -> Result<Reply<Acknowledged>, Problem> {
     caller.may("alerts:ack")?;
     let alert = find(&questions, &caller, id).await?;
@@ -87,7 +90,7 @@ pub async fn acknowledge(
 
 /// `GET /alerts/{id}/ack`: the page.
 pub async fn look(
-    State(questions): State<Questions>,
+    State(questions): State<QueryState>,
     caller: Caller,
     shown: Option<Extension<Shown>>,
     Id(id): Id,
@@ -100,15 +103,15 @@ pub async fn look(
 /// `POST /alerts/{id}/clear`: over, says a person. The rules clear it; one that is over
 /// already stays as it is.
 pub async fn clear(
-    State(questions): State<Questions>,
+    State(questions): State<QueryState>,
     caller: Caller,
     Id(id): Id,
-    Json(words): Json<Answering>,
+    Json(words): Json<AcknowledgementRequest>,
 ) -> Result<Reply<wire::Alert>, Problem> {
     caller.may("alerts:ack")?;
     let answer = by_token(&words, &caller)?;
     let alert = find(&questions, &caller, id).await?;
-    if alert.state == Standing::Active {
+    if alert.state == AlertState::Active {
         let (log, now): (_, DateTime<Utc>) = (&questions.log, questions.clock.now());
         answer::request_clear(log, &caller.tenant, &alert, &answer, now).await?;
     }
@@ -117,14 +120,17 @@ pub async fn clear(
 }
 
 /// The name that is given is beside the token's, never in its place.
-fn by_token<'a>(words: &'a Answering, caller: &'a Caller) -> Result<Answer<'a>, Problem> {
+fn by_token<'a>(
+    words: &'a AcknowledgementRequest,
+    caller: &'a Caller,
+) -> Result<Answer<'a>, Problem> {
     let by = words.by.as_deref().unwrap_or(&caller.subject);
     check_text("/by", by, 1, BY_CHARS_MAX)?;
     answer(words, Some(by), Some(&caller.subject), Via::Token)
 }
 
 /// Nobody knows who it is. A program says so in words; a nurse with both hands full need not.
-fn by_link(words: &Answering, by_form: bool) -> Result<Answer<'_>, Problem> {
+fn by_link(words: &AcknowledgementRequest, by_form: bool) -> Result<Answer<'_>, Problem> {
     match words.by.as_deref() {
         None if by_form => {}
         by => check_text("/by", by.unwrap_or_default(), 1, BY_CHARS_MAX)?,
@@ -133,7 +139,7 @@ fn by_link(words: &Answering, by_form: bool) -> Result<Answer<'_>, Problem> {
 }
 
 fn answer<'a>(
-    words: &'a Answering,
+    words: &'a AcknowledgementRequest,
     by: Option<&'a str>,
     subject: Option<&'a str>,
     via: Via,
@@ -151,7 +157,7 @@ fn check_text(pointer: &str, text: &str, min: usize, max: usize) -> Result<(), P
 }
 
 async fn looked_at(
-    questions: &Questions,
+    questions: &QueryState,
     caller: &Caller,
     shown: Option<Extension<Shown>>,
     alert: &Alert,
@@ -166,7 +172,7 @@ async fn looked_at(
 }
 
 /// Where to go.
-async fn bed(questions: &Questions, tenant: &str, patient_id: &str) -> Result<Bed, Problem> {
+async fn bed(questions: &QueryState, tenant: &str, patient_id: &str) -> Result<Bed, Problem> {
     let record = records::get(&questions.log, tenant, patient_id).await?.unwrap_or_default();
     let text = |key: &str| record.fields.get(key).and_then(Value::as_str).map(str::to_owned);
     Ok(Bed { ward: text("ward"), bed: text("bed") })
@@ -176,7 +182,7 @@ async fn bed(questions: &Questions, tenant: &str, patient_id: &str) -> Result<Be
 pub async fn told_as_a_page(request: Request, next: Next) -> Response {
     let is_browser = accepts_html(request.headers());
     let response = next.run(request).await;
-    match response.extensions().get::<Told>() {
+    match response.extensions().get::<ProblemText>() {
         Some(told) if is_browser => page::answer(response.status(), page::told(told)),
         _ => response,
     }

@@ -6,13 +6,13 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::extract::{Id, Params};
-use super::patients::{Questions, limit};
+use super::patients::{QueryState, limit};
 use super::problem::Problem;
 use super::reply::Reply;
 use super::{cursor, shadow, shown};
 use crate::auth::Caller;
 use crate::event::{Because, ID_RULE, is_fhir_id};
-use crate::query::alerts::{self, Alert, Filter, Standing};
+use crate::query::alerts::{self, Alert, AlertFilter, AlertState};
 use crate::wire::{self, Acknowledgement, AlertWithHistory, Number, Page, Raising, Time, Via};
 
 /// Alerts of a page, unless the caller says otherwise, and at most.
@@ -30,15 +30,15 @@ enum OfMode {
 
 impl OfMode {
     /// How such an alert can stand.
-    fn states(self) -> impl Iterator<Item = Standing> {
-        let all = Standing::ALL.into_iter();
-        all.filter(move |state| self == OfMode::Shadow || *state != Standing::Ended)
+    fn states(self) -> impl Iterator<Item = AlertState> {
+        let all = AlertState::ALL.into_iter();
+        all.filter(move |state| self == OfMode::Shadow || *state != AlertState::Ended)
     }
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ListParams {
+pub struct AlertListParams {
     #[serde(default)]
     mode: OfMode,
     state: Option<String>,
@@ -49,15 +49,15 @@ pub struct ListParams {
 
 /// `GET /alerts`, newest first.
 pub async fn list(
-    State(questions): State<Questions>,
+    State(questions): State<QueryState>,
     caller: Caller,
-    Params(params): Params<ListParams>,
+    Params(params): Params<AlertListParams>,
     headers: HeaderMap,
 ) -> Result<Reply<Page<wire::Alert>>, Problem> {
     caller.may("alerts:read")?;
     let state = params.state.as_deref().map(|name| {
         params.mode.states().find(|state| state.name() == name).ok_or_else(|| {
-            let states: Vec<&str> = params.mode.states().map(Standing::name).collect();
+            let states: Vec<&str> = params.mode.states().map(AlertState::name).collect();
             let detail = format!("state is one of {}", states.join(", "));
             Problem::unreadable("invalid_state", detail)
         })
@@ -74,7 +74,7 @@ pub async fn list(
     let place = |cursor| cursor::place(&questions.log, cursor, "/api/v1/alerts");
     let after: Option<(i64, Uuid)> = params.cursor.as_deref().map(place).transpose()?;
     let after = after.map(|(micros, id)| cursor::time(micros).map(|at| (at, id))).transpose()?;
-    let filter = Filter {
+    let filter = AlertFilter {
         state,
         patient_id: params.patient_id.clone().or_else(|| caller.patient.clone()),
         after,
@@ -101,7 +101,7 @@ pub async fn list(
 }
 
 /// An alert that the caller may see.
-pub async fn find(questions: &Questions, caller: &Caller, id: Uuid) -> Result<Alert, Problem> {
+pub async fn find(questions: &QueryState, caller: &Caller, id: Uuid) -> Result<Alert, Problem> {
     let alert = alerts::get(&questions.log, &caller.tenant, id)
         .await?
         // What a narrow token may not see does not exist for it.
@@ -113,7 +113,7 @@ pub async fn find(questions: &Questions, caller: &Caller, id: Uuid) -> Result<Al
 
 /// `GET /alerts/{id}`, with the reading that raised it.
 pub async fn get(
-    State(questions): State<Questions>,
+    State(questions): State<QueryState>,
     caller: Caller,
     Id(id): Id,
     headers: HeaderMap,
@@ -142,7 +142,7 @@ pub async fn get(
 /// What an event says of an alert, of whichever type it is.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Told {
+struct AlertData {
     state: Option<String>,
     value: Option<Number>,
     device_id: Option<String>,
@@ -160,8 +160,8 @@ struct Told {
 
 /// What was said, and what the alert is made of: by the last who says so, for a correction
 /// may have put it on another reading.
-fn said_of(said: alerts::Said, because: &mut Option<Because>) -> Result<wire::Said, Problem> {
-    let told: Told = serde_json::from_value(said.data)
+fn said_of(said: alerts::AlertEvent, because: &mut Option<Because>) -> Result<wire::Said, Problem> {
+    let told: AlertData = serde_json::from_value(said.data)
         .map_err(|error| shown::unreadable("what was said of an alert", error))?;
     if told.because.is_some() {
         *because = told.because;

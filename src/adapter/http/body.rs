@@ -27,7 +27,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::io::StreamReader;
 
 use super::problem::Problem;
-use crate::limits::shares::{Held, Holder, Shares};
+use crate::limits::shares::{Permit, ShareHolder, Shares};
 
 /// The largest batch of readings, after decoding.
 pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -56,18 +56,18 @@ const ENCODINGS: HeaderValue = HeaderValue::from_static("gzip, zstd");
 #[derive(Clone)]
 pub struct Allowance {
     lifted: Arc<AtomicBool>,
-    /// `None` where nobody sends anything.
-    lends: Option<(Arc<Shares>, Holder)>,
+    /// `None` where nothing is sent.
+    lends: Option<(Arc<Shares>, ShareHolder)>,
 }
 
 impl Allowance {
     /// Nothing is lifted, and nothing is held.
-    pub fn new(lends: Option<(Arc<Shares>, Holder)>) -> Allowance {
+    pub fn new(lends: Option<(Arc<Shares>, ShareHolder)>) -> Allowance {
         Allowance { lifted: Arc::default(), lends }
     }
 
     /// Takes bytes of the budget, if need be when others give some back.
-    async fn take(&self, bytes: usize) -> Result<Option<Held>, Problem> {
+    async fn take(&self, bytes: usize) -> Result<Option<Permit>, Problem> {
         let Some((shares, holder)) = &self.lends else { return Ok(None) };
         let wait = Duration::from_millis(BUDGET_MS_MAX);
         Ok(Some(shares.bodies.lend_within(holder, bytes, wait).await?))
@@ -94,14 +94,14 @@ pub struct Incoming {
     ndjson: bool,
     allowance: Option<Allowance>,
     /// What undoing the encoding takes, from the first part on.
-    window: Option<Held>,
+    window: Option<Permit>,
 }
 
 /// A body that has come, and what it takes of the budget.
 pub struct Whole {
     /// All of it.
     pub bytes: Bytes,
-    _held: Vec<Held>,
+    _held: Vec<Permit>,
 }
 
 impl Deref for Whole {
@@ -205,7 +205,7 @@ impl Incoming {
     }
 
     /// Takes bytes of the budget; who gets none gets the answer.
-    async fn take(&mut self, bytes: usize) -> Result<Option<Held>, Problem> {
+    async fn take(&mut self, bytes: usize) -> Result<Option<Permit>, Problem> {
         let Some(allowance) = &self.allowance else { return Ok(None) };
         let taken = allowance.take(bytes).await;
         if taken.is_err() {

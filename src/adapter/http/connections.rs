@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
-use super::front::Front;
+use super::entry_point::EntryPoint;
 use super::problem::Problem;
 use super::ratelimit;
 
@@ -57,8 +57,8 @@ const WANT_PAUSE_MS: u64 = 50;
 
 /// Answers whoever connects, with `most` connections at one time, until `stop`; then ends
 /// when what was under way is answered.
-pub async fn serve(listener: TcpListener, front: Front, most: usize, stop: CancellationToken) {
-    let open = Arc::new(Open {
+pub async fn serve(listener: TcpListener, front: EntryPoint, most: usize, stop: CancellationToken) {
+    let open = Arc::new(Connections {
         most,
         started: Instant::now(),
         places: Mutex::default(),
@@ -97,7 +97,12 @@ pub async fn serve(listener: TcpListener, front: Front, most: usize, stop: Cance
     tracker.wait().await;
 }
 
-async fn answer(stream: TcpStream, front: Front, place: Place, stop: CancellationToken) {
+async fn answer(
+    stream: TcpStream,
+    front: EntryPoint,
+    place: OpenConnection,
+    stop: CancellationToken,
+) {
     let seen = place.seen.clone();
     let io = Watched { io: TokioIo::new(stream), seen: seen.clone() };
     let service = hyper::service::service_fn(|request: Request<Incoming>| {
@@ -175,7 +180,7 @@ fn refuse(stream: &TcpStream) {
 }
 
 /// The connections of a process.
-struct Open {
+struct Connections {
     most: usize,
     started: Instant,
     places: Mutex<HashMap<u64, Arc<Seen>>>,
@@ -185,7 +190,7 @@ struct Open {
     gone: Notify,
 }
 
-impl Open {
+impl Connections {
     fn places(&self) -> MutexGuard<'_, HashMap<u64, Arc<Seen>>> {
         // A map of whole values: a panic elsewhere did not spoil it.
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
@@ -200,7 +205,7 @@ impl Open {
     }
 
     /// A place for one more, if need be that of the one that has waited longest.
-    fn place(self: &Arc<Open>, number: u64) -> Option<Place> {
+    fn place(self: &Arc<Connections>, number: u64) -> Option<OpenConnection> {
         let mut places = self.places();
         if places.len() >= self.most && !self.make_room(&mut places) {
             return None;
@@ -211,7 +216,7 @@ impl Open {
         seen.enter(Phase::New);
         places.insert(number, seen.clone());
         metrics::gauge!("vitals_connections").set(places.len() as f64);
-        Some(Place { open: self.clone(), number, seen })
+        Some(OpenConnection { open: self.clone(), number, seen })
     }
 
     /// Ends what has waited for too long.
@@ -276,13 +281,13 @@ fn count_late_head() {
 }
 
 /// A connection's place, until it is dropped.
-struct Place {
-    open: Arc<Open>,
+struct OpenConnection {
+    open: Arc<Connections>,
     number: u64,
     seen: Arc<Seen>,
 }
 
-impl Place {
+impl OpenConnection {
     /// It was to make room, and a request had come by then.
     fn stays(&self) {
         if self.open.places().insert(self.number, self.seen.clone()).is_none() {
@@ -291,7 +296,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for OpenConnection {
     fn drop(&mut self) {
         let mut places = self.open.places();
         if places.remove(&self.number).is_none() {

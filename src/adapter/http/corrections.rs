@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 
 use super::extract::{Json, PatientId};
-use super::patients::Questions;
+use super::patients::QueryState;
 use super::problem::Problem;
 use super::reply::Reply;
 use crate::auth::Caller;
@@ -23,7 +23,7 @@ const REASON_CHARS_MAX: usize = 1_000;
 
 /// Retracts a reading: 201 the first time, 200 after that.
 pub async fn retract(
-    State(questions): State<Questions>,
+    State(questions): State<QueryState>,
     caller: Caller,
     PatientId(patient_id): PatientId,
     Json(body): Json<wire::Retraction>,

@@ -31,7 +31,7 @@ const API: &str = "/api/v1/";
 pub struct Origins(Arc<[HeaderValue]>);
 
 impl Origins {
-    /// `None` when there is none. What is no header's value is nobody's origin.
+    /// `None` when there is none. What is no header's value is no origin.
     pub fn new(origins: &[String]) -> Option<Origins> {
         let origins: Vec<HeaderValue> =
             origins.iter().filter_map(|origin| origin.parse().ok()).collect();

@@ -17,7 +17,7 @@ use super::{cursor, shown as shapes};
 use crate::auth::Caller;
 use crate::delivery::deliveries::{self, AttemptRecord, Delivery};
 use crate::delivery::endpoint;
-use crate::delivery::replay::{self, REPLAY_MAX, Range, Replayed};
+use crate::delivery::replay::{self, REPLAY_MAX, Replayed, SequenceRange};
 use crate::delivery::state::{DeliveryState, EndpointState};
 use crate::wire::{self, DeliveryWithAttempts, Page, Time, Told};
 
@@ -118,7 +118,7 @@ pub async fn replay_range(
     });
     let state = state.transpose()?;
     must_deliver(&registry, &caller, id).await?;
-    let range = Range { from: again.from.0, to, state, event: again.event };
+    let range = SequenceRange { from: again.from.0, to, state, event: again.event };
     match replay::range(registry.log.pool(), &caller.tenant, id, &range).await? {
         Replayed::Due(count) => {
             let (from, to) = (range.from.into(), to.into());

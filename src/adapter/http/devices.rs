@@ -6,12 +6,12 @@ use serde::Deserialize;
 
 use super::cursor;
 use super::extract::Params;
-use super::patients::{Questions, limit};
+use super::patients::{QueryState, limit};
 use super::problem::Problem;
 use super::reply::Reply;
 use crate::auth::Caller;
 use crate::event::is_fhir_id;
-use crate::query::devices::{self, Device, Filter};
+use crate::query::devices::{self, Device, DeviceFilter};
 use crate::wire::{self, DeviceAtPatients, IntervalFrom, Number, Page, Time};
 
 /// Devices of a page, unless the caller says otherwise, and at most.
@@ -20,7 +20,7 @@ const LIMIT_MAX: i64 = 500;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ListParams {
+pub struct DeviceListParams {
     patient_id: Option<String>,
     limit: Option<i64>,
     cursor: Option<String>,
@@ -28,9 +28,9 @@ pub struct ListParams {
 
 /// `GET /devices`, by device and patient.
 pub async fn list(
-    State(questions): State<Questions>,
+    State(questions): State<QueryState>,
     caller: Caller,
-    Params(params): Params<ListParams>,
+    Params(params): Params<DeviceListParams>,
     headers: HeaderMap,
 ) -> Result<Reply<Page<wire::Device>>, Problem> {
     caller.may("vitals:read")?;
@@ -39,7 +39,7 @@ pub async fn list(
     }
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
     let place = |cursor| cursor::place(&questions.log, cursor, "/api/v1/devices");
-    let filter = Filter {
+    let filter = DeviceFilter {
         device_id: caller.device.clone(),
         patient_id: caller.patient.clone().or(params.patient_id.clone()),
         after: params.cursor.as_deref().map(place).transpose()?,
@@ -56,7 +56,7 @@ pub async fn list(
 
 /// `GET /devices/{id}`: at each patient that it has measured.
 pub async fn get(
-    State(questions): State<Questions>,
+    State(questions): State<QueryState>,
     caller: Caller,
     Path(device_id): Path<String>,
     headers: HeaderMap,
@@ -68,7 +68,7 @@ pub async fn get(
     if !is_fhir_id(&device_id) {
         return Err(Problem::not_found("device"));
     }
-    let filter = Filter {
+    let filter = DeviceFilter {
         device_id: Some(device_id.clone()),
         patient_id: caller.patient.clone(),
         after: None,

@@ -8,14 +8,14 @@ use serde::Deserialize;
 
 use super::extract::{Params, PatientId};
 use super::history::place;
-use super::patients::{Questions, limit};
+use super::patients::{QueryState, limit};
 use super::problem::Problem;
 use super::reply::Reply;
 use super::{cursor, shown};
 use crate::auth::Caller;
 use crate::clock::rfc3339;
-use crate::query::diff::{Change, Changed, Question, diff as difference};
-use crate::query::history::place_of;
+use crate::query::diff::{Changed, DiffQuery, VitalChange, diff as difference};
+use crate::query::history::cursor_of;
 use crate::wire::{
     self, ChangeOfAlert, ChangeOfReading, ChangedAlert, ChangedReading, DiffLinks, RetractedSince,
     Time,
@@ -39,7 +39,7 @@ pub struct DiffParams {
 
 /// `GET /patients/{patient_id}/diff`
 pub async fn diff(
-    State(questions): State<Questions>,
+    State(questions): State<QueryState>,
     caller: Caller,
     PatientId(patient_id): PatientId,
     Params(params): Params<DiffParams>,
@@ -56,7 +56,7 @@ pub async fn diff(
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
     let link = format!("/api/v1/patients/{patient_id}/diff?asOf={}", rfc3339(as_of));
     let cursor = |cursor| place(&questions.log, cursor, &link);
-    let question = Question {
+    let question = DiffQuery {
         tenant: caller.tenant.to_string(),
         patient_id,
         device: caller.device.clone(),
@@ -70,13 +70,13 @@ pub async fn diff(
     let found = difference(&questions.log, &question).await?;
     let found = found.ok_or_else(|| Problem::not_found("patient"))?;
     let next = cursor::next(&questions.log, &found.readings, limit, |last| {
-        let place = place_of(&last.reading);
+        let place = cursor_of(&last.reading);
         (place.measured_at.timestamp_micros(), place.vital, place.device_id)
     });
     let now = questions.clock.now();
     let patient_id = &question.patient_id;
     let known_at = found.then.moment.known_at.unwrap_or(question.known_at);
-    let alert = |(change, alert): &(Change, _)| {
+    let alert = |(change, alert): &(VitalChange, _)| {
         Ok(ChangedAlert { alert: shown::alert(alert)?, change: change_of(*change) })
     };
     let alerts = found.alerts.iter().map(alert).collect::<Result<_, Problem>>()?;
@@ -109,12 +109,12 @@ fn changed(patient_id: &str, changed: Changed, known_at: DateTime<Utc>) -> Chang
     }
 }
 
-fn change_of(change: Change) -> ChangeOfAlert {
+fn change_of(change: VitalChange) -> ChangeOfAlert {
     match change {
-        Change::Added => ChangeOfAlert::Added,
-        Change::Removed => ChangeOfAlert::Removed,
-        Change::Acknowledged => ChangeOfAlert::Acknowledged,
-        Change::Missed => ChangeOfAlert::Missed,
+        VitalChange::Added => ChangeOfAlert::Added,
+        VitalChange::Removed => ChangeOfAlert::Removed,
+        VitalChange::Acknowledged => ChangeOfAlert::Acknowledged,
+        VitalChange::Missed => ChangeOfAlert::Missed,
     }
 }
 

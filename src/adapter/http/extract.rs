@@ -173,6 +173,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
     }
 }
 
+/// What is no JSON, with the place at which it ceases to be.
+pub(super) fn unreadable_json(error: &serde_json::Error, hint: &str) -> Problem {
+    Problem::unreadable("unreadable_json", format!("{error}{hint}")).with(|document| {
+        document.line = Some(error.line());
+        document.column = Some(error.column());
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;

@@ -13,8 +13,8 @@ use chrono::TimeDelta;
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
 
+use super::availability::Availability;
 use super::problem::Problem;
-use super::standing::Standing;
 use crate::clock::{Clock, rfc3339};
 use crate::consumer::{self, Stopped};
 use crate::delivery::breaker;
@@ -35,7 +35,7 @@ pub struct Probe {
     pub(super) log: Log,
     pub(super) clock: Clock,
     pub(super) metrics: PrometheusHandle,
-    pub(super) standing: Standing,
+    pub(super) availability: Availability,
 }
 
 /// `GET /health/live`
@@ -46,7 +46,7 @@ pub async fn live() -> Json<Health> {
 /// `GET /health/ready`: how far each consumer is behind the log, and what somebody should
 /// look at although everything else goes on.
 pub async fn ready(State(probe): State<Probe>) -> Result<Json<Health>, Problem> {
-    probe.standing.is_clear()?;
+    probe.availability.is_clear()?;
     let pool = probe.log.pool();
     let asked =
         async { Ok::<_, sqlx::Error>((consumer::lag(pool).await?, warnings(&probe).await?)) };

@@ -9,18 +9,19 @@ use axum::http::{HeaderMap, header};
 use chrono::DateTime;
 use serde::Deserialize;
 
-use self::format::Format;
+use self::format::TableFormat;
 use super::extract::{Params, PatientId};
-use super::patients::{Questions, limit};
+use super::patients::{QueryState, limit};
 use super::problem::Problem;
 use super::reply::Reply;
 use super::{cursor, shown};
 use crate::auth::Caller;
 use crate::clock::rfc3339;
-use crate::limits::shares::{Held, Holder};
+use crate::limits::shares::{Permit, ShareHolder};
 use crate::log::Log;
-use crate::query::chart::thin;
-use crate::query::history::{Place, Question, Range, buckets, page};
+use crate::query::buckets::buckets;
+use crate::query::chart::downsample;
+use crate::query::history::{HistoryCursor, HistoryQuery, TimeRange, page};
 use crate::query::state::Newest;
 use crate::query::{END_OF_TIME, state as states};
 use crate::vital::Vital;
@@ -47,7 +48,7 @@ pub struct HistoryParams {
 
 /// Readings in [from, to), oldest first.
 pub async fn readings(
-    State(questions): State<Questions>,
+    State(questions): State<QueryState>,
     caller: Caller,
     PatientId(patient_id): PatientId,
     Params(params): Params<HistoryParams>,
@@ -55,21 +56,21 @@ pub async fn readings(
 ) -> Result<Reply<History>, Problem> {
     caller.may("vitals:read")?;
     caller.may_see(&patient_id)?;
-    let format = Format::wanted(&headers)?;
+    let format = TableFormat::wanted(&headers)?;
     let log = &questions.log;
     let vitals = params.vital.as_deref().map(vitals_of).transpose()?.unwrap_or_default();
-    let question = Question {
+    let question = HistoryQuery {
         tenant: caller.tenant.to_string(),
         patient_id,
-        range: Range {
+        range: TimeRange {
             vitals,
             from: params.from.map_or(DateTime::UNIX_EPOCH, |t| t.0),
             to: params.to.map_or(END_OF_TIME, |t| t.0),
         },
         device: caller.device.clone(),
     };
-    if format != Format::Json {
-        let place = questions.tables.lend(&Holder::of(&caller), 1)?;
+    if format != TableFormat::Json {
+        let place = questions.tables.lend(&ShareHolder::of(&caller), 1)?;
         return whole(log, question, &params, format, place).await;
     }
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
@@ -97,12 +98,12 @@ pub async fn readings(
     Ok(Reply::tagged(&headers, &body)?.header(header::VARY, "accept"))
 }
 
-fn shown_of(question: &Question, rows: Vec<Newest>) -> Vec<Item> {
+fn shown_of(question: &HistoryQuery, rows: Vec<Newest>) -> Vec<Item> {
     let reading = |row| Item::Reading(Box::new(shown::reading(&question.patient_id, row)));
     rows.into_iter().map(reading).collect()
 }
 
-async fn must_be_known(log: &Log, question: &Question) -> Result<(), Problem> {
+async fn must_be_known(log: &Log, question: &HistoryQuery) -> Result<(), Problem> {
     match states::is_known(log, &question.tenant, &question.patient_id).await? {
         true => Ok(()),
         false => Err(Problem::not_found("patient")),
@@ -112,10 +113,10 @@ async fn must_be_known(log: &Log, question: &Question) -> Result<(), Problem> {
 /// Everything in one table.
 async fn whole(
     log: &Log,
-    question: Question,
+    question: HistoryQuery,
     params: &HistoryParams,
-    format: Format,
-    held: Held,
+    format: TableFormat,
+    held: Permit,
 ) -> Result<Reply<History>, Problem> {
     if params.every.is_some() || params.points.is_some() || params.limit.is_some() {
         let detail = "a table has every reading of its time: every, points and limit are for JSON";
@@ -130,7 +131,7 @@ async fn whole(
 }
 
 /// The one vital that buckets and charts are of.
-fn one_vital(question: &Question) -> Result<Vital, Problem> {
+fn one_vital(question: &HistoryQuery) -> Result<Vital, Problem> {
     match question.range.vitals[..] {
         [vital] => Ok(vital),
         _ => {
@@ -140,18 +141,18 @@ fn one_vital(question: &Question) -> Result<Vital, Problem> {
     }
 }
 
-async fn thinned(log: &Log, question: &Question, points: usize) -> Result<Vec<Item>, Problem> {
+async fn thinned(log: &Log, question: &HistoryQuery, points: usize) -> Result<Vec<Item>, Problem> {
     if !POINTS.contains(&points) {
         let detail = format!("points must lie within {} and {}", POINTS.start(), POINTS.end());
         return Err(Problem::unreadable("invalid_points", detail));
     }
-    let rows = thin(log, question, one_vital(question)?, points).await?;
+    let rows = downsample(log, question, one_vital(question)?, points).await?;
     Ok(shown_of(question, rows))
 }
 
 async fn in_buckets(
     log: &Log,
-    question: &Question,
+    question: &HistoryQuery,
     every: &str,
     params: &HistoryParams,
     limit: i64,
@@ -195,24 +196,24 @@ fn vitals_of(text: &str) -> Result<Vec<Vital>, Problem> {
         .collect()
 }
 
-fn link_of(question: &Question) -> String {
+fn link_of(question: &HistoryQuery) -> String {
     format!("/api/v1/patients/{}/readings", question.patient_id)
 }
 
 fn place_of(
     log: &Log,
-    question: &Question,
+    question: &HistoryQuery,
     params: &HistoryParams,
-) -> Result<Option<Place>, Problem> {
+) -> Result<Option<HistoryCursor>, Problem> {
     let link = link_of(question);
     params.cursor.as_deref().map(|cursor| place(log, cursor, &link)).transpose()
 }
 
 /// The place of a cursor of the list at `link`.
-pub fn place(log: &Log, cursor: &str, link: &str) -> Result<Place, Problem> {
+pub fn place(log: &Log, cursor: &str, link: &str) -> Result<HistoryCursor, Problem> {
     let (micros, vital, device_id): (i64, Vital, String) = cursor::place(log, cursor, link)?;
     let measured_at = cursor::time(micros)?;
-    Ok(Place { measured_at, vital, device_id })
+    Ok(HistoryCursor { measured_at, vital, device_id })
 }
 
 /// The question again, for links, without its cursor.

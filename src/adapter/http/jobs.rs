@@ -9,24 +9,24 @@ use axum::http::StatusCode;
 use super::extract::Id;
 use super::problem::Problem;
 use super::reply::Reply;
-use super::rules::Rulebook;
+use super::rules_state::RulesState;
 use super::shown as shapes;
 use crate::auth::Caller;
-use crate::jobs::{Job, Kind, State as JobState};
+use crate::jobs::{Job, JobKind, JobState};
 use crate::wire::{self, JobProgress, Time};
 
 /// What it takes to start a job of a kind, and so to look at it and to end it.
-fn scope(kind: Kind) -> &'static str {
+fn scope(kind: JobKind) -> &'static str {
     match kind {
-        Kind::Backtest => "rules:manage",
+        JobKind::Backtest => "rules:manage",
     }
 }
 
-async fn find(book: &Rulebook, caller: &Caller, id: uuid::Uuid) -> Result<Job, Problem> {
+async fn find(rules_state: &RulesState, caller: &Caller, id: uuid::Uuid) -> Result<Job, Problem> {
     // Who may start none is told so, whatever the id.
-    let refused = Kind::ALL.into_iter().map(|kind| caller.may_administer(scope(kind)));
+    let refused = JobKind::ALL.into_iter().map(|kind| caller.may_administer(scope(kind)));
     refused.reduce(Result::or).unwrap_or(Ok(()))?;
-    let job = book.jobs.get(&caller.tenant, id).await?;
+    let job = rules_state.jobs.get(&caller.tenant, id).await?;
     let job = job.ok_or_else(|| Problem::not_found("job"))?;
     caller.may_administer(scope(job.kind))?;
     Ok(job)
@@ -34,18 +34,18 @@ async fn find(book: &Rulebook, caller: &Caller, id: uuid::Uuid) -> Result<Job, P
 
 /// `GET /jobs/{id}`: how far it is, then its result.
 pub async fn get(
-    State(book): State<Rulebook>,
+    State(rules_state): State<RulesState>,
     caller: Caller,
     Id(id): Id,
 ) -> Result<Reply<wire::Job>, Problem> {
-    let job = find(&book, &caller, id).await?;
+    let job = find(&rules_state, &caller, id).await?;
     Reply::ok(&shown(job)?)
 }
 
 fn shown(job: Job) -> Result<wire::Job, Problem> {
     let result = job.result.as_deref().map(|result| shapes::stored("a job's result", result));
     let (kind, progress) = match job.kind {
-        Kind::Backtest => {
+        JobKind::Backtest => {
             (wire::JobKind::Backtest, JobProgress { readings: job.done, of: job.total })
         }
     };
@@ -72,11 +72,11 @@ fn shown(job: Job) -> Result<wire::Job, Problem> {
 
 /// `DELETE /jobs/{id}`: stops it. What is over stays as it is.
 pub async fn cancel(
-    State(book): State<Rulebook>,
+    State(rules_state): State<RulesState>,
     caller: Caller,
     Id(id): Id,
 ) -> Result<StatusCode, Problem> {
-    find(&book, &caller, id).await?;
-    book.jobs.cancel(&caller.tenant, id).await?;
+    find(&rules_state, &caller, id).await?;
+    rules_state.jobs.cancel(&caller.tenant, id).await?;
     Ok(StatusCode::NO_CONTENT)
 }

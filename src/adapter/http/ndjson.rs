@@ -16,13 +16,14 @@ use axum::http::StatusCode;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::body::Incoming;
 use super::problem::Problem;
-use super::readings::{Readings, Rejections, answer};
 use super::reply::Reply;
+use super::stored::{Rejections, answer};
 use crate::auth::Caller;
-use crate::intake::{Batch, Lines, NotTaken, Outcome, Patience, Rejected};
+use crate::intake::{Batch, Intake, NdjsonLines, NotTaken, Outcome, Rejected, Waiting};
 use crate::wire::Stored;
 
 /// Lines handed in at once, unless the caller's limit makes it fewer.
@@ -37,12 +38,13 @@ const DETAIL_CHARS_MAX: usize = 300;
 
 /// Stores the lines of a body.
 pub async fn store(
-    readings: &Readings,
+    intake: &Intake,
+    stop: &CancellationToken,
     caller: &Caller,
     mut body: Incoming,
 ) -> Result<Reply<Stored>, Problem> {
     body.lift_time_limit();
-    let mut stream = Stream::new(readings, caller);
+    let mut stream = Stream::new(intake, stop, caller);
     match stream.run(&mut body).await {
         Ok(()) if stream.lines.added() == 0 => {
             Err(Problem::unreadable("empty_batch", "there is no line: send at least one reading"))
@@ -56,9 +58,10 @@ pub async fn store(
 }
 
 struct Stream<'a> {
-    readings: &'a Readings,
+    intake: &'a Intake,
+    stop: &'a CancellationToken,
     caller: &'a Caller,
-    lines: Lines,
+    lines: NdjsonLines,
     /// Judged, and not handed in yet.
     chunk: Batch<'a>,
     chunk_lines_max: usize,
@@ -70,13 +73,14 @@ struct Stream<'a> {
 }
 
 impl<'a> Stream<'a> {
-    fn new(readings: &'a Readings, caller: &'a Caller) -> Stream<'a> {
+    fn new(intake: &'a Intake, stop: &'a CancellationToken, caller: &'a Caller) -> Stream<'a> {
         Stream {
-            readings,
+            intake,
+            stop,
             caller,
-            lines: Lines::default(),
-            chunk: readings.intake.batch(caller),
-            chunk_lines_max: readings.intake.items_per_part().min(LINES_PER_CHUNK_MAX),
+            lines: NdjsonLines::default(),
+            chunk: intake.batch(caller),
+            chunk_lines_max: intake.items_per_part().min(LINES_PER_CHUNK_MAX),
             due: Instant::now(),
             stored: 0,
             duplicates: 0,
@@ -86,7 +90,7 @@ impl<'a> Stream<'a> {
 
     /// Reads and stores to the end of the body, or to where it has to be given up.
     async fn run(&mut self, body: &mut Incoming) -> Result<(), Problem> {
-        let stop = &self.readings.stop;
+        let stop = self.stop;
         // One, or none.
         let mut storing = FuturesUnordered::new();
         let ended = loop {
@@ -141,20 +145,20 @@ impl<'a> Stream<'a> {
 
     /// Begins another chunk; the one before.
     fn begin_chunk(&mut self) -> Batch<'a> {
-        let next = self.readings.intake.batch(self.caller).from(self.lines.added());
+        let next = self.intake.batch(self.caller).from(self.lines.added());
         std::mem::replace(&mut self.chunk, next)
     }
 
     /// Hands the chunk in and begins another one.
     fn hand_in(&mut self) -> impl Future<Output = Result<Outcome, NotTaken>> + use<'a> {
-        let (chunk, readings) = (self.begin_chunk(), self.readings);
-        readings.intake.submit(chunk, Patience::Until(&readings.stop))
+        let (chunk, intake, stop) = (self.begin_chunk(), self.intake, self.stop);
+        intake.submit(chunk, Waiting::Until(stop))
     }
 
     /// Judges the lines of a part until the chunk is full; how many bytes that took.
     fn judge(&mut self, part: &[u8]) -> usize {
         let mut left = part;
-        self.readings.intake.renew(&mut self.chunk);
+        self.intake.renew(&mut self.chunk);
         while !self.is_full() {
             let is_first = self.chunk.items() == 0;
             if !self.lines.next(&mut left, &mut self.chunk) {

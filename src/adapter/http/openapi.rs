@@ -46,6 +46,7 @@ pub fn document() -> Value {
         let path = paths.entry(operation.path).or_insert_with(|| json!({}));
         path[operation.method] = described(operation, &mut shapes);
     }
+    let webhooks = webhooks(&mut shapes);
     // Referred to by every operation.
     shapes.answered(shape::<wire::Problem>());
     json!({
@@ -60,6 +61,7 @@ pub fn document() -> Value {
         },
         "servers": [{ "url": "/api/v1" }],
         "paths": paths,
+        "webhooks": webhooks,
         "components": {
             "schemas": with_examples(shapes.by_name()),
             "headers": headers(),
@@ -70,6 +72,49 @@ pub fn document() -> Value {
         },
         "security": [{ "token": [] }],
     })
+}
+
+/// What is posted to an endpoint of a hospital, by what it is about.
+fn webhooks(shapes: &mut Shapes) -> Value {
+    let mut all = Map::new();
+    for (name, summary, bodies) in [
+        (
+            "alert",
+            "A rule has something to say of a patient. The stub goes to endpoints whose payload \
+             is `thin`",
+            vec![shape::<wire::AlertBody<'_>>(), shape::<wire::AlertStub<'_>>()],
+        ),
+        (
+            "endpoint",
+            "An endpoint is disabled, cannot be reached, or can be reached again",
+            vec![shape::<wire::NoticeBody<'_>>()],
+        ),
+        ("heartbeat", "The way to the endpoint is open", vec![shape::<wire::HeartbeatBody>()]),
+        ("ping", "A test, now", vec![shape::<wire::PingBody>()]),
+    ] {
+        let mut schemas: Vec<Value> =
+            bodies.into_iter().map(|shape| shapes.answered(shape)).collect();
+        let schema = match schemas.len() {
+            1 => schemas.swap_remove(0),
+            _ => json!({ "anyOf": schemas }),
+        };
+        let taken = "Any 2xx: it has arrived. Everything else is tried again.";
+        all.insert(
+            name.to_owned(),
+            json!({ "post": {
+                "summary": summary,
+                "description": "Signed as Standard Webhooks has it.",
+                "tags": ["webhooks"],
+                "requestBody": {
+                    "required": true,
+                    "content": { "application/json": { "schema": schema } },
+                },
+                "responses": { "2XX": { "description": taken } },
+                "security": [],
+            }}),
+        );
+    }
+    all.into()
 }
 
 /// The names of an operation's query parameters, by the path that the router has it under.

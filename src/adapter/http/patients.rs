@@ -13,8 +13,8 @@ use crate::auth::Caller;
 use crate::clock::{Clock, rfc3339};
 use crate::limits::shares::Share;
 use crate::log::Log;
-use crate::query::patients::{Filter, Listed};
-use crate::query::state::Moment;
+use crate::query::moment::Moment;
+use crate::query::patients::{Listed, PatientFilter};
 use crate::query::{patients, state as states};
 use crate::vital::Vital;
 use crate::wire::{self, Number, Page, Quality, Time, ValueByName};
@@ -25,7 +25,7 @@ const LIMIT_MAX: i64 = 500;
 
 /// What these routes stand on.
 #[derive(Clone)]
-pub struct Questions {
+pub struct QueryState {
     pub(super) log: Log,
     pub(super) clock: Clock,
     pub(super) tables: Share,
@@ -40,7 +40,7 @@ pub struct StateParams {
 
 /// `GET /patients/{patient_id}`
 pub async fn state(
-    State(questions): State<Questions>,
+    State(questions): State<QueryState>,
     caller: Caller,
     PatientId(patient_id): PatientId,
     Params(params): Params<StateParams>,
@@ -60,7 +60,7 @@ pub async fn state(
 
 /// `GET /patients/{patient_id}/heart-rate` and its siblings.
 pub async fn vital(
-    State(questions): State<Questions>,
+    State(questions): State<QueryState>,
     caller: Caller,
     PatientId(patient_id): PatientId,
     Path((_, path)): Path<(String, String)>,
@@ -89,7 +89,7 @@ pub async fn vital(
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ListParams {
+pub struct PatientListParams {
     ward: Option<String>,
     cursor: Option<String>,
     limit: Option<i64>,
@@ -100,9 +100,9 @@ pub struct ListParams {
 /// `GET /patients`, now or at a moment. Pages of a moment are all of the one that the first
 /// page was settled to: their cursors hold it.
 pub async fn list(
-    State(questions): State<Questions>,
+    State(questions): State<QueryState>,
     caller: Caller,
-    Params(params): Params<ListParams>,
+    Params(params): Params<PatientListParams>,
     headers: HeaderMap,
 ) -> Result<Reply<Page<wire::State>>, Problem> {
     caller.may("vitals:read")?;
@@ -114,7 +114,7 @@ pub async fn list(
     let (log, link) = (&questions.log, "/api/v1/patients");
     let mut moment =
         Moment { as_of: params.as_of.map(|t| t.0), known_at: params.known_at.map(|t| t.0) };
-    let mut filter = Filter {
+    let mut filter = PatientFilter {
         ward: params.ward.clone(),
         patient_id: caller.patient.clone(),
         after: None,

@@ -24,7 +24,7 @@ pub struct Problem {
 
 /// What a problem says, beside its document: for who tells it in another form.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct ProblemText {
     /// Stable.
     pub code: &'static str,
     /// For a person.
@@ -108,7 +108,7 @@ impl IntoResponse for Problem {
         let mut response = (self.status, [kind], self.text()).into_response();
         response.headers_mut().extend(self.headers);
         let wire::Problem { code, detail, .. } = *self.document;
-        response.extensions_mut().insert(Told { code, detail });
+        response.extensions_mut().insert(ProblemText { code, detail });
         response
     }
 }

@@ -15,11 +15,11 @@ use axum::http::{HeaderMap, StatusCode};
 use serde_json::{Map, Value};
 
 use super::extract::{Json, PatientId};
-use super::patients::Questions;
+use super::patients::QueryState;
 use super::problem::Problem;
 use super::reply::Reply;
 use crate::auth::Caller;
-use crate::query::records::{self, Record};
+use crate::query::records::{self, PatientRecord};
 use crate::record::register;
 use crate::wire::{Changed, RecordOf};
 
@@ -37,7 +37,7 @@ const ADDED: [&str; 3] = ["patientId", "_changed", "_links"];
 
 /// `GET /patients/{patient_id}/record`
 pub async fn get(
-    State(questions): State<Questions>,
+    State(questions): State<QueryState>,
     caller: Caller,
     PatientId(patient_id): PatientId,
     headers: HeaderMap,
@@ -55,7 +55,7 @@ pub async fn get(
 
 /// `PUT /patients/{patient_id}/record`, also `PUT /patients/{patient_id}`: the whole record.
 pub async fn put(
-    State(questions): State<Questions>,
+    State(questions): State<QueryState>,
     caller: Caller,
     PatientId(patient_id): PatientId,
     Json(wanted): Json<Map<String, Value>>,
@@ -65,7 +65,7 @@ pub async fn put(
 
 /// `PATCH /patients/{patient_id}/record`: a part of it.
 pub async fn patch(
-    State(questions): State<Questions>,
+    State(questions): State<QueryState>,
     caller: Caller,
     PatientId(patient_id): PatientId,
     Json(wanted): Json<Map<String, Value>>,
@@ -76,7 +76,7 @@ pub async fn patch(
 type Fields = Map<String, Value>;
 
 async fn change(
-    Questions { log, clock, .. }: Questions,
+    QueryState { log, clock, .. }: QueryState,
     caller: Caller,
     patient_id: String,
     mut wanted: Fields,
@@ -144,7 +144,7 @@ fn check_size(fields: &Fields) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "record_too_large", detail))
 }
 
-fn shown(patient_id: String, record: Record) -> RecordOf {
+fn shown(patient_id: String, record: PatientRecord) -> RecordOf {
     let patient = format!("/api/v1/patients/{patient_id}");
     RecordOf {
         patient_id: patient_id.into(),

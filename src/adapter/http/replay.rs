@@ -24,9 +24,9 @@ use super::problem::Problem;
 use super::stream::{data, render, silence, sse};
 use crate::auth::Caller;
 use crate::clock::Clock;
-use crate::limits::shares::{Holder, Share};
+use crate::limits::shares::{Share, ShareHolder};
 use crate::log::Log;
-use crate::query::replay::{Range, check, replay as replayed};
+use crate::query::replay::{ReplayedRange, check, replay as replayed};
 use crate::query::{END_OF_TIME, state as states};
 use crate::wire::{End, Lagging, LogRestored, Time};
 
@@ -68,7 +68,7 @@ pub async fn replay(
     // Of the whole replay: one that goes on over a restore is refused when it is resumed.
     let incarnation = past.log.history().number();
     let place = |id: &HeaderValue| place_of(id.to_str().ok(), incarnation, &link);
-    let range = Range {
+    let range = ReplayedRange {
         from: params.from.map_or(DateTime::UNIX_EPOCH, |t| t.0),
         to: params.to.map_or(END_OF_TIME, |t| t.0),
         known_at: params.known_at.map(|t| t.0),
@@ -78,7 +78,7 @@ pub async fn replay(
         return Err(Problem::not_found("patient"));
     }
     check(&past.log, &caller.tenant, &patient_id, range.clone()).await?;
-    let place = past.places.lend(&Holder::of(&caller), 1)?;
+    let place = past.places.lend(&ShareHolder::of(&caller), 1)?;
     let events = replayed(past.log.clone(), caller.tenant.to_string(), patient_id, range);
     let (asked_by, clock) = (caller.clone(), past.clock.clone());
     let events = stream! {

@@ -13,16 +13,16 @@ use axum::routing::{get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::availability::Availability;
 use super::cors::Origins;
-use super::front::Front;
-use super::gate::{self, Gate};
+use super::entry_point::EntryPoint;
 use super::link::Links;
+use super::pipeline::{self, RequestPipeline};
 use super::problem::Problem;
-use super::standing::Standing;
 use super::{
     ack, alerts, corrections, deliveries, devices, diff, health, history, jobs, openapi, page,
-    parameters, patients, readings, record, replay, rules, shadow, silences, stream, trials,
-    webhook_events, webhooks,
+    parameters, patients, readings, record, replay, rules, rules_state, shadow, silences, stream,
+    trials, webhook_events, webhooks,
 };
 use crate::auth::{Caller, Keys};
 use crate::clock::Clock;
@@ -37,7 +37,7 @@ use crate::query::live::Live;
 
 /// What the API stands on.
 pub struct Api {
-    /// The truth, for what is nobody's question.
+    /// The log, for what is not a caller's question.
     pub log: Log,
     /// The truth as it answers somebody: the rows of their tenant.
     pub questions: Log,
@@ -62,7 +62,7 @@ pub struct Api {
     /// The numbers.
     pub metrics: PrometheusHandle,
     /// What stands in the way of being ready.
-    pub standing: Standing,
+    pub availability: Availability,
     /// Ends streams, in either direction.
     pub stop: CancellationToken,
     /// Whose pages may call, beside our own.
@@ -72,18 +72,19 @@ pub struct Api {
 }
 
 /// All routes, and the short way to one of them.
-pub fn router(api: Api) -> Front {
+pub fn router(api: Api) -> EntryPoint {
     let shares = api.shares;
-    let questions = patients::Questions {
+    let questions = patients::QueryState {
         log: api.questions.clone(),
         clock: api.clock.clone(),
         tables: shares.tables.clone(),
     };
-    let standing = api.standing.clone();
+    let availability = api.availability.clone();
 
     let (intake, uploads, stop) = (api.intake, shares.uploads.clone(), api.stop.clone());
-    let door = Arc::new(readings::Readings { intake, uploads, stop });
-    let senders = Router::new().route("/readings", post(readings::store)).with_state(door.clone());
+    let readings_state = Arc::new(readings::ReadingsState { intake, uploads, stop });
+    let senders =
+        Router::new().route("/readings", post(readings::store)).with_state(readings_state.clone());
     let feed =
         stream::Feed { live: api.live, clock: api.clock.clone(), places: shares.streams.clone() };
     let streams = Router::new().route("/stream", get(stream::live)).with_state(feed);
@@ -105,17 +106,17 @@ pub fn router(api: Api) -> Front {
         .route("/alerts/{id}/ack", get(ack::look).post(ack::acknowledge))
         .with_state(questions.clone())
         .method_not_allowed_fallback(method_not_allowed);
-    let gate = Arc::new(Gate::new(api.keys, api.limits, shares));
+    let pipeline = Arc::new(RequestPipeline::new(api.keys, api.limits, shares));
     let links = Links { links: api.links, clock: api.clock.clone() };
     let answering = answering
         .route_layer(middleware::from_fn(parameters::known_only))
-        .layer(middleware::from_fn_with_state((gate.clone(), links), admit_by_token_or_link))
+        .layer(middleware::from_fn_with_state((pipeline.clone(), links), admit_by_token_or_link))
         .layer(middleware::from_fn(ack::told_as_a_page));
-    let rulebook = rules::Rulebook {
+    let rules_state = rules_state::RulesState {
         log: api.log.clone(),
         clock: questions.clock.clone(),
         jobs: api.jobs,
-        trying: trials::Trying::default(),
+        trying: rules_state::Trying::default(),
     };
     let registry =
         webhooks::Registry { log: api.questions, clients: api.clients, clock: api.clock.clone() };
@@ -126,15 +127,15 @@ pub fn router(api: Api) -> Front {
         .merge(streams)
         .merge(past)
         .merge(nurses)
-        .merge(clinicians(rulebook))
+        .merge(clinicians(rules_state))
         .merge(hospitals(registry))
         .route_layer(middleware::from_fn(parameters::known_only))
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed);
     let v1 =
-        v1.layer(middleware::from_fn_with_state(gate.clone(), admit_by_token)).merge(answering);
+        v1.layer(middleware::from_fn_with_state(pipeline.clone(), admit_by_token)).merge(answering);
     let others = Router::new()
-        .merge(operators(api.log, api.clock, api.metrics, api.standing))
+        .merge(operators(api.log, api.clock, api.metrics, api.availability))
         .merge(page::routes(api.is_simulated))
         .merge(openapi::routes())
         .route_layer(middleware::from_fn(parameters::known_only))
@@ -145,12 +146,12 @@ pub fn router(api: Api) -> Front {
         .merge(others)
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(middleware::from_fn_with_state(standing.clone(), answered));
-    Front::new(router, gate, door, standing, api.origins)
+        .layer(middleware::from_fn_with_state(availability.clone(), answered));
+    EntryPoint::new(router, pipeline, readings_state, availability, api.origins)
 }
 
 /// What is and was measured of patients.
-fn dashboards(questions: patients::Questions) -> Router {
+fn dashboards(questions: patients::QueryState) -> Router {
     Router::new()
         .route("/patients", get(patients::list))
         .route("/patients/{patient_id}", get(patients::state).put(record::put))
@@ -168,7 +169,7 @@ fn dashboards(questions: patients::Questions) -> Router {
 }
 
 /// When to page, and trying it before.
-fn clinicians(rulebook: rules::Rulebook) -> Router {
+fn clinicians(rules_state: rules_state::RulesState) -> Router {
     Router::new()
         .route("/rules", get(rules::list))
         .route("/rules/backtest", post(trials::start))
@@ -178,7 +179,7 @@ fn clinicians(rulebook: rules::Rulebook) -> Router {
         .route("/silences", get(silences::list).post(silences::create))
         .route("/silences/{id}", get(silences::get).delete(silences::end))
         .route("/jobs/{id}", get(jobs::get).delete(jobs::cancel))
-        .with_state(rulebook)
+        .with_state(rules_state)
 }
 
 /// Where pages go.
@@ -200,26 +201,26 @@ fn hospitals(registry: webhooks::Registry) -> Router {
 }
 
 async fn admit_by_token(
-    State(gate): State<Arc<Gate>>,
+    State(pipeline): State<Arc<RequestPipeline>>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let caller = gate.caller(request.headers()).await?;
-    gate.admit(&caller.clone(), request, |request| handled(caller, request, next)).await
+    let caller = pipeline.caller(request.headers()).await?;
+    pipeline.admit(&caller.clone(), request, |request| handled(caller, request, next)).await
 }
 
 async fn admit_by_token_or_link(
-    State((gate, links)): State<(Arc<Gate>, Links)>,
+    State((pipeline, links)): State<(Arc<RequestPipeline>, Links)>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
     let (mut parts, body) = request.into_parts();
     let caller = match links.caller(&mut parts).await? {
         Some(caller) => Arc::new(caller),
-        None => gate.caller(&parts.headers).await?,
+        None => pipeline.caller(&parts.headers).await?,
     };
     let request = Request::from_parts(parts, body);
-    gate.admit(&caller.clone(), request, |request| handled(caller, request, next)).await
+    pipeline.admit(&caller.clone(), request, |request| handled(caller, request, next)).await
 }
 
 async fn handled(
@@ -238,12 +239,17 @@ async fn handled(
 }
 
 /// What every process answers, whatever its roles.
-pub fn operators(log: Log, clock: Clock, metrics: PrometheusHandle, standing: Standing) -> Router {
+pub fn operators(
+    log: Log,
+    clock: Clock,
+    metrics: PrometheusHandle,
+    availability: Availability,
+) -> Router {
     Router::new()
         .route("/health/live", get(health::live))
         .route("/health/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
-        .with_state(health::Probe { log, clock, metrics, standing })
+        .with_state(health::Probe { log, clock, metrics, availability })
 }
 
 async fn no_such_route(OriginalUri(uri): OriginalUri) -> Problem {
@@ -260,9 +266,13 @@ async fn method_not_allowed(method: Method, OriginalUri(uri): OriginalUri) -> Pr
 }
 
 async fn open_to_all(request: Request, next: Next) -> Result<Response, Problem> {
-    gate::within_time(request, None, async |request| Ok(next.run(request).await)).await
+    pipeline::within_time(request, None, async |request| Ok(next.run(request).await)).await
 }
 
-async fn answered(State(standing): State<Standing>, request: Request, next: Next) -> Response {
-    standing.parting(gate::every_answer(pin!(next.run(request))).await)
+async fn answered(
+    State(availability): State<Availability>,
+    request: Request,
+    next: Next,
+) -> Response {
+    availability.parting(pipeline::every_answer(pin!(next.run(request))).await)
 }

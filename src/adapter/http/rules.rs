@@ -9,15 +9,13 @@ use axum::http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::extract::{Body, Params};
+use super::extract::{Body, Params, unreadable_json};
 use super::problem::Problem;
 use super::reply::Reply;
-use super::trials::{Trying, refuse_too_many_pages};
+use super::rules_state::RulesState;
+use super::trials::refuse_too_many_pages;
 use super::{cursor, shown as shapes};
 use crate::auth::Caller;
-use crate::clock::Clock;
-use crate::jobs::Jobs;
-use crate::log::Log;
 use crate::rules::versions::{self, ChangeError, Unreadable, Version};
 use crate::rules::{Mode, Rule, RuleError};
 use crate::wire::{self, Page, RuleVersion, Time, WrittenRule};
@@ -25,49 +23,40 @@ use crate::wire::{self, Page, RuleVersion, Time, WrittenRule};
 /// Why a rule was changed.
 const REASON_CHARS_MAX: usize = 1_000;
 
-/// What these routes stand on.
-#[derive(Clone)]
-pub struct Rulebook {
-    pub(super) log: Log,
-    pub(super) clock: Clock,
-    pub(super) jobs: Jobs,
-    pub(super) trying: Trying,
-}
-
 /// `GET /rules`: the newest version of each.
 pub async fn list(
-    State(book): State<Rulebook>,
+    State(rules_state): State<RulesState>,
     caller: Caller,
     headers: HeaderMap,
 ) -> Result<Reply<Page<RuleVersion>>, Problem> {
     caller.may_administer("rules:manage")?;
-    let all = versions::newest(&book.log, &caller.tenant).await?;
+    let all = versions::newest(&rules_state.log, &caller.tenant).await?;
     let items = all.into_iter().map(shown).collect::<Result<_, Problem>>()?;
     Reply::tagged(&headers, &Page::new(items, None, "/api/v1/rules", ""))
 }
 
 /// `GET /rules/{id}`: its newest version.
 pub async fn get(
-    State(book): State<Rulebook>,
+    State(rules_state): State<RulesState>,
     caller: Caller,
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Reply<RuleVersion>, Problem> {
     caller.may_administer("rules:manage")?;
-    let all = versions::newest(&book.log, &caller.tenant).await?;
+    let all = versions::newest(&rules_state.log, &caller.tenant).await?;
     let version = all.into_iter().find(|version| version.id() == id);
     Reply::tagged(&headers, &shown(version.ok_or_else(|| Problem::not_found("rule"))?)?)
 }
 
 /// `GET /rules/{id}/versions`, oldest first.
 pub async fn history(
-    State(book): State<Rulebook>,
+    State(rules_state): State<RulesState>,
     caller: Caller,
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Reply<Page<RuleVersion>>, Problem> {
     caller.may_administer("rules:manage")?;
-    let all = versions::versions(&book.log, &caller.tenant).await?;
+    let all = versions::versions(&rules_state.log, &caller.tenant).await?;
     let mine = all.into_iter().filter(|version| version.id() == id);
     let items = mine.map(shown).collect::<Result<Vec<_>, Problem>>()?;
     if items.is_empty() {
@@ -102,7 +91,7 @@ pub struct ChangeParams {
 
 /// `PUT /rules/{id}`: the rule in JSON, or in TOML as `application/toml`.
 pub async fn put(
-    State(book): State<Rulebook>,
+    State(rules_state): State<RulesState>,
     caller: Caller,
     Path(id): Path<String>,
     Params(params): Params<ChangeParams>,
@@ -121,31 +110,32 @@ pub async fn put(
     }
     let rule = Rule::read(&body, 1)?;
     if rule.mode == Mode::Active && !params.force {
-        refuse_too_many_pages(&book, &caller.tenant, rule).await?;
+        refuse_too_many_pages(&rules_state, &caller.tenant, rule).await?;
     }
     let why = params.reason.as_deref();
-    let now = book.clock.now();
+    let now = rules_state.clock.now();
     let version =
-        versions::change(&book.log, &caller.tenant, body, (&caller.subject, why), now).await?;
+        versions::change(&rules_state.log, &caller.tenant, body, (&caller.subject, why), now)
+            .await?;
     Reply::ok(&shown(version)?)
 }
 
 /// `DELETE /rules/{id}`: retired. Alerts that stand go on until they clear.
 pub async fn retire(
-    State(book): State<Rulebook>,
+    State(rules_state): State<RulesState>,
     caller: Caller,
     Path(id): Path<String>,
     Params(params): Params<ChangeParams>,
 ) -> Result<StatusCode, Problem> {
     caller.may_administer("rules:manage")?;
     check_reason(&params)?;
-    let all = versions::newest(&book.log, &caller.tenant).await?;
+    let all = versions::newest(&rules_state.log, &caller.tenant).await?;
     let last = all.iter().find(|version| version.id() == id);
     let mut body = last.ok_or_else(|| Problem::not_found("rule"))?.rule.clone();
     body["mode"] = "retired".into();
     let why = params.reason.as_deref();
-    let now = book.clock.now();
-    versions::change(&book.log, &caller.tenant, body, (&caller.subject, why), now).await?;
+    let now = rules_state.clock.now();
+    versions::change(&rules_state.log, &caller.tenant, body, (&caller.subject, why), now).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -186,14 +176,6 @@ async fn rule_of(request: Request) -> Result<Value, Problem> {
             &error,
             if begins_as_json { "" } else { "; TOML is sent as application/toml" },
         )
-    })
-}
-
-/// What is no JSON, with the place at which it ceases to be.
-pub(super) fn unreadable_json(error: &serde_json::Error, hint: &str) -> Problem {
-    Problem::unreadable("unreadable_json", format!("{error}{hint}")).with(|document| {
-        document.line = Some(error.line());
-        document.column = Some(error.column());
     })
 }
 

@@ -8,14 +8,14 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::extract::Params;
-use super::patients::{Questions, limit};
+use super::patients::{QueryState, limit};
 use super::problem::Problem;
 use super::reply::Reply;
-use super::rules::Rulebook;
+use super::rules_state::RulesState;
 use super::{cursor, shown as shapes};
 use crate::auth::Caller;
-use crate::query::alerts::{Alert, Filter};
-use crate::query::shadow::{self, Wanted};
+use crate::query::alerts::{Alert, AlertFilter};
+use crate::query::shadow::{self, ShadowQuery};
 use crate::rules::Mode;
 use crate::rules::versions;
 use crate::wire::{self, OnTrial, Page, Pages, PagesOf, ShadowDay, ShadowReport, Time};
@@ -28,9 +28,9 @@ const LIMIT_MAX: i64 = 1_000;
 
 /// A page of `GET /alerts?mode=shadow`, and whether it is fresh.
 pub(super) async fn alerts(
-    questions: &Questions,
+    questions: &QueryState,
     tenant: &str,
-    filter: &Filter,
+    filter: &AlertFilter,
 ) -> Result<(Vec<Alert>, bool), Problem> {
     let rules = versions::rules(&questions.log, tenant).await?;
     let trying = rules.into_iter().filter(|rule| rule.mode == Mode::Shadow);
@@ -59,7 +59,7 @@ pub struct ReportParams {
 /// and patient, beside those that the rules at work have sent: the same rule, before, and
 /// all that raise the same event.
 pub async fn report(
-    State(book): State<Rulebook>,
+    State(rules_state): State<RulesState>,
     caller: Caller,
     Path(id): Path<String>,
     Params(params): Params<ReportParams>,
@@ -68,34 +68,34 @@ pub async fn report(
     caller.may_administer("rules:manage")?;
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
     let link = format!("/api/v1/rules/{}/report", cursor::encode(&id));
-    let place = |cursor| cursor::place(&book.log, cursor, &link);
+    let place = |cursor| cursor::place(&rules_state.log, cursor, &link);
     let after: Option<(NaiveDate, String)> = params.cursor.as_deref().map(place).transpose()?;
-    let to = params.to.map_or_else(|| book.clock.now(), |time| time.0);
+    let to = params.to.map_or_else(|| rules_state.clock.now(), |time| time.0);
     let from = params.from.map_or(to - TimeDelta::days(DAYS_DEFAULT), |time| time.0);
     if from >= to {
         return Err(Problem::unreadable("invalid_range", "from lies before to"));
     }
-    let all = versions::versions(&book.log, &caller.tenant).await?;
+    let all = versions::versions(&rules_state.log, &caller.tenant).await?;
     let mine = || all.iter().filter(|version| version.id() == id);
     let newest = mine().next_back().ok_or_else(|| Problem::not_found("rule"))?;
     let event = newest.stored()?.event;
     let is_shadow = |mode: Option<&Value>| mode.is_some_and(|mode| mode == Mode::Shadow.name());
     let tried = mine().rfind(|version| is_shadow(version.rule.get("mode")));
-    let active = versions::active(&book.log, &caller.tenant).await?;
+    let active = versions::active(&rules_state.log, &caller.tenant).await?;
     let same = active.into_iter().filter(|rule| rule.event == event && rule.id != id);
     let others: Vec<String> = std::iter::once(id.clone()).chain(same.map(|rule| rule.id)).collect();
     let (from_day, to_day) = shadow::days_of(from, to);
     let version = tried.map(|version| version.version);
-    let wanted = Wanted {
+    let wanted = ShadowQuery {
         rule: &id,
         version: version.and_then(|version| i32::try_from(version).ok()),
         others: &others,
         from: from_day,
         to: to_day,
     };
-    let ((pages, sent), fresh) = shadow::total(&book.log, &caller.tenant, &wanted).await?;
-    let days = shadow::days(&book.log, &caller.tenant, &wanted, after, limit).await?;
-    let next = cursor::next(&book.log, &days, limit, |last| (last.day, &*last.patient_id));
+    let ((pages, sent), fresh) = shadow::total(&rules_state.log, &caller.tenant, &wanted).await?;
+    let days = shadow::days(&rules_state.log, &caller.tenant, &wanted, after, limit).await?;
+    let next = cursor::next(&rules_state.log, &days, limit, |last| (last.day, &*last.patient_id));
     let day = |shadow::Day { day, patient_id, shadow, active }| ShadowDay {
         day,
         patient_id: String::into(patient_id),

@@ -1,6 +1,6 @@
 //! What questions find, as the wire has it: readings, states, alerts.
 //!
-//! Guarantees one way from a row to an answer, and that a stored word which nobody knows is
+//! Guarantees one way from a row to an answer, and that a stored word that is not known is
 //! an error and not an answer. Does not ask anything.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::problem::Problem;
 use crate::query::alerts::Alert;
-use crate::query::state::{Newest, State};
+use crate::query::state::{Newest, PatientState};
 use crate::rules::news2;
 use crate::wire::{
     self, Acknowledgement, Band, Context, Current, News2, Number, Opinion, Quality, Time,
@@ -95,7 +95,11 @@ pub fn reading(patient_id: &str, newest: Newest) -> wire::Reading<'static> {
 }
 
 /// A patient's state. `now` is what ages are counted to unless a moment is asked for.
-pub fn state(patient_id: &str, state: State, now: DateTime<Utc>) -> Result<wire::State, Problem> {
+pub fn state(
+    patient_id: &str,
+    state: PatientState,
+    now: DateTime<Utc>,
+) -> Result<wire::State, Problem> {
     let moment = state.moment;
     let at = moment.as_of.unwrap_or(now);
     let age = |newest: &Newest| (at - newest.measured_at).num_milliseconds().max(0) as f64 / 1e3;

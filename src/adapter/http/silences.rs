@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::extract::{Id, Json};
 use super::problem::Problem;
 use super::reply::Reply;
-use super::rules::Rulebook;
+use super::rules_state::RulesState;
 use super::shown as shapes;
 use crate::auth::Caller;
 use crate::event::{ID_RULE, is_fhir_id};
@@ -25,12 +25,12 @@ const WARD_CHARS_MAX: usize = 64;
 
 /// `POST /silences`
 pub async fn create(
-    State(book): State<Rulebook>,
+    State(rules_state): State<RulesState>,
     caller: Caller,
     Json(wanted): Json<NewSilence>,
 ) -> Result<Reply<wire::Silence>, Problem> {
     caller.may_administer("alerts:ack")?;
-    let now = book.clock.now();
+    let now = rules_state.clock.now();
     check(&wanted, now)?;
     let silence = Silence {
         id: Uuid::now_v7(),
@@ -42,7 +42,7 @@ pub async fn create(
         from: now,
         until: wanted.until.0,
     };
-    silences::begin(&book.log, &caller.tenant, &silence, &caller.subject, now).await?;
+    silences::begin(&rules_state.log, &caller.tenant, &silence, &caller.subject, now).await?;
     Reply::new(StatusCode::CREATED, &shown(silence))
 }
 
@@ -73,55 +73,55 @@ fn check(wanted: &NewSilence, now: chrono::DateTime<chrono::Utc>) -> Result<(), 
 
 /// `GET /silences`, newest first.
 pub async fn list(
-    State(book): State<Rulebook>,
+    State(rules_state): State<RulesState>,
     caller: Caller,
     headers: HeaderMap,
 ) -> Result<Reply<Page<wire::Silence>>, Problem> {
     caller.may_administer("alerts:ack")?;
-    let all = silences::all(&book.log, &caller.tenant).await?;
+    let all = silences::all(&rules_state.log, &caller.tenant).await?;
     let items = all.into_iter().map(shown).collect();
     Reply::tagged(&headers, &Page::new(items, None, "/api/v1/silences", ""))
 }
 
 /// `GET /silences/{id}`: the receipt, with what it held back.
 pub async fn get(
-    State(book): State<Rulebook>,
+    State(rules_state): State<RulesState>,
     caller: Caller,
     Id(id): Id,
     headers: HeaderMap,
 ) -> Result<Reply<SilenceReceipt>, Problem> {
     caller.may_administer("alerts:ack")?;
-    let silence = find(&book, &caller, id).await?;
-    Reply::tagged(&headers, &receipt(&book, &caller, silence).await?)
+    let silence = find(&rules_state, &caller, id).await?;
+    Reply::tagged(&headers, &receipt(&rules_state, &caller, silence).await?)
 }
 
 /// `DELETE /silences/{id}`: it ends now. The answer is its receipt.
 pub async fn end(
-    State(book): State<Rulebook>,
+    State(rules_state): State<RulesState>,
     caller: Caller,
     Id(id): Id,
 ) -> Result<Reply<SilenceReceipt>, Problem> {
     caller.may_administer("alerts:ack")?;
-    let now = book.clock.now();
-    let mut silence = find(&book, &caller, id).await?;
+    let now = rules_state.clock.now();
+    let mut silence = find(&rules_state, &caller, id).await?;
     if now < silence.until {
         silence.until = now;
-        silences::set(&book.log, &caller.tenant, &silence, &caller.subject, now).await?;
+        silences::set(&rules_state.log, &caller.tenant, &silence, &caller.subject, now).await?;
     }
-    Reply::ok(&receipt(&book, &caller, silence).await?)
+    Reply::ok(&receipt(&rules_state, &caller, silence).await?)
 }
 
-async fn find(book: &Rulebook, caller: &Caller, id: Uuid) -> Result<Silence, Problem> {
-    let all = silences::all(&book.log, &caller.tenant).await?;
+async fn find(rules_state: &RulesState, caller: &Caller, id: Uuid) -> Result<Silence, Problem> {
+    let all = silences::all(&rules_state.log, &caller.tenant).await?;
     all.into_iter().find(|s| s.id == id).ok_or_else(|| Problem::not_found("silence"))
 }
 
 async fn receipt(
-    book: &Rulebook,
+    rules_state: &RulesState,
     caller: &Caller,
     silence: Silence,
 ) -> Result<SilenceReceipt, Problem> {
-    let held = silences::held_back(&book.log, &caller.tenant, silence.id).await?;
+    let held = silences::held_back(&rules_state.log, &caller.tenant, silence.id).await?;
     let item = |(patient_id, data)| {
         let alert = serde_json::from_value(data);
         let alert = alert.map_err(|error| shapes::unreadable("what was held back", error))?;

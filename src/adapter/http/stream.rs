@@ -25,8 +25,8 @@ use super::problem::Problem;
 use crate::auth::Caller;
 use crate::clock::Clock;
 use crate::event::Recorded;
-use crate::limits::shares::{Holder, Share};
-use crate::query::live::{Heard, Live, Place, Rendered, SubscribeError, Told};
+use crate::limits::shares::{Share, ShareHolder};
+use crate::query::live::{Heard, Live, Rendered, StreamItem, StreamPosition, SubscribeError};
 use crate::wire::{LogRestored, RestoredPlace, StreamEvent};
 
 /// The longest silence of a stream.
@@ -56,10 +56,10 @@ pub async fn live(
     let types = types(params.types.as_deref())?;
     let resume = headers
         .get("last-event-id")
-        .map(|value| Place::parse(value.to_str().unwrap_or_default(), feed.live.shards()))
+        .map(|value| StreamPosition::parse(value.to_str().unwrap_or_default(), feed.live.shards()))
         .transpose()
         .map_err(|error| Problem::unreadable("invalid_last_event_id", error.to_string()))?;
-    let place = feed.places.lend(&Holder::of(&caller), 1)?;
+    let place = feed.places.lend(&ShareHolder::of(&caller), 1)?;
     let (start, events) = feed.live.subscribe(&caller.tenant, resume).await.map_err(refuse)?;
     let (asked_by, clock) = (caller.clone(), feed.clock);
     let events = stream! {
@@ -67,7 +67,7 @@ pub async fn live(
         let mut events = std::pin::pin!(events);
         // So that a client which is cut off before its first event can resume.
         yield Event::default().id(start.to_string()).comment("from here");
-        let mut last: Option<Place> = None;
+        let mut last: Option<StreamPosition> = None;
         let mut silent_until = silence();
         loop {
             // Counted from what was sent, not from what came: others may be busy.
@@ -80,11 +80,11 @@ pub async fn live(
                         None => Event::default().comment("alive"),
                     };
                 }
-                Ok(Some(Ok(Told::Restored(place)))) => {
+                Ok(Some(Ok(StreamItem::Restored(place)))) => {
                     yield restored(place.as_ref(), start.incarnation);
                     break;
                 }
-                Ok(Some(Ok(Told::Event(place, heard)))) => {
+                Ok(Some(Ok(StreamItem::Event(place, heard)))) => {
                     match shown(&caller, types, &heard) {
                         Some(shown) => {
                             last = None;
@@ -108,8 +108,8 @@ pub async fn live(
 
 /// The end of a history, with the place to go on from: who comes back by itself misses
 /// nothing, or, where no place is known, begins anew.
-fn restored(place: Option<&Place>, before: i64) -> Event {
-    let id = place.map(Place::to_string);
+fn restored(place: Option<&StreamPosition>, before: i64) -> Event {
+    let id = place.map(StreamPosition::to_string);
     let incarnation = place.map(|place| place.incarnation);
     let place = Some(RestoredPlace { incarnation, last_event_id: id.clone() });
     let event = Event::default().event("log_restored").id(id.unwrap_or_default());

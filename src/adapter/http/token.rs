@@ -51,7 +51,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Caller, Problem> {
-        // Absent only where a route stands outside the gate.
+        // Absent only where a route stands outside the pipeline.
         let caller: Option<Arc<Caller>> = parts.extensions.remove();
         caller
             .map(Arc::unwrap_or_clone)

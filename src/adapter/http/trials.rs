@@ -3,8 +3,7 @@
 //! Guarantees that a trial that an answer waits for is bounded in time and number, and that
 //! one tenant's do not keep another's from being tried.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -12,25 +11,24 @@ use axum::http::{HeaderValue, StatusCode, header};
 use chrono::DateTime;
 use serde_json::Value;
 
-use super::extract::Body;
+use super::extract::{Body, unreadable_json};
 use super::problem::Problem;
 use super::reply::Reply;
-use super::rules::{Rulebook, unreadable_json};
+use super::rules_state::RulesState;
 use crate::auth::Caller;
 use crate::clock::END_OF_TIME;
-use crate::jobs::{Kind, SubmitError, Wanted};
+use crate::jobs::{JobKind, JobRequest, SubmitError};
 use crate::rules::Rule;
-use crate::rules::backtest::{self, BacktestError, Progress, Question, Report, Trial, TrialError};
+use crate::rules::backtest::{
+    self, BacktestError, BacktestQuery, JobProgress, Report, Trial, TrialError,
+};
 use crate::wire::JobStarted;
 
 /// A trial before a rule's activation may take so long.
 const TRIAL_MS_MAX: u64 = 20_000;
-/// So many at once in a process, each of another tenant.
-const TRIALS_AT_ONCE_MAX: usize = 4;
-
 /// `POST /rules/backtest`: 202, and a job.
 pub async fn start(
-    State(book): State<Rulebook>,
+    State(rules_state): State<RulesState>,
     caller: Caller,
     Body(bytes): Body,
 ) -> Result<Reply<JobStarted>, Problem> {
@@ -40,64 +38,31 @@ pub async fn start(
     // Refused now, and not when its turn has come.
     Trial::read(&body)?;
     let (tenant, by) = (&*caller.tenant, &*caller.subject);
-    let wanted = Wanted { tenant, kind: Kind::Backtest, argument: &body, by };
-    let id = book.jobs.submit(wanted).await?;
+    let wanted = JobRequest { tenant, kind: JobKind::Backtest, argument: &body, by };
+    let id = rules_state.jobs.submit(wanted).await?;
     let place = format!("/api/v1/jobs/{id}");
     let body = JobStarted { id, links: [("self", place.clone())].into() };
     Ok(Reply::new(StatusCode::ACCEPTED, &body)?.at(&place))
 }
 
-/// Whose rules are being tried right now by this process.
-#[derive(Clone, Default)]
-pub struct Trying(Arc<Mutex<HashSet<Arc<str>>>>);
-
-/// One trial; dropped, it is over.
-struct Turn {
-    trying: Trying,
-    tenant: Arc<str>,
-}
-
-impl Trying {
-    fn begin(&self, tenant: &Arc<str>) -> Result<Turn, Problem> {
-        let mut all = self.all();
-        if all.contains(tenant) || all.len() >= TRIALS_AT_ONCE_MAX {
-            metrics::counter!("vitals_trials_refused_total").increment(1);
-            let detail = "another rule is being tried: send this one again when that is answered";
-            return Err(Problem::unavailable("trials_busy", detail));
-        }
-        all.insert(tenant.clone());
-        Ok(Turn { trying: self.clone(), tenant: tenant.clone() })
-    }
-
-    fn all(&self) -> MutexGuard<'_, HashSet<Arc<str>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.trying.all().remove(&self.tenant);
-    }
-}
-
 /// Refuses a rule that would have paged more often than it says itself.
 pub(super) async fn refuse_too_many_pages(
-    book: &Rulebook,
+    rules_state: &RulesState,
     tenant: &Arc<str>,
     rule: Rule,
 ) -> Result<(), Problem> {
     let Some(max) = rule.pages_max else { return Ok(()) };
-    let _turn = book.trying.begin(tenant)?;
+    let _turn = rules_state.trying.begin(tenant)?;
     let rule = Arc::new(rule);
-    let question = Question {
+    let question = BacktestQuery {
         tenant: tenant.to_string(),
         from: DateTime::UNIX_EPOCH,
         to: END_OF_TIME,
         rules: vec![rule.clone()],
         keeps_times: false,
     };
-    let progress = Progress::default();
-    let tried = backtest::run(&book.log, question, &progress, None);
+    let progress = JobProgress::default();
+    let tried = backtest::run(&rules_state.log, question, &progress, None);
     let limit = Duration::from_millis(TRIAL_MS_MAX);
     let Ok(found) = tokio::time::timeout(limit, tried).await else {
         progress.stop.cancel();
@@ -158,25 +123,5 @@ impl From<BacktestError> for Problem {
                 Problem::unavailable("backtest_failed", "the backtest ended early: try again")
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tenant_has_one_trial_at_a_time_and_leaves_room_for_others() {
-        let (trying, one): (Trying, Arc<str>) = (Trying::default(), "one".into());
-        let turn = trying.begin(&one).expect("nobody else");
-        assert!(trying.begin(&one).is_err());
-        let others: Vec<Turn> = (1..TRIALS_AT_ONCE_MAX)
-            .map(|n| trying.begin(&format!("other {n}").into()).expect("there is room"))
-            .collect();
-        assert!(trying.begin(&"one more".into()).is_err());
-        drop(turn);
-        assert!(trying.begin(&one).is_ok());
-        drop(others);
-        assert!(trying.all().is_empty());
     }
 }

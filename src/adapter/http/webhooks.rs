@@ -15,7 +15,7 @@ use super::shown as shapes;
 use crate::auth::Caller;
 use crate::clock::Clock;
 use crate::delivery::breaker::{self, Broken};
-use crate::delivery::endpoint::{self, Change, Endpoint, EndpointError};
+use crate::delivery::endpoint::{self, Endpoint, EndpointChange, EndpointError};
 use crate::delivery::ping;
 use crate::delivery::secrets::{self, RotateError};
 use crate::delivery::webhook::EndpointClients;
@@ -48,7 +48,7 @@ pub async fn create(
     let scheme = options::scheme(new.signature.as_deref())?;
     let certificate = options::certificate(new.client_certificate, new.client_key)?;
     options::check_tls(&new.url, certificate.is_some())?;
-    let new = endpoint::New {
+    let new = endpoint::NewEndpoint {
         tenant: caller.tenant.to_string(),
         key: options::key(scheme, new.secret.as_deref())?,
         headers: options::headers(&new.headers)?,
@@ -119,7 +119,7 @@ pub async fn change(
         (certificate, key) => Some(options::certificate(certificate.flatten(), key.flatten())?),
     };
     let heartbeat = |text: Option<String>| text.as_deref().map(options::heartbeat).transpose();
-    let change = Change {
+    let change = EndpointChange {
         headers: patch.headers.as_ref().map(options::headers).transpose()?,
         payload: patch.payload.as_deref().map(options::payload).transpose()?,
         heartbeat_seconds: patch.heartbeat.map(heartbeat).transpose()?,

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use crate::archive::{self, Access, Brought, bring_back};
-use crate::command::Error;
 use crate::command::database::Database;
-use crate::command::progress::Progress;
+use crate::command::error::Error;
+use crate::command::progress::TerminalProgress;
 use crate::config::{Buckets, Common};
 use crate::log::Log;
 
@@ -43,9 +43,9 @@ async fn one(log: &Log, file: &std::path::Path, access: &Access) -> Result<(), E
         return Err(format!("{location}: a Parquet file is read from a file or a bucket").into());
     }
     let started = Instant::now();
-    let mut progress = Progress::new("rows", 0);
-    let under_way = |now: archive::Progress| match now {
-        archive::Progress::Wrote(_, rows) | archive::Progress::Compared(_, rows) => {
+    let mut progress = TerminalProgress::new("rows", 0);
+    let under_way = |now: archive::ArchiveProgress| match now {
+        archive::ArchiveProgress::Wrote(_, rows) | archive::ArchiveProgress::Compared(_, rows) => {
             progress.at(rows);
         }
     };

@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::counts::Skipped;
 use crate::intake::file::{
-    FileError, FileReading, FileRetraction, Recording, Row, Rows, bytes_total, open,
+    FileError, FileReading, FileRetraction, FileRow, Recording, Rows, bytes_total, open,
 };
 
 /// Rows handed over at once.
@@ -35,9 +35,9 @@ pub(super) struct Chunk {
 
 impl Chunk {
     /// How much text it holds.
-    fn take(&mut self, row: Row) -> usize {
+    fn take(&mut self, row: FileRow) -> usize {
         match row {
-            Row::Reading(reading) => {
+            FileRow::Reading(reading) => {
                 let texts = [&reading.patient_id, &reading.device_id, &reading.vital];
                 let more = [&reading.unit, &reading.context];
                 let bytes = texts.into_iter().chain(more.into_iter().flatten()).map(String::len);
@@ -45,17 +45,17 @@ impl Chunk {
                 self.readings.push(reading);
                 bytes
             }
-            Row::Retraction(retraction) => {
+            FileRow::Retraction(retraction) => {
                 let bytes = retraction.reason.len();
                 self.retractions.push(retraction);
                 bytes
             }
-            Row::Bad { line, code, detail } => {
+            FileRow::Bad { line, code, detail } => {
                 let bytes = detail.len();
                 self.bad.push((line, code, detail));
                 bytes
             }
-            Row::Skipped(name) => {
+            FileRow::Skipped(name) => {
                 self.skipped.add(name, 1);
                 0
             }
@@ -106,7 +106,7 @@ impl Files {
                     }
                 };
                 for chunk in iter::from_fn(|| next_chunk(&mut rows, before)) {
-                    // Nobody receives any more when the importer gave up.
+                    // The receiver is gone when the importer gave up.
                     if sender.blocking_send(chunk).is_err() {
                         return;
                     }

@@ -3,7 +3,7 @@
 //! Guarantees that what was read is a certificate with the key that belongs to it, and that
 //! neither is repeated in an error or in debug output. Does not keep them.
 
-use super::client::client_builder;
+use super::builder::client_builder;
 use super::guard::Guard;
 
 /// A certificate with its chain, and a key.

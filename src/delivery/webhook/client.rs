@@ -10,31 +10,25 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use reqwest::header::CONTENT_TYPE;
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::guard::{Guard, Refused};
+use super::builder::client_builder;
+use super::certificate::{Certificate, CertificateError};
+use super::guard::{ForbiddenUrl, Guard};
+use super::headers::{Headers, HeadersError};
 use super::key::{Key, KeyError, Keys};
 use super::sign::{ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER};
-use super::{Certificate, CertificateError, Headers, HeadersError};
 use crate::delivery::endpoint::{self, Endpoint};
-use crate::delivery::seal::{OpenError, Seal};
+use crate::delivery::seal::{Seal, UnsealError};
 use crate::delivery::transport::{Destination, Message};
-use crate::log::{History, Log, answered};
+use crate::log::{Incarnations, Log, answered};
 
-/// An answer later than this is none.
-pub const TIMEOUT_MS: u64 = 5_000;
 /// How many endpoints' clients a process keeps before it begins anew.
 const CLIENTS_MAX: usize = 10_000;
-/// Headers of an answer.
-const ANSWER_HEADERS_MAX: usize = 1_000;
-/// All headers of an answer by HTTP/2. By HTTP/1 it is what its client reads at once, about
-/// as much.
-const ANSWER_HEAD_BYTES_MAX: u32 = 256 * 1_024;
 
 /// The header with the delivery's number at its endpoint.
 pub const SEQUENCE_HEADER: &str = "webhook-sequence";
@@ -52,10 +46,10 @@ pub enum ClientError {
     Database(#[from] sqlx::Error),
     /// Inwards, or no URL at all.
     #[error("{0}")]
-    Refused(#[from] Refused),
+    Refused(#[from] ForbiddenUrl),
     /// The key for secrets is missing, or the row was changed.
     #[error("the endpoint's secrets cannot be opened: {0}")]
-    Sealed(#[from] OpenError),
+    Sealed(#[from] UnsealError),
     /// Not a key.
     #[error("the endpoint's secret: {0}")]
     Key(#[from] KeyError),
@@ -114,7 +108,7 @@ pub struct EndpointClients(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     pool: PgPool,
-    history: History,
+    history: Incarnations,
     guard: Guard,
     seal: Seal,
     /// For all endpoints without a certificate of their own.
@@ -194,18 +188,4 @@ impl EndpointClients {
         };
         Ok(EndpointClient { version: row.version, url, keys, headers, client })
     }
-}
-
-/// What every client that calls endpoints has in common. A 2xx is a 2xx, however its headers
-/// are written and whatever a gateway puts around them: the same page again helps no one.
-pub(super) fn client_builder(guard: &Guard) -> reqwest::ClientBuilder {
-    guard
-        .client()
-        .timeout(Duration::from_millis(TIMEOUT_MS))
-        .http1_allow_obsolete_multiline_headers_in_responses(true)
-        .http1_allow_spaces_after_header_name_in_responses(true)
-        .http1_ignore_invalid_headers_in_responses(true)
-        .http1_max_headers(ANSWER_HEADERS_MAX)
-        .http2_max_header_list_size(ANSWER_HEAD_BYTES_MAX)
-        .user_agent(concat!("vitals/", env!("CARGO_PKG_VERSION")))
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-pub use names::Names;
+pub use names::Resolver;
 use names::SystemNames;
 pub use net::{Allow, NetError};
 use net::{embedded_v4, special};
@@ -33,7 +33,7 @@ pub const RESOLVE_MS_MAX: u64 = 5_000;
 
 /// Why a URL is not called.
 #[derive(Debug, thiserror::Error)]
-pub enum Refused {
+pub enum ForbiddenUrl {
     /// Over [`URL_BYTES_MAX`].
     #[error("the URL has {bytes} bytes; at most {URL_BYTES_MAX} are taken")]
     TooLong {
@@ -79,17 +79,17 @@ pub enum Refused {
     },
 }
 
-impl Refused {
+impl ForbiddenUrl {
     /// The stable code of an error answer.
     pub fn code(&self) -> &'static str {
         match self {
-            Refused::TooLong { .. } => "webhook_url_too_long",
-            Refused::Unreadable { .. } => "webhook_url_unreadable",
-            Refused::Scheme { .. } => "webhook_url_scheme",
-            Refused::UserInfo => "webhook_url_userinfo",
-            Refused::Fragment => "webhook_url_fragment",
-            Refused::Special { .. } => "webhook_address_refused",
-            Refused::Unresolved { .. } => "webhook_host_unresolved",
+            ForbiddenUrl::TooLong { .. } => "webhook_url_too_long",
+            ForbiddenUrl::Unreadable { .. } => "webhook_url_unreadable",
+            ForbiddenUrl::Scheme { .. } => "webhook_url_scheme",
+            ForbiddenUrl::UserInfo => "webhook_url_userinfo",
+            ForbiddenUrl::Fragment => "webhook_url_fragment",
+            ForbiddenUrl::Special { .. } => "webhook_address_refused",
+            ForbiddenUrl::Unresolved { .. } => "webhook_host_unresolved",
         }
     }
 }
@@ -102,7 +102,7 @@ pub struct Guard {
     tenant: Option<Arc<str>>,
     /// The port that is connected to, where a URL does not say it.
     port: Option<u16>,
-    names: Arc<dyn Names>,
+    names: Arc<dyn Resolver>,
 }
 
 impl Default for Guard {
@@ -138,7 +138,7 @@ impl Guard {
     }
 
     /// The same by another resolver.
-    pub fn with_names(self, names: Arc<dyn Names>) -> Guard {
+    pub fn with_names(self, names: Arc<dyn Resolver>) -> Guard {
         Guard { names, ..self }
     }
 
@@ -157,20 +157,20 @@ impl Guard {
     /// Reads an endpoint's URL and judges all of it that needs no name server.
     ///
     /// Integer, octal and hexadecimal IPv4 hosts become ordinary ones while reading.
-    pub fn check_url(&self, url: &str) -> Result<reqwest::Url, Refused> {
+    pub fn check_url(&self, url: &str) -> Result<reqwest::Url, ForbiddenUrl> {
         if url.len() > URL_BYTES_MAX {
-            return Err(Refused::TooLong { bytes: url.len() });
+            return Err(ForbiddenUrl::TooLong { bytes: url.len() });
         }
         let url = reqwest::Url::parse(url)
-            .map_err(|error| Refused::Unreadable { reason: error.to_string() })?;
+            .map_err(|error| ForbiddenUrl::Unreadable { reason: error.to_string() })?;
         if !matches!(url.scheme(), "http" | "https") {
-            return Err(Refused::Scheme { scheme: url.scheme().to_owned() });
+            return Err(ForbiddenUrl::Scheme { scheme: url.scheme().to_owned() });
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(Refused::UserInfo);
+            return Err(ForbiddenUrl::UserInfo);
         }
         if url.fragment().is_some() {
-            return Err(Refused::Fragment);
+            return Err(ForbiddenUrl::Fragment);
         }
         self.name_to_resolve(&url)?;
         Ok(url)
@@ -178,7 +178,7 @@ impl Guard {
 
     /// Resolves the host and refuses it if any of its addresses is not permitted.
     /// For when an endpoint is made; what counts is the same test at connect time.
-    pub async fn check_resolved(&self, url: &reqwest::Url) -> Result<(), Refused> {
+    pub async fn check_resolved(&self, url: &reqwest::Url) -> Result<(), ForbiddenUrl> {
         let Some(host) = self.name_to_resolve(url)? else { return Ok(()) };
         self.at(url).all_permitted(host, &self.resolve(host).await?)
     }
@@ -194,11 +194,11 @@ impl Guard {
 
     /// The host if only a name server can tell where it leads; literal addresses and
     /// localhost are judged here.
-    fn name_to_resolve<'a>(&self, url: &'a reqwest::Url) -> Result<Option<&'a str>, Refused> {
+    fn name_to_resolve<'a>(&self, url: &'a reqwest::Url) -> Result<Option<&'a str>, ForbiddenUrl> {
         let host = url
             .host_str()
             .filter(|host| !host.is_empty())
-            .ok_or_else(|| Refused::Unreadable { reason: "no host".to_owned() })?;
+            .ok_or_else(|| ForbiddenUrl::Unreadable { reason: "no host".to_owned() })?;
         let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
         let meant: &[IpAddr] = match bare.parse::<IpAddr>() {
             Ok(ip) => &[ip],
@@ -211,17 +211,17 @@ impl Guard {
         // resolver drops the other.
         let port = url.port_or_known_default();
         match meant.iter().map(|ip| self.refusal(*ip, port)).min().flatten() {
-            Some(kind) => Err(Refused::Special { host: host.to_owned(), kind }),
+            Some(kind) => Err(ForbiddenUrl::Special { host: host.to_owned(), kind }),
             None => Ok(None),
         }
     }
 
     /// The addresses of a name, at least one, in time. Their port is 0, for which the
     /// client puts in the URL's.
-    async fn resolve(&self, host: &str) -> Result<Vec<SocketAddr>, Refused> {
+    async fn resolve(&self, host: &str) -> Result<Vec<SocketAddr>, ForbiddenUrl> {
         let limit = Duration::from_millis(RESOLVE_MS_MAX);
         let found = tokio::time::timeout(limit, self.names.addresses(host));
-        let unresolved = |source| Refused::Unresolved { host: host.to_owned(), source };
+        let unresolved = |source| ForbiddenUrl::Unresolved { host: host.to_owned(), source };
         let found = found.await.map_err(|late| unresolved(io::Error::other(late)))?;
         let mut addresses = found.map_err(unresolved)?;
         addresses.iter_mut().for_each(|address| address.set_port(0));
@@ -231,9 +231,9 @@ impl Guard {
         Ok(addresses)
     }
 
-    fn all_permitted(&self, host: &str, addresses: &[SocketAddr]) -> Result<(), Refused> {
+    fn all_permitted(&self, host: &str, addresses: &[SocketAddr]) -> Result<(), ForbiddenUrl> {
         match addresses.iter().find_map(|address| self.refusal(address.ip(), self.port)) {
-            Some(kind) => Err(Refused::Special { host: host.to_owned(), kind }),
+            Some(kind) => Err(ForbiddenUrl::Special { host: host.to_owned(), kind }),
             None => Ok(()),
         }
     }
@@ -243,7 +243,7 @@ impl Guard {
         &self,
         host: &str,
         mut addresses: Vec<SocketAddr>,
-    ) -> Result<Vec<SocketAddr>, Refused> {
+    ) -> Result<Vec<SocketAddr>, ForbiddenUrl> {
         let all = self.all_permitted(host, &addresses);
         addresses.retain(|address| self.permits(address.ip()));
         if addresses.is_empty() { all.map(|()| addresses) } else { Ok(addresses) }

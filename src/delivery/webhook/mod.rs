@@ -4,6 +4,7 @@
 //! that lead inwards, signatures, headers, TLS and client certificates, and what an answer
 //! means. Does not know of claims, schedules, breakers or records.
 
+mod builder;
 mod certificate;
 pub mod client;
 pub mod guard;

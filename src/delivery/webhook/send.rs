@@ -12,21 +12,24 @@ use std::time::Duration;
 use rustix::io::Errno;
 use tokio::time::Instant;
 
-use super::client::{ClientError, EndpointClient, EndpointClients, TIMEOUT_MS};
+use super::builder::TIMEOUT_MS;
+use super::client::{ClientError, EndpointClient, EndpointClients};
 use super::headers::HEADERS_BYTES_MAX;
 use super::retry_after::parse_retry_after;
-use crate::delivery::transport::{Destination, Message, NotSent, Outcome, Transport, Verdict};
+use crate::delivery::transport::{
+    AttemptOutcome, Destination, Message, NotSent, Transport, Verdict,
+};
 
 /// A receiver that took the delivery need not say more: how long its body may take then.
 const THANKS_MS_MAX: u64 = 500;
 /// How much of an answer is kept.
-const ANSWER_HEAD_BYTES_MAX: usize = 256;
+const ANSWER_EXCERPT_BYTES_MAX: usize = 256;
 /// How much of an answer is read, so that its connection can be used again; a longer one
 /// costs the connection.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
 
 impl Transport for EndpointClients {
-    async fn send(&self, message: Message<'_>, to: Destination) -> Result<Outcome, NotSent> {
+    async fn send(&self, message: Message<'_>, to: Destination) -> Result<AttemptOutcome, NotSent> {
         let started = Instant::now();
         let client = match self.client(to).await {
             Ok(client) => client,
@@ -48,28 +51,28 @@ impl Transport for EndpointClients {
             }
         };
         let answer_head = head_of(answer, &client).await;
-        Ok(Outcome { verdict, status: Some(status.as_u16()), answer_head })
+        Ok(AttemptOutcome { verdict, status: Some(status.as_u16()), answer_head })
     }
 }
 
 /// Why an endpoint was not even called. That its database is away says nothing of it.
-fn unmade(error: &ClientError) -> Result<Outcome, NotSent> {
+fn unmade(error: &ClientError) -> Result<AttemptOutcome, NotSent> {
     match error {
         // A row that cannot be read is like a secret that cannot be opened.
         ClientError::Database(sqlx::Error::ColumnDecode { .. }) => {}
         ClientError::Database(_) => return Err(NotSent(error.to_string())),
         _ => {}
     }
-    Ok(Outcome::unanswered(error.to_string()))
+    Ok(AttemptOutcome::unanswered(error.to_string()))
 }
 
 /// Why no answer came: for all that is known it is the receiver's doing, or it is not.
-fn unanswered(error: reqwest::Error) -> Result<Outcome, NotSent> {
+fn unanswered(error: reqwest::Error) -> Result<AttemptOutcome, NotSent> {
     // Without the URL: it may hold a secret of the receiver's, and this is logged.
     let error = error.without_url();
     match lacks(&error) || (error.is_connect() && no_descriptors()) {
         true => Err(NotSent(format!("vitals lacks what it takes: {}", with_sources(&error)))),
-        false => Ok(Outcome::unanswered(with_sources(&error))),
+        false => Ok(AttemptOutcome::unanswered(with_sources(&error))),
     }
 }
 
@@ -89,7 +92,7 @@ fn no_descriptors() -> bool {
 /// The first bytes of an answer. Read on to its end if that is near, so that the
 /// connection is free for the next delivery. The status stands whatever becomes of it.
 async fn head_of(mut answer: reqwest::Response, client: &EndpointClient) -> Option<String> {
-    let patience = match answer.status().is_success() {
+    let limit = match answer.status().is_success() {
         true => Duration::from_millis(THANKS_MS_MAX),
         false => Duration::from_millis(TIMEOUT_MS),
     };
@@ -101,16 +104,16 @@ async fn head_of(mut answer: reqwest::Response, client: &EndpointClient) -> Opti
         {
             bytes += chunk.len();
             // With room for a secret that would be cut in two, and not be found.
-            let room = ANSWER_HEAD_BYTES_MAX + HEADERS_BYTES_MAX - head.len();
+            let room = ANSWER_EXCERPT_BYTES_MAX + HEADERS_BYTES_MAX - head.len();
             head.extend_from_slice(chunk.get(..room).unwrap_or(&chunk));
         }
     };
-    if tokio::time::timeout(patience, read).await.is_err() {
+    if tokio::time::timeout(limit, read).await.is_err() {
         tracing::debug!("an answer's body took too long; what came of it is kept");
     }
     // PostgreSQL's text holds no NUL.
     let mut text = client.hidden_in(String::from_utf8_lossy(&head).replace('\0', "\u{fffd}"));
-    text.truncate(text.floor_char_boundary(ANSWER_HEAD_BYTES_MAX));
+    text.truncate(text.floor_char_boundary(ANSWER_EXCERPT_BYTES_MAX));
     (!text.is_empty()).then_some(text)
 }
 

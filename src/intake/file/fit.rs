@@ -18,10 +18,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use flate2::read::MultiGzDecoder;
 
-use self::rates::{Rates, WANTED};
+use self::rates::{FitRates, WANTED};
 use self::records::{Broken, Records};
+use super::contents::{FileError, FileRow, Wearer};
 use super::lines::GZIP_MAGIC;
-use super::{FileError, Row, Wearer};
 
 /// The largest file that is read, unpacked.
 const FIT_BYTES_MAX: u64 = 16 * 1024 * 1024;
@@ -38,10 +38,10 @@ pub(super) struct Fit {
     /// Where the records of the part that is being read lie.
     part: Range<usize>,
     records: Records,
-    rates: Rates,
+    rates: FitRates,
     messages: u64,
     /// What a message has said, and was not taken yet.
-    rows: VecDeque<Row>,
+    rows: VecDeque<FileRow>,
 }
 
 impl Fit {
@@ -72,7 +72,7 @@ impl Fit {
             wearer: wearer.clone(),
             part: 0..0,
             records: Records::default(),
-            rates: Rates::new(wearer.clone()),
+            rates: FitRates::new(wearer.clone()),
             messages: 0,
             rows: VecDeque::new(),
         };
@@ -87,7 +87,7 @@ impl Fit {
         self.part = at + records.start..at + records.end;
         // Each part stands alone: its definitions and its clocks are its own.
         self.records = Records::default();
-        self.rates = Rates::new(self.wearer.clone());
+        self.rates = FitRates::new(self.wearer.clone());
         Ok(())
     }
 
@@ -114,12 +114,14 @@ impl Fit {
                     if self.messages == 0 && !self.bytes.is_empty() {
                         // It is told of whatever was read, also that there was nothing.
                         self.messages = 1;
-                        self.rows.push_back(Row::Skipped("part without messages".to_owned()));
+                        self.rows.push_back(FileRow::Skipped("part without messages".to_owned()));
                     } else if rest.is_empty() {
                         return Ok(());
                     } else if rest.iter().all(|byte| *byte == 0) {
-                        self.rows
-                            .push_back(Row::Skipped(format!("end that is {} zeros", rest.len())));
+                        self.rows.push_back(FileRow::Skipped(format!(
+                            "end that is {} zeros",
+                            rest.len()
+                        )));
                         self.bytes.truncate(end);
                     } else {
                         self.begin(end)?;
@@ -135,7 +137,7 @@ impl Fit {
 }
 
 impl Iterator for Fit {
-    type Item = Result<Row, FileError>;
+    type Item = Result<FileRow, FileError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if let Err(error) = self.more() {

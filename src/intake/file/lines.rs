@@ -21,7 +21,7 @@ const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// What [`Lines::advance`] came to.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Line {
+pub enum FileLine {
     /// A line; [`Lines::text`] has it.
     Text,
     /// A line beyond [`LINE_BYTES_MAX`], passed over.
@@ -31,44 +31,44 @@ pub enum Line {
 }
 
 /// The lines of some bytes, one at a time.
-pub struct Lines {
+pub struct FileLines {
     input: Box<dyn BufRead + Send>,
     text: Vec<u8>,
     number: u64,
 }
 
-impl Lines {
+impl FileLines {
     /// Gzip is told by its first bytes, not by the file's name. The bytes taken
     /// from `file` are added to `bytes_read`.
-    pub fn of_file(file: File, bytes_read: Arc<AtomicU64>) -> io::Result<Lines> {
+    pub fn of_file(file: File, bytes_read: Arc<AtomicU64>) -> io::Result<FileLines> {
         let mut raw = BufReader::with_capacity(READ_BYTES, Counted { file, bytes_read });
         let input: Box<dyn BufRead + Send> = if raw.fill_buf()?.starts_with(&GZIP_MAGIC) {
             Box::new(BufReader::with_capacity(READ_BYTES, MultiGzDecoder::new(raw)))
         } else {
             Box::new(raw)
         };
-        Ok(Lines { input, text: Vec::new(), number: 0 })
+        Ok(FileLines { input, text: Vec::new(), number: 0 })
     }
 
     /// Goes to the next line.
-    pub fn advance(&mut self) -> io::Result<Line> {
+    pub fn advance(&mut self) -> io::Result<FileLine> {
         self.text.clear();
         // One more than allowed, so that "too long" and "just fits" differ.
         let mut limited = self.input.by_ref().take(LINE_BYTES_MAX as u64 + 1);
         if limited.read_until(b'\n', &mut self.text)? == 0 {
-            return Ok(Line::End);
+            return Ok(FileLine::End);
         }
         self.number += 1;
         if self.text.last() == Some(&b'\n') {
             self.text.pop();
         } else if self.text.len() > LINE_BYTES_MAX {
             self.skip_rest_of_line()?;
-            return Ok(Line::TooLong);
+            return Ok(FileLine::TooLong);
         }
         if self.number == 1 && self.text.starts_with(BYTE_ORDER_MARK) {
             self.text.drain(..BYTE_ORDER_MARK.len());
         }
-        Ok(Line::Text)
+        Ok(FileLine::Text)
     }
 
     /// The line, without its end (a carriage return counts as part of the end).
@@ -117,34 +117,34 @@ impl Read for Counted {
 mod tests {
     use super::*;
 
-    fn lines(bytes: &[u8]) -> Lines {
-        Lines { input: Box::new(io::Cursor::new(bytes.to_vec())), text: Vec::new(), number: 0 }
+    fn lines(bytes: &[u8]) -> FileLines {
+        FileLines { input: Box::new(io::Cursor::new(bytes.to_vec())), text: Vec::new(), number: 0 }
     }
 
     #[test]
     fn line_ends_and_byte_order_marks_are_not_text() {
         let mut lines = lines("\u{feff}one\r\n\ntwo\u{feff}".as_bytes());
         for (number, text) in [(1, "one"), (2, ""), (3, "two\u{feff}")] {
-            assert_eq!(lines.advance().unwrap(), Line::Text);
+            assert_eq!(lines.advance().unwrap(), FileLine::Text);
             assert_eq!((lines.number(), lines.text()), (number, text.as_bytes()));
         }
-        assert_eq!(lines.advance().unwrap(), Line::End);
+        assert_eq!(lines.advance().unwrap(), FileLine::End);
         assert_eq!(lines.number(), 3);
     }
 
     #[test]
     fn a_line_that_is_too_long_is_passed_over_and_takes_no_memory() {
         for (length, expect) in [
-            (LINE_BYTES_MAX, Line::Text),
-            (LINE_BYTES_MAX + 1, Line::TooLong),
-            (50 * LINE_BYTES_MAX, Line::TooLong),
+            (LINE_BYTES_MAX, FileLine::Text),
+            (LINE_BYTES_MAX + 1, FileLine::TooLong),
+            (50 * LINE_BYTES_MAX, FileLine::TooLong),
         ] {
             let mut bytes = vec![b'x'; length];
             bytes.extend_from_slice(b"\nnext");
             let mut lines = lines(&bytes);
             assert_eq!(lines.advance().unwrap(), expect, "{length}");
             assert!(lines.text.capacity() <= 2 * (LINE_BYTES_MAX + 1));
-            assert_eq!(lines.advance().unwrap(), Line::Text);
+            assert_eq!(lines.advance().unwrap(), FileLine::Text);
             assert_eq!((lines.number(), lines.text()), (2, b"next".as_slice()), "{length}");
         }
     }

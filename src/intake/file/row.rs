@@ -4,17 +4,16 @@
 //! and a mend. Does not judge readings.
 
 mod columns;
+pub(super) mod fields;
 mod json;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use self::columns::{COLUMNS_MAX, Splitter};
-use super::{FileReading, Format, Row};
+use self::fields::{RowFault, number, quoted, start_of, time};
+use super::contents::{FileFormat, FileReading, FileRow};
 use crate::intake::quality::Quality;
 use crate::vital::Vital;
-
-/// How much of a value or a header an error repeats, in characters.
-const QUOTED_CHARS_MAX: usize = 120;
 
 const ICU_HEADER: [&str; 4] = ["record_id", "minute", "parameter", "value"];
 /// What a CSV file has at least; it may also have the columns of a history's table.
@@ -51,25 +50,9 @@ const ICU_PARAMETERS: [(&str, Vital, &str); 10] = [
     ("NIMAP", Vital::MeanBp, "cuff"),
 ];
 
-/// What is wrong with a line.
-#[derive(Debug)]
-pub struct Fault {
-    /// Stable; the codes are listed at [`Row::Bad`].
-    pub code: &'static str,
-    /// What is wrong and how to mend it.
-    pub detail: String,
-}
-
-impl Fault {
-    /// A fault with its code and its mend.
-    pub fn new(code: &'static str, detail: String) -> Fault {
-        Fault { code, detail }
-    }
-}
-
 /// Reads the lines of one format.
 pub struct RowParser {
-    format: Format,
+    format: FileFormat,
     epoch: DateTime<Utc>,
     splitter: Splitter,
     /// The columns of a CSV file as its header names them.
@@ -78,7 +61,7 @@ pub struct RowParser {
 
 impl RowParser {
     /// `epoch` is minute 0 of `icu-csv`.
-    pub fn new(format: Format, epoch: DateTime<Utc>) -> RowParser {
+    pub fn new(format: FileFormat, epoch: DateTime<Utc>) -> RowParser {
         let named = CSV_HEADER.to_vec();
         RowParser { format, epoch, splitter: Splitter::new(), named }
     }
@@ -86,9 +69,9 @@ impl RowParser {
     /// The first line that the format demands.
     pub fn header(&self) -> Option<String> {
         match self.format {
-            Format::IcuCsv => Some(ICU_HEADER.join(",")),
-            Format::Csv => Some(CSV_HEADER.join(",")),
-            Format::Ndjson => None,
+            FileFormat::IcuCsv => Some(ICU_HEADER.join(",")),
+            FileFormat::Csv => Some(CSV_HEADER.join(",")),
+            FileFormat::Ndjson => None,
         }
     }
 
@@ -97,8 +80,8 @@ impl RowParser {
         let Ok((columns, count)) = self.splitter.all(text) else { return false };
         let Some(columns) = columns.get(..count) else { return false };
         match self.format {
-            Format::IcuCsv => columns == ICU_HEADER,
-            Format::Csv => {
+            FileFormat::IcuCsv => columns == ICU_HEADER,
+            FileFormat::Csv => {
                 let known = |name: &&str| CSV_COLUMNS.iter().find(|known| *known == name).copied();
                 self.named = columns.iter().filter_map(known).collect();
                 let once = |name: &&str| self.named.iter().filter(|named| *named == name).count();
@@ -106,25 +89,31 @@ impl RowParser {
                     && CSV_COLUMNS.iter().all(|name| once(name) <= 1)
                     && CSV_COLUMNS[..CSV_COLUMNS_NEEDED].iter().all(|name| once(name) == 1)
             }
-            Format::Ndjson => false,
+            FileFormat::Ndjson => false,
         }
     }
 
     /// Reads one line after the header; `line` is its number.
-    pub fn row(&mut self, text: &[u8], line: u64) -> Result<Row, Fault> {
+    pub fn row(&mut self, text: &[u8], line: u64) -> Result<FileRow, RowFault> {
         match self.format {
-            Format::IcuCsv => icu_row(self.splitter.split(text, &ICU_HEADER)?, self.epoch, line),
-            Format::Csv => csv_row(self.splitter.split(text, &self.named)?, &self.named, line),
-            Format::Ndjson => json::row(text, line),
+            FileFormat::IcuCsv => {
+                icu_row(self.splitter.split(text, &ICU_HEADER)?, self.epoch, line)
+            }
+            FileFormat::Csv => csv_row(self.splitter.split(text, &self.named)?, &self.named, line),
+            FileFormat::Ndjson => json::row(text, line),
         }
     }
 }
 
-fn icu_row(columns: [&str; COLUMNS_MAX], epoch: DateTime<Utc>, line: u64) -> Result<Row, Fault> {
+fn icu_row(
+    columns: [&str; COLUMNS_MAX],
+    epoch: DateTime<Utc>,
+    line: u64,
+) -> Result<FileRow, RowFault> {
     let [patient_id, minute, parameter, value, ..] = columns;
     let Some((_, vital, device)) = ICU_PARAMETERS.iter().find(|(name, ..)| *name == parameter)
     else {
-        return Ok(Row::Skipped(start_of(parameter)));
+        return Ok(FileRow::Skipped(start_of(parameter)));
     };
     let measured_at = minute
         .parse()
@@ -133,12 +122,12 @@ fn icu_row(columns: [&str; COLUMNS_MAX], epoch: DateTime<Utc>, line: u64) -> Res
         .and_then(|since| epoch.checked_add_signed(since))
         .ok_or_else(|| {
             let minute = quoted(minute);
-            Fault::new(
+            RowFault::new(
                 "invalid_time",
                 format!("{minute} is no whole number of minutes since the epoch"),
             )
         })?;
-    Ok(Row::Reading(FileReading {
+    Ok(FileRow::Reading(FileReading {
         patient_id: patient_id.to_owned(),
         device_id: (*device).to_owned(),
         vital: vital.name().to_owned(),
@@ -151,7 +140,7 @@ fn icu_row(columns: [&str; COLUMNS_MAX], epoch: DateTime<Utc>, line: u64) -> Res
     }))
 }
 
-fn csv_row(columns: [&str; COLUMNS_MAX], named: &[&str], line: u64) -> Result<Row, Fault> {
+fn csv_row(columns: [&str; COLUMNS_MAX], named: &[&str], line: u64) -> Result<FileRow, RowFault> {
     let column = |name: &str| {
         let place = named.iter().position(|named| *named == name);
         place.and_then(|place| columns.get(place)).copied().filter(|text| !text.is_empty())
@@ -160,7 +149,7 @@ fn csv_row(columns: [&str; COLUMNS_MAX], named: &[&str], line: u64) -> Result<Ro
         ["patientId", "deviceId", "vital", "value", "measuredAt"]
             .map(|name| column(name).unwrap_or_default());
     let own = column("deviceQuality").or(column("quality").filter(|text| !Quality::is_word(text)));
-    Ok(Row::Reading(FileReading {
+    Ok(FileRow::Reading(FileReading {
         patient_id: patient_id.to_owned(),
         device_id: device_id.to_owned(),
         vital: vital.to_owned(),
@@ -173,63 +162,23 @@ fn csv_row(columns: [&str; COLUMNS_MAX], named: &[&str], line: u64) -> Result<Ro
     }))
 }
 
-fn needed<T>(field: Option<T>, name: &str) -> Result<T, Fault> {
-    field.ok_or_else(|| Fault::new("missing_field", format!("\"{name}\" is missing: add it")))
-}
-
-fn number(text: &str) -> Result<f64, Fault> {
-    // Rust also reads "nan" and "inf", which are no measurements.
-    text.parse().ok().filter(|v: &f64| v.is_finite()).ok_or_else(|| not_a_number(text))
-}
-
-fn not_a_number(text: &str) -> Fault {
-    let text = quoted(text);
-    Fault::new("not_a_number", format!("the value {text} is no number: write it like 36.8"))
-}
-
-fn time(text: &str) -> Result<DateTime<Utc>, Fault> {
-    DateTime::parse_from_rfc3339(text).map(|t| t.to_utc()).map_err(|_| {
-        let text = quoted(text);
-        Fault::new(
-            "invalid_time",
-            format!("{text} is no time: write RFC 3339 with a zone, like 2026-01-01T08:30:00Z"),
-        )
-    })
-}
-
-fn not_utf8() -> Fault {
-    Fault::new("not_utf8", "the line is not UTF-8: save the file as UTF-8".to_owned())
-}
-
-/// A text that is not ours, in quotes and short enough for a message.
-pub fn quoted(text: &str) -> String {
-    format!("\"{}\"", start_of(text))
-}
-
-fn start_of(text: &str) -> String {
-    match text.char_indices().nth(QUOTED_CHARS_MAX) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn row(format: Format, text: &[u8]) -> Result<Row, Fault> {
+    fn row(format: FileFormat, text: &[u8]) -> Result<FileRow, RowFault> {
         RowParser::new(format, "2026-01-01T00:00:00Z".parse().unwrap()).row(text, 9)
     }
 
-    fn reading(format: Format, text: &str) -> FileReading {
+    fn reading(format: FileFormat, text: &str) -> FileReading {
         match row(format, text.as_bytes()) {
-            Ok(Row::Reading(reading)) => reading,
+            Ok(FileRow::Reading(reading)) => reading,
             other => panic!("{text}: {other:?}"),
         }
     }
 
     #[track_caller]
-    fn bad(format: Format, text: &[u8], expect: &str, mend: &str) {
+    fn bad(format: FileFormat, text: &[u8], expect: &str, mend: &str) {
         let fault = row(format, text).unwrap_err();
         assert_eq!(fault.code, expect, "{}", fault.detail);
         assert!(fault.detail.contains(mend), "{}", fault.detail);
@@ -249,7 +198,7 @@ mod tests {
             ("NIDiasABP", "diastolic_bp", "cuff"),
             ("NIMAP", "mean_bp", "cuff"),
         ] {
-            let got = reading(Format::IcuCsv, &format!("132539,1507,{parameter},-17.8"));
+            let got = reading(FileFormat::IcuCsv, &format!("132539,1507,{parameter},-17.8"));
             assert_eq!((got.patient_id.as_str(), got.value, got.line), ("132539", -17.8, 9));
             assert_eq!((got.vital.as_str(), got.device_id.as_str()), (vital, device));
             assert_eq!(got.measured_at.to_rfc3339(), "2026-01-02T01:07:00+00:00");
@@ -257,23 +206,23 @@ mod tests {
         }
         // What is no vital is skipped before its value is looked at.
         for skipped in ["1,0,GCS,15", "1,0,FiO2,-", "1,0,Weight,80", "1,0,hr,80", "1,0,,"] {
-            assert!(matches!(row(Format::IcuCsv, skipped.as_bytes()), Ok(Row::Skipped(_))));
+            assert!(matches!(row(FileFormat::IcuCsv, skipped.as_bytes()), Ok(FileRow::Skipped(_))));
         }
         bad(
-            Format::IcuCsv,
+            FileFormat::IcuCsv,
             b"1,9223372036854775807,HR,80",
             "invalid_time",
             "whole number of minutes",
         );
-        bad(Format::IcuCsv, b"1,0.5,HR,80", "invalid_time", "\"0.5\"");
-        bad(Format::IcuCsv, b"1,0,HR,", "not_a_number", "\"\"");
-        bad(Format::IcuCsv, b"1,0,GCS", "missing_column", "record_id,minute,parameter,value");
+        bad(FileFormat::IcuCsv, b"1,0.5,HR,80", "invalid_time", "\"0.5\"");
+        bad(FileFormat::IcuCsv, b"1,0,HR,", "not_a_number", "\"\"");
+        bad(FileFormat::IcuCsv, b"1,0,GCS", "missing_column", "record_id,minute,parameter,value");
     }
 
     #[test]
     fn csv_rows_pass_through_unjudged() {
         let got = reading(
-            Format::Csv,
+            FileFormat::Csv,
             "no id!,\"watch, \"\"7\"\"\", mood ,+1e9,furlong,2026-03-01T12:00:00.25+02:00",
         );
         let expect = FileReading {
@@ -288,7 +237,7 @@ mod tests {
             line: 9,
         };
         assert_eq!(got, expect);
-        assert_eq!(reading(Format::Csv, "1,2,3,4,,2026-03-01T12:00:00Z").unit, None);
+        assert_eq!(reading(FileFormat::Csv, "1,2,3,4,,2026-03-01T12:00:00Z").unit, None);
     }
 
     #[test]
@@ -304,23 +253,23 @@ mod tests {
             ("101,w,heart_rate,inf,/min,2026-03-01T12:00:00Z", "not_a_number", "\"inf\""),
             ("101,w,heart_rate,80 bpm,/min,2026-03-01T12:00:00Z", "not_a_number", "80 bpm"),
         ] {
-            bad(Format::Csv, text.as_bytes(), code, mend);
+            bad(FileFormat::Csv, text.as_bytes(), code, mend);
         }
         let long = format!("101,w,heart_rate,{},,2026-03-01T12:00:00Z", "ä".repeat(5000));
-        let fault = row(Format::Csv, long.as_bytes()).unwrap_err();
+        let fault = row(FileFormat::Csv, long.as_bytes()).unwrap_err();
         assert!(fault.detail.len() < 400, "{}", fault.detail);
         let long = format!(r#"{{"patientId":"1","quality":"{}"}}"#, "ä".repeat(5000));
-        let fault = row(Format::Ndjson, long.as_bytes()).unwrap_err();
+        let fault = row(FileFormat::Ndjson, long.as_bytes()).unwrap_err();
         assert!(fault.detail.len() < 400, "{}", fault.detail);
-        bad(Format::Csv, b"101,\xff,heart_rate,80,,2026-03-01T12:00:00Z", "not_utf8", "UTF-8");
+        bad(FileFormat::Csv, b"101,\xff,heart_rate,80,,2026-03-01T12:00:00Z", "not_utf8", "UTF-8");
         // Two halves of one character, which would be UTF-8 if the comma were not between them.
-        bad(Format::Csv, b"101,\xc3,\xa4,80,,2026-03-01T12:00:00Z", "not_utf8", "UTF-8");
+        bad(FileFormat::Csv, b"101,\xc3,\xa4,80,,2026-03-01T12:00:00Z", "not_utf8", "UTF-8");
     }
 
     #[test]
     fn ndjson_rows_are_the_readings_of_the_api() {
         let got = reading(
-            Format::Ndjson,
+            FileFormat::Ndjson,
             r#"{"patientId":"101","deviceId":"watch-7","vital":"heart_rate","value":130,"unit":"/min","quality":0.9,"measuredAt":"2025-10-20T10:20:00Z","context":{"posture": "sitting"},"more":1}"#,
         );
         let expect = FileReading {
@@ -340,21 +289,22 @@ mod tests {
     #[test]
     fn what_the_platform_has_given_out_is_read_again() {
         let line = r#"{"type":"reading","patientId":"101","deviceId":"w","vital":"spo2","value":97.12345678901234,"unit":"%","quality":"good","measuredAt":"2025-10-20T10:20:00Z","recordedAt":"2025-10-20T10:20:01Z","deviceQuality":0.5}"#;
-        let got = reading(Format::Ndjson, line);
+        let got = reading(FileFormat::Ndjson, line);
         // To the last bit: a parser that hurries is one beside it.
         assert_eq!((got.value, got.quality), (97.123_456_789_012_34, Some(0.5)));
         let another = line.replace("\"reading\"", "\"spot-check\"");
-        assert_eq!(reading(Format::Ndjson, &another), got);
+        assert_eq!(reading(FileFormat::Ndjson, &another), got);
         let alert = r#"{"v":2,"alertId":"a","type":"HIGH_HEART_RATE","vital":"spo2","value":97}"#;
-        let skipped = Row::Skipped("HIGH_HEART_RATE".to_owned());
-        assert_eq!(row(Format::Ndjson, alert.as_bytes()).unwrap(), skipped);
+        let skipped = FileRow::Skipped("HIGH_HEART_RATE".to_owned());
+        assert_eq!(row(FileFormat::Ndjson, alert.as_bytes()).unwrap(), skipped);
         let retracted = r#"{"v":1,"vital":"spo2","deviceId":"w","measuredAt":"2025-10-20T10:20:00Z","readingPosition":7,"reason":"off","by":"dr-b","type":"reading_retracted","patientId":"101"}"#;
-        let Ok(Row::Retraction(retraction)) = row(Format::Ndjson, retracted.as_bytes()) else {
+        let Ok(FileRow::Retraction(retraction)) = row(FileFormat::Ndjson, retracted.as_bytes())
+        else {
             panic!("no retraction")
         };
         assert_eq!((&*retraction.by, &*retraction.reason, retraction.line), ("dr-b", "off", 9));
 
-        let mut parser = RowParser::new(Format::Csv, DateTime::UNIX_EPOCH);
+        let mut parser = RowParser::new(FileFormat::Csv, DateTime::UNIX_EPOCH);
         for bad in ["patientId", "patientId,deviceId,vital,value,measuredAt,note"] {
             assert!(!parser.is_header(bad.as_bytes()), "{bad}");
         }
@@ -362,7 +312,9 @@ mod tests {
         let head = "value,vital,patientId,deviceId,quality,measuredAt,deviceQuality,context";
         assert!(parser.is_header(head.as_bytes()));
         let text = r#"97,spo2,101,w,suspect,2025-10-20T10:20:00Z,0.25,"{""a"": ""b, c""}""#;
-        let Ok(Row::Reading(got)) = parser.row(text.as_bytes(), 2) else { panic!("no reading") };
+        let Ok(FileRow::Reading(got)) = parser.row(text.as_bytes(), 2) else {
+            panic!("no reading")
+        };
         assert_eq!((got.value, got.quality), (97.0, Some(0.25)));
         assert_eq!(got.context.as_deref(), Some(r#"{"a": "b, c"}"#));
     }
@@ -374,7 +326,7 @@ mod tests {
                 r#"{{"patientId":"101","deviceId":"w","vital":"spo2","value":{value},"measuredAt":"2025-10-20T10:20:00Z"}}"#
             )
         };
-        assert_eq!(reading(Format::Ndjson, &with_value("97.5")).value, 97.5);
+        assert_eq!(reading(FileFormat::Ndjson, &with_value("97.5")).value, 97.5);
         for (value, code) in [
             (r#""97""#, "not_a_number"),
             ("true", "not_a_number"),
@@ -384,7 +336,7 @@ mod tests {
             ("NaN", "unreadable_json"),
             ("", "unreadable_json"),
         ] {
-            bad(Format::Ndjson, with_value(value).as_bytes(), code, "");
+            bad(FileFormat::Ndjson, with_value(value).as_bytes(), code, "");
         }
         for (text, code, mend) in [
             (&*with_value("97").replace("\"101\"", "101"), "not_a_string", "patientId"),
@@ -405,7 +357,7 @@ mod tests {
                 "RFC 3339",
             ),
         ] {
-            bad(Format::Ndjson, text.as_bytes(), code, mend);
+            bad(FileFormat::Ndjson, text.as_bytes(), code, mend);
         }
     }
 }

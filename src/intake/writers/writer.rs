@@ -13,9 +13,19 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::WritersError;
 use crate::event::Event;
-use crate::log::{AppendError, Held, Log};
+use crate::log::{AppendError, GuardedConnection, Log};
+
+/// Why nothing was acknowledged.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum WritersError {
+    /// More readings wait than may.
+    #[error("as many readings as may are waiting to be written: send again in a second")]
+    QueueFull,
+    /// The log cannot be written now.
+    #[error("the log cannot be written at the moment: send again, nothing is stored twice")]
+    Unavailable,
+}
 
 /// Readings after which no further request joins a transaction. Larger ones gain nothing
 /// and make others wait (decision 0005).
@@ -90,9 +100,9 @@ impl Queue {
     }
 }
 
-/// Writes until nobody can hand in any more.
+/// Writes until the last sender is gone.
 pub(super) async fn run(log: Log, shard: i16, turns: Arc<Semaphore>, mut queue: Queue) {
-    let mut held = Held::default();
+    let mut held = GuardedConnection::default();
     // Nothing, so that the first reading finds a connection, and PostgreSQL its plans.
     if let Err(error) = log.append_on(&mut held, shard, &[]).await {
         tracing::debug!(shard, %error, "the first reading will have to wait for a connection");
@@ -110,7 +120,7 @@ pub(super) async fn run(log: Log, shard: i16, turns: Arc<Semaphore>, mut queue: 
         };
         let Some((size, first)) = first else { return };
         // What comes while it waits for its turn joins it. A shard that cannot be written
-        // must not keep the others' turns, so nobody waits for long.
+        // must not keep the others' turns, so no request waits for long.
         let _turn = match size {
             Size::Small => timeout(TURN_WAIT, turns.acquire()).await.ok(),
             Size::Large => None,
@@ -127,7 +137,7 @@ pub(super) async fn run(log: Log, shard: i16, turns: Arc<Semaphore>, mut queue: 
     }
 }
 
-async fn write(log: &Log, held: &mut Held, shard: i16, mut batch: Vec<Request>) {
+async fn write(log: &Log, held: &mut GuardedConnection, shard: i16, mut batch: Vec<Request>) {
     let lengths: Vec<usize> = batch.iter().map(|r| r.events.len()).collect();
     let mut events = Vec::with_capacity(lengths.iter().sum());
     for request in &mut batch {

@@ -8,9 +8,9 @@ use std::iter::Peekable;
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 
-use super::{Broken, Commit, Link};
+use super::{Broken, Commit, Link, Months};
+use crate::log::archive_reader::{ArchiveReader, MergedRow, NoArchives, Unreadable, merge};
 use crate::log::read::read_positions;
-use crate::log::shelf::{Found, Months, NoShelf, Shelf, Unreadable, merge};
 
 /// How much is checked per round trip: so many commits, and no further commit once
 /// there are so many events. Bounds memory, not time.
@@ -50,15 +50,15 @@ pub async fn verify(
     shard: i16,
     progress: impl FnMut(u64),
 ) -> Result<Walk, VerifyError> {
-    verify_with(pool, shard, &mut NoShelf, progress).await
+    verify_with(pool, shard, &mut NoArchives, progress).await
 }
 
-/// [`verify`], with the rows that have left the table taken from `shelf`; memory is
+/// [`verify`], with the rows that have left the table taken from `archives`; memory is
 /// bounded also by what that holds.
 pub async fn verify_with(
     pool: &PgPool,
     shard: i16,
-    shelf: &mut impl Shelf,
+    archives: &mut impl ArchiveReader,
     mut progress: impl FnMut(u64),
 ) -> Result<Walk, VerifyError> {
     let mut connection = pool.acquire().await?;
@@ -67,16 +67,16 @@ pub async fn verify_with(
             .bind(shard)
             .fetch_one(&mut *connection)
             .await?;
-    shelf.skip_to(shard, i64::MIN);
+    archives.skip_to(shard, i64::MIN);
     let mut end = End { at: 0, hash: vec![0; 32] };
     let mut walk = Walk::default();
-    on(&mut connection, shard, &mut end, head, shelf, &mut walk, &mut progress).await?;
+    on(&mut connection, shard, &mut end, head, archives, &mut walk, &mut progress).await?;
     if walk.broken.is_some() {
         return Ok(walk);
     }
     walk.broken = if end.at != head || end.hash != head_hash {
         Some(Broken::Head { shard, head, last: end.at })
-    } else if let Some(row) = shelf.take(shard, i64::MAX).await?.first() {
+    } else if let Some(row) = archives.take(shard, i64::MAX).await?.first() {
         Some(Broken::Stray { shard, position: row.recorded.position })
     } else {
         stray_row(&mut connection, shard).await?
@@ -90,7 +90,7 @@ pub async fn verify_part(
     pool: &PgPool,
     shard: i16,
     (from, to): (i64, i64),
-    shelf: &mut impl Shelf,
+    archives: &mut impl ArchiveReader,
     mut progress: impl FnMut(u64),
 ) -> Result<Walk, VerifyError> {
     let mut connection = pool.acquire().await?;
@@ -115,9 +115,9 @@ pub async fn verify_part(
         walk.broken = Some(Broken::Stray { shard, position: from });
         return Ok(walk);
     };
-    shelf.skip_to(shard, at);
+    archives.skip_to(shard, at);
     let mut end = End { at, hash };
-    on(&mut connection, shard, &mut end, to, shelf, &mut walk, &mut progress).await?;
+    on(&mut connection, shard, &mut end, to, archives, &mut walk, &mut progress).await?;
     Ok(walk)
 }
 
@@ -133,7 +133,7 @@ async fn on(
     shard: i16,
     end: &mut End,
     to: i64,
-    shelf: &mut impl Shelf,
+    archives: &mut impl ArchiveReader,
     walk: &mut Walk,
     progress: &mut impl FnMut(u64),
 ) -> Result<(), VerifyError> {
@@ -141,8 +141,8 @@ async fn on(
         let page = commits_after(connection, shard, end.at, to).await?;
         let Some(last) = page.last() else { return Ok(()) };
         let rows = read_positions(connection, shard, end.at, last.position_to).await?;
-        let shelved = shelf.take(shard, last.position_to).await?;
-        let rows = match merge(rows, shelved, shelf) {
+        let archived_rows = archives.take(shard, last.position_to).await?;
+        let rows = match merge(rows, archived_rows, archives) {
             Ok(rows) => rows,
             Err(broken) => {
                 walk.broken = Some(broken);
@@ -167,7 +167,7 @@ impl Commit {
         &self,
         shard: i16,
         previous: &[u8],
-        rows: &mut Peekable<impl Iterator<Item = Found>>,
+        rows: &mut Peekable<impl Iterator<Item = MergedRow>>,
         walk: &mut Walk,
     ) -> Result<(), Broken> {
         let mut link = Link::new(previous, shard, self);
@@ -176,7 +176,7 @@ impl Commit {
         // Consumers read no further than the commit says; it must say what is true.
         let mut times: Option<(DateTime<Utc>, DateTime<Utc>)> = None;
         while let Some(row) = rows.next_if(|r| r.recorded.position <= self.position_to) {
-            let Found { recorded: row, shelf } = row;
+            let MergedRow { recorded: row, span } = row;
             if row.position < self.position_from {
                 return Err(Broken::Stray { shard, position: row.position });
             }
@@ -185,7 +185,7 @@ impl Commit {
             let at = row.event.occurred_at;
             times = Some(times.map_or((at, at), |(min, max)| (at.min(min), at.max(max))));
             found += 1;
-            if let Some(span) = shelf {
+            if let Some(span) = span {
                 archived += 1;
                 if !months.0.contains(&span) {
                     months.0.push(span);
@@ -238,7 +238,7 @@ async fn commits_after(
 
 /// A row outside every commit's reach: at or below zero, or beyond the head.
 ///
-/// Beyond the head is only wrong while nobody appends, so the head is read again
+/// Beyond the head is only wrong while no append runs, so the head is read again
 /// in the same statement.
 async fn stray_row(
     connection: &mut PgConnection,

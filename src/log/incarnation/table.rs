@@ -5,7 +5,12 @@
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgConnection, PgPool};
 
-use super::Mark;
+/// An acknowledged append: its last position, and when the log learned it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    pub(super) position: i64,
+    pub(super) recorded_at: DateTime<Utc>,
+}
 
 /// An incarnation, as the log tells of it.
 #[derive(Clone, Debug, FromRow)]

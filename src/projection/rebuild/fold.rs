@@ -2,7 +2,7 @@
 //!
 //! Guarantees that rows and the place reached change in one transaction, so that nothing
 //! is folded twice, also by a rebuild that takes up another one's. Does not hold up
-//! anybody: it reads what is committed and writes tables that nobody reads.
+//! anybody: it reads what is committed and writes tables that are not read yet.
 
 use std::time::Duration;
 

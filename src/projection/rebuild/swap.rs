@@ -2,7 +2,7 @@
 //!
 //! Guarantees one transaction: before it the old tables, after it the new ones, with the
 //! checkpoints that belong to them. The live fold waits meanwhile; readers wait only while
-//! names are exchanged, and nobody is deadlocked with it: who looks at several tables takes
+//! names are exchanged, without a deadlock: who looks at several tables takes
 //! them in the same order (`projection::look`). Does not wait for ever for one who looks
 //! for long.
 

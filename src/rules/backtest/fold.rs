@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::observed::Observed;
-use super::rows::{Directory, Held, Row};
-use super::{BacktestError, Found, Lines, Question, cores};
+use super::query::{BacktestError, BacktestOutput, BacktestQuery};
+use super::rows::{Directory, ScannedRow, ScannedRows};
+
 use crate::clock::rfc3339;
 use crate::event::{AlertState, READING_RETRACTED, number};
 use crate::log::Log;
@@ -21,9 +22,18 @@ use crate::rules::facts::Facts;
 use crate::rules::input::{Context, Input, Judged, Reading, Transition};
 use crate::rules::model::Rule;
 use crate::rules::patient::is_quiet;
-use crate::rules::state::State;
+use crate::rules::state::RuleState;
 use crate::rules::step::step;
 use crate::rules::timers::due;
+
+/// What was found: every patient with their numbers for each rule.
+#[derive(Debug, Default)]
+pub struct BacktestTotals {
+    /// Readings that were judged.
+    pub readings: u64,
+    /// Those of whom there were any.
+    pub patients: Vec<PatientTrials>,
+}
 
 /// Rules times patients: of each something is remembered, some 60 bytes and more where an
 /// alert stands.
@@ -60,48 +70,48 @@ pub struct PatientTrials {
 #[derive(Default)]
 struct Trial {
     /// Only of those of whom something is remembered.
-    state: Option<Box<State>>,
-    open: Option<Box<Open>>,
+    state: Option<Box<RuleState>>,
+    open: Option<Box<OpenAlert>>,
     /// Observed time by the end of the alert before.
     counted: i64,
     tally: Tally,
 }
 
 /// An alert that stands.
-struct Open {
+struct OpenAlert {
     raised: Transition,
     /// Observed time by then.
     observed: i64,
 }
 
-struct Patient {
+struct PatientFold {
     id: Arc<str>,
     shard: i16,
     facts: Facts,
     observed: Observed,
     trials: Vec<Trial>,
     /// Of the slice that is at hand.
-    rows: Vec<Row>,
+    rows: Vec<ScannedRow>,
 }
 
 /// Every patient of the question, with what was found so far.
 pub struct Fold<'q> {
-    question: &'q Question,
+    question: &'q BacktestQuery,
     log: &'q Log,
     facts: &'q HashMap<String, Facts>,
-    lines: Option<Lines>,
+    lines: Option<BacktestOutput>,
     /// Readings that were entered in error, by shard and position.
     retracted: HashSet<(i16, i64)>,
-    patients: Vec<Patient>,
+    patients: Vec<PatientFold>,
     readings: u64,
 }
 
 impl<'q> Fold<'q> {
     pub async fn new(
-        question: &'q Question,
+        question: &'q BacktestQuery,
         log: &'q Log,
         facts: &'q HashMap<String, Facts>,
-        lines: Option<Lines>,
+        lines: Option<BacktestOutput>,
     ) -> Result<Fold<'q>, sqlx::Error> {
         let retracted: Vec<(i16, i64)> = sqlx::query_as(
             "select shard, (data ->> 'readingPosition')::bigint from event \
@@ -119,7 +129,7 @@ impl<'q> Fold<'q> {
     /// All cores judge, each some of the patients.
     pub fn slice(
         &mut self,
-        held: &mut [Held],
+        held: &mut [ScannedRows],
         patients: &Directory,
         devices: &Directory,
     ) -> Result<(), BacktestError> {
@@ -129,7 +139,7 @@ impl<'q> Fold<'q> {
             return Err(BacktestError::TooManyTrials { rules, patients: patients_max });
         }
         for name in names.into_iter().skip(self.patients.len()) {
-            self.patients.push(Patient {
+            self.patients.push(PatientFold {
                 shard: self.log.shard_of(&self.question.tenant, &name),
                 facts: self.facts.get(&*name).cloned().unwrap_or_default(),
                 id: name,
@@ -168,8 +178,8 @@ impl<'q> Fold<'q> {
     }
 
     /// Ends: alerts that stand, stand until the patient's last reading.
-    pub fn end(self) -> Result<Found, BacktestError> {
-        let mut found = Found { readings: self.readings, patients: Vec::new() };
+    pub fn end(self) -> Result<BacktestTotals, BacktestError> {
+        let mut found = BacktestTotals { readings: self.readings, patients: Vec::new() };
         for mut patient in self.patients {
             let Some(last) = patient.observed.newest() else { continue };
             let (id, observed) = (patient.id.to_string(), patient.observed.total());
@@ -194,16 +204,16 @@ impl<'q> Fold<'q> {
 /// What it takes to judge a slice of a patient.
 #[derive(Clone, Copy)]
 struct Judge<'a> {
-    question: &'a Question,
+    question: &'a BacktestQuery,
     installation: Uuid,
     retracted: &'a HashSet<(i16, i64)>,
     devices: &'a [Arc<str>],
-    lines: Option<&'a Lines>,
+    lines: Option<&'a BacktestOutput>,
 }
 
 impl Judge<'_> {
     /// Judges what was read of these patients; how many readings that was.
-    fn all(&self, patients: &mut [Patient]) -> Result<u64, BacktestError> {
+    fn all(&self, patients: &mut [PatientFold]) -> Result<u64, BacktestError> {
         let mut readings = 0;
         for patient in patients.iter_mut().filter(|patient| !patient.rows.is_empty()) {
             let mut rows = std::mem::take(&mut patient.rows);
@@ -220,7 +230,7 @@ impl Judge<'_> {
         Ok(readings)
     }
 
-    fn patient(&self, patient: &mut Patient, rows: &[Row]) -> Result<(), BacktestError> {
+    fn patient(&self, patient: &mut PatientFold, rows: &[ScannedRow]) -> Result<(), BacktestError> {
         patient.observed.begin_slice();
         rows.iter().for_each(|row| patient.observed.reading(row.at));
         let context = Context {
@@ -246,8 +256,8 @@ impl Judge<'_> {
         context: &Context<'_>,
         rule: &Arc<Rule>,
         (trial, observed): (&mut Trial, &Observed),
-        rows: &[Row],
-        lines: Option<&Lines>,
+        rows: &[ScannedRow],
+        lines: Option<&BacktestOutput>,
     ) -> Result<(), BacktestError> {
         let well = rule.loosest();
         let timed = rule.has_timers();
@@ -282,7 +292,7 @@ impl Judge<'_> {
                 }
             }
             step(rule, state, &Input::Reading(reading), context, &mut said);
-            if **state == State::default() {
+            if **state == RuleState::default() {
                 trial.state = None;
             }
             for transition in said.drain(..) {
@@ -310,7 +320,7 @@ impl Trial {
         match said.data.state {
             AlertState::Raised => {
                 self.tally.alerts += 1;
-                self.open = Some(Box::new(Open { raised: said, observed: observed.by(at) }));
+                self.open = Some(Box::new(OpenAlert { raised: said, observed: observed.by(at) }));
                 None
             }
             AlertState::Cleared | AlertState::Retracted => {
@@ -328,7 +338,7 @@ impl Trial {
     /// The alert that stands is over: by the clock, and by the observed time. No moment
     /// counts twice.
     fn close(&mut self, (at, observed): (i64, i64), keeps_times: bool) -> Option<Transition> {
-        let Open { raised, observed: since } = *self.open.take()?;
+        let OpenAlert { raised, observed: since } = *self.open.take()?;
         self.tally.alarm_micros += (observed - since.max(self.counted)).max(0);
         self.counted = self.counted.max(observed);
         if keeps_times {
@@ -357,7 +367,11 @@ fn line(patient_id: &str, raised: &Transition, cleared: Option<&Transition>) -> 
     })
 }
 
-fn write_line(lines: &Lines, line: &Value) -> Result<(), BacktestError> {
+fn write_line(lines: &BacktestOutput, line: &Value) -> Result<(), BacktestError> {
     let mut to = lines.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(writeln!(to, "{line}")?)
+}
+
+pub(super) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Found, PatientTrials};
+use super::{BacktestTotals, PatientTrials};
 use crate::rules::model::Rule;
 pub use crate::wire::{Compared, PatientNumbers, Report, WardNumbers};
 
@@ -14,7 +14,7 @@ const NOISIEST_MAX: usize = 10;
 
 impl Report {
     /// Of the rule that stands at `index` in the question.
-    pub fn of(found: &Found, index: usize, rule: &Rule) -> Report {
+    pub fn of(found: &BacktestTotals, index: usize, rule: &Rule) -> Report {
         let alerts_of = |p: &PatientTrials| p.tallies.get(index).map_or(0, |t| u64::from(t.alerts));
         let days = sum(found.patients.iter().map(|p| p.days));
         let tallies = || found.patients.iter().filter_map(|p| p.tallies.get(index));
@@ -63,7 +63,7 @@ fn per(n: f64, of: f64) -> f64 {
     if of > 0.0 { n / of } else { 0.0 }
 }
 
-fn wards(found: &Found, alerts_of: impl Fn(&PatientTrials) -> u64) -> Vec<WardNumbers> {
+fn wards(found: &BacktestTotals, alerts_of: impl Fn(&PatientTrials) -> u64) -> Vec<WardNumbers> {
     let mut wards: BTreeMap<String, WardNumbers> = BTreeMap::new();
     for patient in &found.patients {
         let name = patient.ward.clone().unwrap_or_default();
@@ -82,7 +82,7 @@ fn wards(found: &Found, alerts_of: impl Fn(&PatientTrials) -> u64) -> Vec<WardNu
 }
 
 /// Compares the first rule with all others of the question, by patient and time.
-pub fn compared(found: &Found) -> Compared {
+pub fn compared(found: &BacktestTotals) -> Compared {
     let mut all = Compared::default();
     let meets = |a: &(i64, i64), b: &(i64, i64)| a.0 <= b.1 && b.0 <= a.1;
     for patient in &found.patients {

@@ -5,14 +5,16 @@
 //! rows: PostgreSQL sends them as they lie, which costs it least.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt;
 use sqlx::{PgConnection, PgPool};
 
+use super::query::{BacktestError, BacktestQuery};
 use super::slice::Pages;
-use super::{BacktestError, Progress, Question, have_read};
+use crate::jobs::JobProgress;
 use crate::log::copy::{self, Field, Next};
 use crate::vital::Vital;
 
@@ -27,7 +29,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 
 /// A reading, as narrow as it can be.
 #[derive(Clone, Copy, Debug)]
-pub struct Row {
+pub struct ScannedRow {
     /// Microseconds since 1970.
     pub at: i64,
     /// In the shard's order.
@@ -115,7 +117,7 @@ pub enum Numbers {
 
 impl Numbers {
     /// For a question.
-    pub async fn of(pool: &PgPool, question: &Question) -> Result<Numbers, BacktestError> {
+    pub async fn of(pool: &PgPool, question: &BacktestQuery) -> Result<Numbers, BacktestError> {
         if let Some(vital) = question.only_vital() {
             return Ok(Numbers::Only(vital));
         }
@@ -144,21 +146,21 @@ impl Numbers {
 }
 
 /// The rows of one part of a slice, by patient.
-pub struct Held {
+pub struct ScannedRows {
     patients: Names,
     devices: Names,
     /// How many rows at most, and how many there are.
     most: usize,
     count: usize,
     /// Of each patient, by number, the rows of this part.
-    pub rows: Vec<Vec<Row>>,
+    pub rows: Vec<Vec<ScannedRow>>,
 }
 
-impl Held {
+impl ScannedRows {
     /// Nothing yet; numbers will be those of the directories.
-    pub fn new(patients: &Arc<Directory>, devices: &Arc<Directory>, most: usize) -> Held {
+    pub fn new(patients: &Arc<Directory>, devices: &Arc<Directory>, most: usize) -> ScannedRows {
         let (patients, devices) = (Names::new(patients), Names::new(devices));
-        Held { patients, devices, most, count: 0, rows: Vec::new() }
+        ScannedRows { patients, devices, most, count: 0, rows: Vec::new() }
     }
 
     /// Reads what [`super::slice::Slice::sql`] asks, from these pages. `false` when there
@@ -169,7 +171,7 @@ impl Held {
         sql: &str,
         pages: &[Pages],
         numbers: &Numbers,
-        progress: &Progress,
+        progress: &JobProgress,
     ) -> Result<bool, BacktestError> {
         let mut connection = pool.acquire().await?;
         self.rows.iter_mut().for_each(Vec::clear);
@@ -191,7 +193,7 @@ impl Held {
         connection: &mut PgConnection,
         statement: &str,
         numbers: &Numbers,
-        progress: &Progress,
+        progress: &JobProgress,
     ) -> Result<bool, BacktestError> {
         let mut stream = connection.copy_out_raw(statement).await?;
         let (mut bytes, mut begun) = (Vec::with_capacity(2 * CHUNK_BYTES), false);
@@ -230,7 +232,7 @@ impl Held {
         let [patient, device, vital, at, value, position, suspect, quality] = fields;
         let wrong = || BacktestError::Format("a column is not what it should be");
         let patient = self.patients.number(patient.ok_or_else(wrong)?) as usize;
-        let row = Row {
+        let row = ScannedRow {
             at: copy::micros(at)?,
             position: copy::int8(position)?,
             value: f64::from_bits(copy::int8(value)? as u64),
@@ -250,7 +252,7 @@ impl Held {
 }
 
 /// The middle of the times of what is held.
-pub fn middle(held: &[Held]) -> DateTime<Utc> {
+pub fn middle(held: &[ScannedRows]) -> DateTime<Utc> {
     let rows = held.iter().flat_map(|held| &held.rows).flatten();
     let mut times: Vec<i64> = rows.step_by(SAMPLED).map(|row| row.at).collect();
     let place = times.len() / 2;
@@ -259,6 +261,12 @@ pub fn middle(held: &[Held]) -> DateTime<Utc> {
         false => *times.select_nth_unstable(place).1,
     };
     DateTime::UNIX_EPOCH + TimeDelta::microseconds(micros)
+}
+
+/// Counts what was read; an error when it is not to go on.
+fn have_read(progress: &JobProgress, rows: u64) -> Result<(), BacktestError> {
+    progress.done.fetch_add(rows, Ordering::Relaxed);
+    if progress.stop.is_cancelled() { Err(BacktestError::Cancelled) } else { Ok(()) }
 }
 
 #[cfg(test)]

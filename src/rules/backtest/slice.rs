@@ -11,7 +11,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 
-use super::Question;
+use super::query::BacktestQuery;
 use crate::log::copy::EPOCH_MICROS;
 use crate::log::partition::Span;
 
@@ -58,7 +58,7 @@ struct Zone {
 
 impl Slice {
     /// A question's slices: the partitions that it reaches into, oldest first.
-    pub async fn all(pool: &PgPool, question: &Question) -> Result<Vec<Slice>, sqlx::Error> {
+    pub async fn all(pool: &PgPool, question: &BacktestQuery) -> Result<Vec<Slice>, sqlx::Error> {
         let tables: Vec<(String, i64)> =
             sqlx::query_as(include_str!("tables.sql")).fetch_all(pool).await?;
         let slice = |(table, blocks): (String, i64)| {
@@ -102,7 +102,7 @@ impl Slice {
     pub async fn estimate(
         &self,
         pool: &PgPool,
-        question: &Question,
+        question: &BacktestQuery,
         shards: impl Iterator<Item = i16>,
     ) -> Result<u64, sqlx::Error> {
         let sql = format!("explain (format json) {}", self.sql(question, false, shards));
@@ -161,7 +161,7 @@ impl Slice {
     /// knows it by.
     pub fn sql(
         &self,
-        question: &Question,
+        question: &BacktestQuery,
         names_devices: bool,
         shards: impl Iterator<Item = i16>,
     ) -> String {
@@ -278,7 +278,7 @@ mod tests {
 
     #[test]
     fn halves_meet_and_only_inner_bounds_are_compared() {
-        let question = Question {
+        let question = BacktestQuery {
             tenant: "ward".to_owned(),
             from: FIRST_SPAN,
             to: DateTime::<Utc>::MAX_UTC,

@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(many(7), Ok(128));
         let one: Axis = "when.value=110".parse().unwrap();
         assert_eq!(variants(&body(), &vec![one; 9], 1), Err(SweepError::Axes(9)));
-        // A table in a table for each dot: nobody may make them as deep as a stack.
+        // A table in a table for each dot: they must not be as deep as a stack.
         let deep = format!("{}a=1", "a.".repeat(20_000));
         let refused = deep.parse::<Axis>().unwrap_err().to_string();
         assert!(refused.len() < 300, "{refused}");

@@ -10,7 +10,9 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
-use super::{Axis, BacktestError, Found, Question, Report, compared, picture, run, variants};
+use super::{
+    Axis, BacktestError, BacktestQuery, BacktestTotals, Report, compared, picture, run, variants,
+};
 use crate::clock::END_OF_TIME;
 use crate::jobs::{Failure, Task, Work};
 use crate::log::Log;
@@ -91,7 +93,7 @@ impl Trial {
             let same = active.into_iter().filter(|rule| Some(&rule.event) == event.as_ref());
             rules.extend(same.map(Arc::new));
         }
-        let question = Question {
+        let question = BacktestQuery {
             tenant: task.tenant.clone(),
             from: self.from,
             to: self.to,
@@ -102,7 +104,7 @@ impl Trial {
         Ok(self.result(&found))
     }
 
-    fn result(self, found: &Found) -> TrialResult {
+    fn result(self, found: &BacktestTotals) -> TrialResult {
         let of = |(n, (_, rule)): (usize, &(Vec<Value>, Arc<Rule>))| Report::of(found, n, rule);
         let mut reports: Vec<Report> = self.settings.iter().enumerate().map(of).collect();
         // Without an axis there is one setting.

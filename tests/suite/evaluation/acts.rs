@@ -82,7 +82,7 @@ pub fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-pub fn happening(patient_id: &str, kind: &str, at: DateTime<Utc>, data: Value) -> Event {
+pub fn non_reading(patient_id: &str, kind: &str, at: DateTime<Utc>, data: Value) -> Event {
     Event {
         tenant: "ward".into(),
         patient_id: patient_id.to_owned(),
@@ -135,7 +135,7 @@ fn retraction(
 ) -> Event {
     let data = json!({ "v": 1, "vital": vital, "deviceId": device, "measuredAt": at,
                        "readingPosition": position, "reason": "r" });
-    happening(patient, READING_RETRACTED, at, data)
+    non_reading(patient, READING_RETRACTED, at, data)
 }
 
 fn to_all_shards(log: &Log, event: &Event) -> Vec<(i16, Event)> {
@@ -162,7 +162,7 @@ pub async fn events_of(log: &Log, act: &Act, versions: &mut [u32]) -> Vec<(i16, 
                 suspect: *suspect,
                 source_id: format!("d{device}"),
                 data: None,
-                ..happening(&name(patient), READING, at(*second) - behind, Value::Null)
+                ..non_reading(&name(patient), READING, at(*second) - behind, Value::Null)
             };
             vec![(shard(patient), event)]
         }
@@ -180,7 +180,7 @@ pub async fn events_of(log: &Log, act: &Act, versions: &mut [u32]) -> Vec<(i16, 
                 _ => (ALERT_ACKNOWLEDGED, "acknowledged"),
             };
             let data = |id| json!({ "v": 1, "alertId": id, "state": state });
-            let event = |id| happening(&name(patient), kind, now(), data(id));
+            let event = |id| non_reading(&name(patient), kind, now(), data(id));
             standing.into_iter().map(|id| (shard(patient), event(id))).collect()
         }
         Act::Retract { patient, nth } => {
@@ -195,13 +195,13 @@ pub async fn events_of(log: &Log, act: &Act, versions: &mut [u32]) -> Vec<(i16, 
             let id = Uuid::from_u128(u128::from(*patient));
             let data = json!({ "id": id, "patientId": name(patient), "by": "b", "reason": "r",
                                "from": now(), "until": until });
-            to_all_shards(log, &happening(NO_PATIENT, SILENCE_SET, now(), data))
+            to_all_shards(log, &non_reading(NO_PATIENT, SILENCE_SET, now(), data))
         }
         Act::Register { patient, ward, limit } => {
             let record =
                 json!({ "ward": format!("w{ward}"), "limits": { "heart_rate_high": 90 + limit } });
             let data = json!({ "v": 1, "record": record });
-            vec![(shard(patient), happening(&name(patient), PATIENT_REGISTERED, now(), data))]
+            vec![(shard(patient), non_reading(&name(patient), PATIENT_REGISTERED, now(), data))]
         }
         Act::Change { rule, retired } => {
             let n = usize::from(*rule);
@@ -209,7 +209,7 @@ pub async fn events_of(log: &Log, act: &Act, versions: &mut [u32]) -> Vec<(i16, 
             let mut body: Value = toml::from_str(&text_of(n, RULES[n])).unwrap();
             body["mode"] = if *retired { "retired" } else { "active" }.into();
             let data = json!({ "rule": body, "version": versions[n] });
-            to_all_shards(log, &happening(NO_PATIENT, RULE_CHANGED, now(), data))
+            to_all_shards(log, &non_reading(NO_PATIENT, RULE_CHANGED, now(), data))
         }
     }
 }

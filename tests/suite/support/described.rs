@@ -84,6 +84,19 @@ impl Exchange<'_> {
     }
 }
 
+/// What is wrong with the body of a webhook, by the description.
+pub fn faults_of_webhook(body: &Value) -> Vec<String> {
+    let kind = body["type"].as_str().unwrap_or_default();
+    let name = match kind {
+        "PING" => "ping",
+        "HEARTBEAT" => "heartbeat",
+        _ if kind.starts_with("ENDPOINT_") => "endpoint",
+        _ => "alert",
+    };
+    let pointer = format!("/webhooks/{name}/post/requestBody/content/application~1json/schema");
+    judge(document().pointer(&pointer).expect("a webhook"), body)
+}
+
 /// The operation of a path; where several fit, that with the fewest parameters.
 fn operation(method: &str, path: &str) -> Option<&'static Value> {
     let fits = |template: &str| {

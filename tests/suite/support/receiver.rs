@@ -17,6 +17,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
 use sha2::Sha256;
 
+use super::described::faults_of_webhook;
+
 /// What the receiver answers.
 #[derive(Clone, Debug)]
 pub enum Answer {
@@ -50,6 +52,7 @@ struct Book {
     answers: VecDeque<Answer>,
     always: Option<Answer>,
     deliveries: Vec<Delivery>,
+    faults: Vec<String>,
 }
 
 /// A running receiver.
@@ -88,9 +91,11 @@ impl Receiver {
         self.book.lock().unwrap().always = Some(answer);
     }
 
-    /// Everything that came, in order.
+    /// Everything that came, in order; each body is as the API's description has it.
     pub fn deliveries(&self) -> Vec<Delivery> {
-        self.book.lock().unwrap().deliveries.clone()
+        let book = self.book.lock().unwrap();
+        assert!(book.faults.is_empty(), "not as wire/webhook.rs says: {:#?}", book.faults);
+        book.deliveries.clone()
     }
 }
 
@@ -126,11 +131,13 @@ async fn receive(
     let answer = {
         let mut book = book.lock().unwrap();
         let expected = signature(&book.key, id, timestamp, &body);
+        let json: Value = serde_json::from_slice(&body).unwrap_or_default();
+        book.faults.extend(faults_of_webhook(&json));
         book.deliveries.push(Delivery {
             id: id.to_owned(),
             sequence: header("webhook-sequence").parse().unwrap_or_default(),
             timestamp: timestamp.parse().unwrap_or_default(),
-            body: serde_json::from_slice(&body).unwrap_or_default(),
+            body: json,
             text: String::from_utf8_lossy(&body).into_owned(),
             headers: headers.clone(),
             verified: header("webhook-signature").split(' ').any(|s| s == expected),

@@ -2,6 +2,8 @@
 //!
 //! Does not read what they say: `tests/suite/documents.rs` runs their commands.
 
+use std::collections::BTreeSet;
+
 use super::{root, texts};
 
 /// How long a document may be, by where it is: whoever looks something up at night reads it
@@ -97,4 +99,49 @@ fn documents_that_sources_name_are_there() {
             assert!(!is_one || is_there, "{path} names {named}…, which is not there");
         }
     }
+}
+
+#[test]
+fn sources_that_documents_name_are_there() {
+    let files: Vec<String> = texts("").into_iter().map(|(path, _)| format!("/{path}")).collect();
+    let mut looked_up = 0;
+    for (path, text) in documents().into_iter().filter(|(path, _)| path != "CHANGELOG.md") {
+        for named in text.split('`').skip(1).step_by(2) {
+            let is_path = named.chars().all(|c| c.is_ascii_alphanumeric() || "/-_.".contains(c));
+            let is_source = [".rs", ".sql", ".js"].iter().any(|end| named.ends_with(end));
+            // `projections/NAME/apply.sql` is any of them.
+            if !is_path || !is_source || named.contains("NAME") || named.starts_with(".") {
+                continue;
+            }
+            let end = format!("/{}", named.trim_start_matches('/'));
+            assert!(files.iter().any(|file| file.ends_with(&end)), "{path}: no file is {named}");
+            looked_up += 1;
+        }
+    }
+    assert!(looked_up > 300, "only {looked_up} names");
+}
+
+#[test]
+fn types_and_functions_that_documents_name_are_there() {
+    let sources = ["src", "tests", "migrations", "projections"].map(texts).concat();
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words: BTreeSet<&str> =
+        sources.iter().flat_map(|(_, text)| text.split(|c| !word(c))).collect();
+    let not_ours = ["SystemTime", "VITALS_ADVISORY_DB", "fitparser"];
+    let mut looked_up = 0;
+    for path in ["ARCHITECTURE.md", "CONTRIBUTING.md"] {
+        let text = std::fs::read_to_string(root().join(path)).expect("a document");
+        for named in text.split('`').skip(1).step_by(2) {
+            let named = named.trim_end_matches("()");
+            let parts: Vec<&str> = named.split("::").collect();
+            let is_name = parts.iter().all(|part| !part.is_empty() && part.chars().all(word));
+            let looks_so = parts.len() > 1 || named.contains('_') || named != named.to_lowercase();
+            if !is_name || !looks_so || parts.iter().any(|part| not_ours.contains(part)) {
+                continue;
+            }
+            assert!(parts.iter().all(|part| words.contains(part)), "{path}: nothing is {named}");
+            looked_up += 1;
+        }
+    }
+    assert!(looked_up > 60, "only {looked_up} names");
 }

@@ -15,8 +15,8 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
 
-use super::super::problem::Told;
-use crate::query::alerts::{Alert, Standing};
+use super::super::problem::ProblemText;
+use crate::query::alerts::{Alert, AlertState};
 use crate::wire::{Acknowledgement, Number};
 
 /// The longest name and note of an acknowledgement.
@@ -96,13 +96,13 @@ pub fn alert(
 /// What is to be done about it, or was.
 fn standing(alert: &Alert, acknowledged: Option<&Acknowledgement>, now: DateTime<Utc>) -> String {
     let over = match alert.state {
-        Standing::Cleared => {
+        AlertState::Cleared => {
             let at = alert.cleared_since.map(|at| format!(": cleared {}", moment(at, now)));
             Some(format!("It is over{}.", at.unwrap_or_default()))
         }
-        Standing::Retracted => Some("It was taken back: its reading was corrected.".to_owned()),
-        Standing::Missed => Some("Its reading came too late to page anybody.".to_owned()),
-        Standing::Active | Standing::Ended => None,
+        AlertState::Retracted => Some("It was taken back: its reading was corrected.".to_owned()),
+        AlertState::Missed => Some("Its reading came too late to page anybody.".to_owned()),
+        AlertState::Active | AlertState::Ended => None,
     };
     let over = over.map(|over| format!("<p class=\"over\">{over}</p>\n")).unwrap_or_default();
     if let Some(Acknowledgement { by, at, note, .. }) = acknowledged {
@@ -129,7 +129,7 @@ fn standing(alert: &Alert, acknowledged: Option<&Acknowledgement>, now: DateTime
 }
 
 /// What went wrong.
-pub fn told(told: &Told) -> String {
+pub fn told(told: &ProblemText) -> String {
     let title = match told.code {
         "link_expired" => "This link has expired",
         "link_invalid" | "unauthorised" => "This link is not complete",
@@ -208,7 +208,7 @@ mod tests {
         );
         assert_eq!(in_words("HIGH_HEART_RATE"), "High heart rate");
         assert_eq!(in_words(""), "");
-        let told = Told { code: "other", detail: "<script>".to_owned() };
+        let told = ProblemText { code: "other", detail: "<script>".to_owned() };
         assert!(!super::told(&told).contains("<script"));
     }
 

@@ -9,7 +9,7 @@ use crate::adapter::http::problem::Problem;
 
 /// What a history can come as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum TableFormat {
     /// A page, with a cursor to the next.
     Json,
     /// All of it, a line a reading.
@@ -20,26 +20,27 @@ pub enum Format {
     Parquet,
 }
 
-const FORMATS: [Format; 4] = [Format::Json, Format::Csv, Format::Ndjson, Format::Parquet];
+const FORMATS: [TableFormat; 4] =
+    [TableFormat::Json, TableFormat::Csv, TableFormat::Ndjson, TableFormat::Parquet];
 
-impl Format {
+impl TableFormat {
     /// Its media type.
     pub fn media_type(self) -> &'static str {
         match self {
-            Format::Json => "application/json",
-            Format::Csv => "text/csv",
-            Format::Ndjson => "application/x-ndjson",
-            Format::Parquet => "application/vnd.apache.parquet",
+            TableFormat::Json => "application/json",
+            TableFormat::Csv => "text/csv",
+            TableFormat::Ndjson => "application/x-ndjson",
+            TableFormat::Parquet => "application/vnd.apache.parquet",
         }
     }
 
     /// The one that is wanted most; the first of the list where several are.
-    pub fn wanted(headers: &HeaderMap) -> Result<Format, Problem> {
+    pub fn wanted(headers: &HeaderMap) -> Result<TableFormat, Problem> {
         let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let ranges: Vec<(&str, f32)> =
             accept.flat_map(|value| value.split(',')).map(range).collect();
         if ranges.is_empty() {
-            return Ok(Format::Json);
+            return Ok(TableFormat::Json);
         }
         let mut best = None;
         for format in FORMATS {
@@ -49,7 +50,7 @@ impl Format {
             }
         }
         best.map(|(_, format)| format).ok_or_else(|| {
-            let names = FORMATS.map(Format::media_type).join(", ");
+            let names = FORMATS.map(TableFormat::media_type).join(", ");
             let detail = format!("a history comes as one of {names}: name one in Accept");
             Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", detail)
         })
@@ -77,26 +78,26 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(accept: &[&str], expect: Option<Format>) {
+    fn check(accept: &[&str], expect: Option<TableFormat>) {
         let mut headers = HeaderMap::new();
         for value in accept {
             headers.append(header::ACCEPT, value.parse().unwrap());
         }
-        assert_eq!(Format::wanted(&headers).ok(), expect, "{accept:?}");
+        assert_eq!(TableFormat::wanted(&headers).ok(), expect, "{accept:?}");
     }
 
     #[test]
     fn the_most_wanted_format_is_given() {
-        check(&[], Some(Format::Json));
-        check(&["*/*"], Some(Format::Json));
-        check(&["text/html,application/xhtml+xml,*/*;q=0.8"], Some(Format::Json));
-        check(&["text/csv"], Some(Format::Csv));
-        check(&["text/*"], Some(Format::Csv));
-        check(&["application/x-ndjson"], Some(Format::Ndjson));
-        check(&["application/vnd.apache.parquet"], Some(Format::Parquet));
-        check(&["application/json;q=0.5, text/csv;q=0.9"], Some(Format::Csv));
-        check(&["application/json;q=0", "application/*"], Some(Format::Ndjson));
-        check(&["TEXT/CSV; charset=utf-8"], Some(Format::Csv));
+        check(&[], Some(TableFormat::Json));
+        check(&["*/*"], Some(TableFormat::Json));
+        check(&["text/html,application/xhtml+xml,*/*;q=0.8"], Some(TableFormat::Json));
+        check(&["text/csv"], Some(TableFormat::Csv));
+        check(&["text/*"], Some(TableFormat::Csv));
+        check(&["application/x-ndjson"], Some(TableFormat::Ndjson));
+        check(&["application/vnd.apache.parquet"], Some(TableFormat::Parquet));
+        check(&["application/json;q=0.5, text/csv;q=0.9"], Some(TableFormat::Csv));
+        check(&["application/json;q=0", "application/*"], Some(TableFormat::Ndjson));
+        check(&["TEXT/CSV; charset=utf-8"], Some(TableFormat::Csv));
         check(&["image/png"], None);
         check(&["text/csv;q=0"], None);
     }

@@ -22,12 +22,12 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 
-use super::format::Format;
+use super::format::TableFormat;
 use crate::adapter::http::shown;
 use crate::clock::rfc3339;
-use crate::limits::shares::Held;
+use crate::limits::shares::Permit;
 use crate::log::Log;
-use crate::query::history::{Question, page, place_of};
+use crate::query::history::{HistoryQuery, cursor_of, page};
 use crate::query::reach::Unanswered;
 use crate::query::state::Newest;
 use crate::wire::{Context, Number, Opinion, Quality};
@@ -57,14 +57,14 @@ const SCHEMA: &str = "message readings {
 /// is held to its end.
 pub fn answer(
     log: Log,
-    question: Question,
+    question: HistoryQuery,
     first: Vec<Newest>,
-    format: Format,
-    place: Held,
+    format: TableFormat,
+    place: Permit,
 ) -> Response {
     let rows = pages(log, question.clone(), first, place);
     let body = match format {
-        Format::Parquet => Body::from_stream(as_parquet(question.patient_id, rows)),
+        TableFormat::Parquet => Body::from_stream(as_parquet(question.patient_id, rows)),
         _ => Body::from_stream(as_lines(question.patient_id, rows, format)),
     };
     let mut response = Response::new(body);
@@ -80,16 +80,16 @@ pub const FIRST_PAGE: i64 = READINGS_PER_PAGE;
 
 fn pages(
     log: Log,
-    question: Question,
+    question: HistoryQuery,
     first: Vec<Newest>,
-    place: Held,
+    place: Permit,
 ) -> impl Stream<Item = Result<Vec<Newest>, Unanswered>> + Send {
     try_stream! {
         let _place = place;
         let mut rows = first;
         loop {
             let full = rows.len() as i64 == READINGS_PER_PAGE;
-            let after = rows.last().map(place_of);
+            let after = rows.last().map(cursor_of);
             yield rows;
             if !full {
                 break;
@@ -102,17 +102,17 @@ fn pages(
 fn as_lines(
     patient_id: String,
     pages: impl Stream<Item = Result<Vec<Newest>, Unanswered>> + Send,
-    format: Format,
+    format: TableFormat,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send {
     try_stream! {
-        if format == Format::Csv {
+        if format == TableFormat::Csv {
             yield Bytes::from_static(CSV_HEAD.as_bytes());
         }
         for await rows in pages {
             let mut text = String::new();
             for row in rows.map_err(told)? {
                 text.push_str(&match format {
-                    Format::Csv => csv(&patient_id, &row),
+                    TableFormat::Csv => csv(&patient_id, &row),
                     _ => serde_json::to_string(&shown::reading(&patient_id, row))?,
                 });
                 text.push('\n');

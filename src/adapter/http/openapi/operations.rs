@@ -328,8 +328,8 @@ pub const OPERATIONS: &[Operation] = &[
     on("get", "/alerts/{id}/ack", K, "A page with one button, for a phone: what it is, and who has seen it").query(&["link"]).by_link()
         .page().refuses(&[FOUND, LINK]),
     on("post", "/alerts/{id}/ack", K, "Somebody has seen it; a form is answered with the page").query(&["link"]).by_link()
-        .body_also_as::<wire::Answering>(&[FORM]).answers(&[200], &ack::acknowledge).also_as(&[HTML]).refuses(&[FOUND, TEXT, APPENDS, LINK]),
-    on("post", "/alerts/{id}/clear", K, "It is over, says a person").body::<wire::Answering>()
+        .body_also_as::<wire::AcknowledgementRequest>(&[FORM]).answers(&[200], &ack::acknowledge).also_as(&[HTML]).refuses(&[FOUND, TEXT, APPENDS, LINK]),
+    on("post", "/alerts/{id}/clear", K, "It is over, says a person").body::<wire::AcknowledgementRequest>()
         .answers(&[200], &ack::clear).refuses(&[FOUND, TEXT, APPENDS]),
 
     on("get", "/rules", M, "The newest version of each rule")

@@ -1,6 +1,6 @@
 //! What a record may say: each field's type and bounds.
 //!
-//! Guarantees that what is let through means what it says: a key that nobody reads, a date
+//! Guarantees that what is let through means what it says: a key that has no meaning, a date
 //! that is none, or a ward with a space before it would leave an alarm off without a word.
 
 use chrono::{DateTime, TimeDelta, Utc};

@@ -6,7 +6,7 @@ use super::super::problem::Problem;
 use crate::delivery::endpoint::Payload;
 use crate::delivery::heartbeat::{PACE_SECONDS_MAX, PACE_SECONDS_MIN};
 use crate::delivery::state::EndpointState;
-use crate::delivery::webhook::guard::{Guard, Refused};
+use crate::delivery::webhook::guard::{ForbiddenUrl, Guard};
 use crate::delivery::webhook::key::{Key, Scheme};
 use crate::delivery::webhook::{Certificate, Headers, HeadersError, pem};
 use crate::event::{
@@ -31,7 +31,7 @@ const OF_THE_PLATFORM: [&str; 6] = [
 /// Whether a tenant's URL may be called, as far as it can be known now.
 pub async fn check_url(guard: &Guard, tenant: &str, url: &str) -> Result<(), Problem> {
     let guard = guard.of_tenant(tenant);
-    let refused = |error: Refused| Problem::invalid(error.code(), "/url", error.to_string());
+    let refused = |error: ForbiddenUrl| Problem::invalid(error.code(), "/url", error.to_string());
     let url = guard.check_url(url).map_err(refused)?;
     guard.check_resolved(&url).await.map_err(refused)
 }

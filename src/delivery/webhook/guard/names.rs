@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use futures_util::future::BoxFuture;
 
 /// Where the addresses of a name come from: an argument, as time is.
-pub trait Names: Send + Sync + fmt::Debug {
+pub trait Resolver: Send + Sync + fmt::Debug {
     /// The addresses of a name, with any port.
     fn addresses(&self, host: &str) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>>;
 }
@@ -19,7 +19,7 @@ pub trait Names: Send + Sync + fmt::Debug {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SystemNames;
 
-impl Names for SystemNames {
+impl Resolver for SystemNames {
     fn addresses(&self, host: &str) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
         let host = host.to_owned();
         Box::pin(async move { Ok(tokio::net::lookup_host((host, 0)).await?.collect()) })

@@ -11,8 +11,8 @@ use std::collections::VecDeque;
 
 use chrono::{DateTime, Utc};
 
-use super::records::Message;
-use crate::intake::file::{FileReading, Row, Wearer};
+use super::records::FitMessage;
+use crate::intake::file::contents::{FileReading, FileRow, Wearer};
 use crate::vital::Vital;
 
 const RECORD: u16 = 20;
@@ -54,7 +54,7 @@ struct Anchor {
 }
 
 /// Reads the messages of one part of a file, in its order.
-pub struct Rates {
+pub struct FitRates {
     wearer: Wearer,
     anchor: Option<Anchor>,
     /// What the strap's clock showed last.
@@ -63,14 +63,14 @@ pub struct Rates {
     last: Option<u32>,
 }
 
-impl Rates {
+impl FitRates {
     /// Of this wearer.
-    pub fn new(wearer: Wearer) -> Rates {
-        Rates { wearer, anchor: None, ticks: 0, last: None }
+    pub fn new(wearer: Wearer) -> FitRates {
+        FitRates { wearer, anchor: None, ticks: 0, last: None }
     }
 
     /// What the `nth` message says, to the end of `rows`.
-    pub fn read(&mut self, message: &Message<'_>, nth: u64, rows: &mut VecDeque<Row>) {
+    pub fn read(&mut self, message: &FitMessage<'_>, nth: u64, rows: &mut VecDeque<FileRow>) {
         self.last = message.time.or(self.last);
         match message.number() {
             RECORD => {
@@ -82,28 +82,28 @@ impl Rates {
                 rows.push_back(self.one(message, MONITORING_HEART_RATE, time, "monitoring", nth));
             }
             HR => self.strap(message, nth, rows),
-            number => rows.push_back(Row::Skipped(name_of(number))),
+            number => rows.push_back(FileRow::Skipped(name_of(number))),
         }
     }
 
     fn one(
         &self,
-        message: &Message<'_>,
+        message: &FitMessage<'_>,
         field: u8,
         micros: Option<i64>,
         kind: &str,
         nth: u64,
-    ) -> Row {
+    ) -> FileRow {
         match message.numbers(field).next() {
             None if message.has(field) => {
                 bad(nth, "not_a_number", "a heart rate is a whole number of beats a minute")
             }
-            None | Some(None) => Row::Skipped(format!("{kind} without a heart rate")),
+            None | Some(None) => FileRow::Skipped(format!("{kind} without a heart rate")),
             Some(Some(rate)) => self.reading(rate, micros, nth),
         }
     }
 
-    fn reading(&self, rate: u32, micros: Option<i64>, nth: u64) -> Row {
+    fn reading(&self, rate: u32, micros: Option<i64>, nth: u64) -> FileRow {
         let Some(measured_at) = micros.and_then(DateTime::<Utc>::from_timestamp_micros) else {
             return bad(
                 nth,
@@ -111,7 +111,7 @@ impl Rates {
                 "a heart rate without a time: nobody knows when it was",
             );
         };
-        Row::Reading(FileReading {
+        FileRow::Reading(FileReading {
             patient_id: self.wearer.patient_id.clone(),
             device_id: self.wearer.device_id.clone(),
             vital: Vital::HeartRate.name().to_owned(),
@@ -125,7 +125,7 @@ impl Rates {
     }
 
     /// When a monitoring message was: it may have the lower half of its time only.
-    fn monitored(&mut self, message: &Message<'_>) -> Option<u32> {
+    fn monitored(&mut self, message: &FitMessage<'_>) -> Option<u32> {
         if message.time.is_none() {
             let (half, last) = (message.number_of(MONITORING_TIMESTAMP_16)?, self.last?);
             self.last = Some(last.wrapping_add(half.wrapping_sub(last) & 0xffff));
@@ -134,7 +134,7 @@ impl Rates {
     }
 
     /// A message of a strap: several heart rates, each at a tick of its clock.
-    fn strap(&mut self, message: &Message<'_>, nth: u64, rows: &mut VecDeque<Row>) {
+    fn strap(&mut self, message: &FitMessage<'_>, nth: u64, rows: &mut VecDeque<FileRow>) {
         let mut ticks: Vec<Option<u32>> = message.numbers(HR_EVENT_TIMESTAMP).collect();
         if ticks.is_empty() {
             ticks = short_ticks(message.bytes(HR_EVENT_TIMESTAMP_12), self.ticks);
@@ -159,7 +159,7 @@ impl Rates {
             rows.push_back(self.reading(rate, micros, nth));
         }
         if rows.len() == before {
-            rows.push_back(Row::Skipped("hr without a heart rate".to_owned()));
+            rows.push_back(FileRow::Skipped("hr without a heart rate".to_owned()));
         }
     }
 }
@@ -183,8 +183,8 @@ fn whole(fit_seconds: u32) -> i64 {
     (i64::from(fit_seconds) + EPOCH_SECONDS) * MICROS_PER_SECOND
 }
 
-fn bad(line: u64, code: &'static str, detail: &str) -> Row {
-    Row::Bad { line, code, detail: detail.to_owned() }
+fn bad(line: u64, code: &'static str, detail: &str) -> FileRow {
+    FileRow::Bad { line, code, detail: detail.to_owned() }
 }
 
 /// What the profile calls the messages that a watch's file mostly has.

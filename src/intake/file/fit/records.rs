@@ -30,14 +30,14 @@ struct Definition {
 }
 
 /// A data message.
-pub struct Message<'a> {
+pub struct FitMessage<'a> {
     definition: &'a Definition,
     body: &'a [u8],
     /// When it was, in seconds of FIT, if it says so itself.
     pub time: Option<u32>,
 }
 
-impl Message<'_> {
+impl FitMessage<'_> {
     /// What kind of message it is, by the profile of FIT.
     pub fn number(&self) -> u16 {
         self.definition.number
@@ -109,7 +109,7 @@ impl Records {
         &'a mut self,
         bytes: &'a [u8],
         wanted: &[u8],
-    ) -> Result<Option<Message<'a>>, Broken> {
+    ) -> Result<Option<FitMessage<'a>>, Broken> {
         let cut = |at| Broken { at, why: "a record that goes beyond the end" };
         loop {
             let begin = self.at;
@@ -133,7 +133,7 @@ impl Records {
             };
             let body = bytes.get(self.at..self.at + definition.size).ok_or_else(|| cut(begin))?;
             self.at += definition.size;
-            let mut message = Message { definition, body, time: None };
+            let mut message = FitMessage { definition, body, time: None };
             message.time = match (message.number_of(TIMESTAMP), short_time, self.latest) {
                 (Some(time), ..) => Some(time),
                 // Not before the latest, so at most half a minute after it.

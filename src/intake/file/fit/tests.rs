@@ -27,7 +27,7 @@ fn part(records: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn rows(bytes: &[u8]) -> Vec<Result<Row, FileError>> {
+fn rows(bytes: &[u8]) -> Vec<Result<FileRow, FileError>> {
     let name = format!("vitals-fit-{}-{}", std::process::id(), uuid::Uuid::new_v4());
     let path = std::env::temp_dir().join(name);
     std::fs::write(&path, bytes).unwrap();
@@ -42,10 +42,10 @@ fn rows(bytes: &[u8]) -> Vec<Result<Row, FileError>> {
 
 /// What each row says, shortly.
 fn said(bytes: &[u8]) -> Vec<String> {
-    let say = |row: Result<Row, FileError>| match row {
-        Ok(Row::Reading(r)) => format!("{} {}", r.value, rfc3339(r.measured_at)),
-        Ok(Row::Bad { code, .. }) => code.to_owned(),
-        Ok(Row::Skipped(name)) => name,
+    let say = |row: Result<FileRow, FileError>| match row {
+        Ok(FileRow::Reading(r)) => format!("{} {}", r.value, rfc3339(r.measured_at)),
+        Ok(FileRow::Bad { code, .. }) => code.to_owned(),
+        Ok(FileRow::Skipped(name)) => name,
         Ok(other) => panic!("{other:?}"),
         Err(error) => format!("error: {}", error.to_string().split(": ").last().unwrap()),
     };

@@ -5,7 +5,7 @@
 
 use csv_core::{Reader, ReaderBuilder, Terminator};
 
-use super::{Fault, not_utf8};
+use super::fields::{RowFault, not_utf8};
 
 /// The most columns that any format has.
 pub const COLUMNS_MAX: usize = 10;
@@ -27,7 +27,7 @@ impl Splitter {
 
     /// The first columns of `line`, trimmed, and how many there are: all of them, or one
     /// more than there may be.
-    pub fn all<'a>(&'a mut self, line: &[u8]) -> Result<([&'a str; COLUMNS_MAX], usize), Fault> {
+    pub fn all<'a>(&'a mut self, line: &[u8]) -> Result<([&'a str; COLUMNS_MAX], usize), RowFault> {
         // Unquoting never lengthens a field. One end more than needed shows an extra column.
         self.fields.resize(line.len(), 0);
         self.ends.resize(COLUMNS_MAX + 1, 0);
@@ -55,7 +55,7 @@ impl Splitter {
         &'a mut self,
         line: &[u8],
         header: &[&str],
-    ) -> Result<[&'a str; COLUMNS_MAX], Fault> {
+    ) -> Result<[&'a str; COLUMNS_MAX], RowFault> {
         let (columns, count) = self.all(line)?;
         if count == header.len() {
             return Ok(columns);
@@ -63,6 +63,6 @@ impl Splitter {
         let code = if count < header.len() { "missing_column" } else { "extra_column" };
         let names = header.join(",");
         let detail = format!("write these columns: {names} (a comma within a field needs quotes)");
-        Err(Fault::new(code, detail))
+        Err(RowFault::new(code, detail))
     }
 }

@@ -11,9 +11,9 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use super::{Fault, needed, number, start_of, time};
+use super::fields::{RowFault, needed, number, start_of, time};
 use crate::event::READING_RETRACTED;
-use crate::intake::file::{FileReading, FileRetraction, Row};
+use crate::intake::file::contents::{FileReading, FileRetraction, FileRow};
 use crate::intake::parse::fault_of_line;
 use crate::intake::quality::Quality;
 
@@ -42,7 +42,7 @@ struct JsonLine<'a> {
 }
 
 /// Reads a line.
-pub fn row(line: &[u8], number: u64) -> Result<Row, Fault> {
+pub fn row(line: &[u8], number: u64) -> Result<FileRow, RowFault> {
     let said = std::str::from_utf8(line).ok().and_then(|text| {
         // An array of the right length would pass for an object.
         let is_array = text.trim_ascii_start().starts_with('[');
@@ -51,18 +51,20 @@ pub fn row(line: &[u8], number: u64) -> Result<Row, Fault> {
     let Some(said) = said else { return Err(fault(line)) };
     match said.kind.as_deref() {
         Some(READING_RETRACTED) => return retraction(said, number),
-        Some(kind) if said.alert_id.is_some() => return Ok(Row::Skipped(start_of(kind))),
+        Some(kind) if said.alert_id.is_some() => return Ok(FileRow::Skipped(start_of(kind))),
         // Another's type is a key like others that are not known.
         None | Some(_) => {}
     }
-    reading(said, number).map(Row::Reading).ok_or_else(|| fault(line))
+    reading(said, number).map(FileRow::Reading).ok_or_else(|| fault(line))
 }
 
 /// What is wrong with a line that should be a reading, as `POST /readings` says it.
-fn fault(line: &[u8]) -> Fault {
+fn fault(line: &[u8]) -> RowFault {
     match fault_of_line(line) {
-        Some(fault) => Fault::new(fault.code, fault.detail),
-        None => Fault::new("invalid_reading", "send one reading a line, as an object".to_owned()),
+        Some(fault) => RowFault::new(fault.code, fault.detail),
+        None => {
+            RowFault::new("invalid_reading", "send one reading a line, as an object".to_owned())
+        }
     }
 }
 
@@ -80,8 +82,8 @@ fn reading(said: JsonLine<'_>, line: u64) -> Option<FileReading> {
     })
 }
 
-fn retraction(said: JsonLine<'_>, line: u64) -> Result<Row, Fault> {
-    Ok(Row::Retraction(FileRetraction {
+fn retraction(said: JsonLine<'_>, line: u64) -> Result<FileRow, RowFault> {
+    Ok(FileRow::Retraction(FileRetraction {
         patient_id: needed(said.patient_id, "patientId")?,
         device_id: needed(said.device_id, "deviceId")?,
         vital: needed(said.vital, "vital")?,

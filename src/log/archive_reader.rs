@@ -2,9 +2,7 @@
 //!
 //! Guarantees that a row which the table has kept is the archive's row, and that each
 //! has what it should: nothing that was taken out is in the table again, nothing that
-//! was kept is missing. Does not know where archives lie: [`Shelf`] does.
-
-use std::fmt;
+//! was kept is missing. Does not know where archives lie: [`ArchiveReader`] does.
 
 use chrono::{DateTime, Utc};
 
@@ -12,23 +10,9 @@ use super::chain::{Broken, digest};
 use super::partition::Span;
 use crate::event::Recorded;
 
-/// The archived months that some rows came from.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Months(pub(super) Vec<Span>);
-
-impl fmt::Display for Months {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, span) in self.0.iter().enumerate() {
-            let before = if i == 0 { "; some of them are archived with" } else { "," };
-            write!(f, "{before} {span}")?;
-        }
-        Ok(())
-    }
-}
-
 /// A row that has left the table, or of which the table has kept a copy.
 #[derive(Clone, Debug)]
-pub struct Shelved {
+pub struct ArchivedRow {
     /// The month that it was archived with.
     pub span: Span,
     /// The row.
@@ -51,7 +35,7 @@ pub struct Unreadable {
 
 /// Where archived rows are read from. Shards are asked for one after the other, their
 /// positions in order.
-pub trait Shelf: Send {
+pub trait ArchiveReader: Send {
     /// Forgets what lies at or before a place.
     fn skip_to(&mut self, shard: i16, after: i64);
 
@@ -60,19 +44,19 @@ pub trait Shelf: Send {
         &mut self,
         shard: i16,
         to: i64,
-    ) -> impl Future<Output = Result<Vec<Shelved>, Unreadable>> + Send;
+    ) -> impl Future<Output = Result<Vec<ArchivedRow>, Unreadable>> + Send;
 
     /// The archived month that a time lies in.
     fn holds(&self, t: DateTime<Utc>) -> Option<Span>;
 }
 
 /// Nothing is archived.
-pub struct NoShelf;
+pub struct NoArchives;
 
-impl Shelf for NoShelf {
+impl ArchiveReader for NoArchives {
     fn skip_to(&mut self, _: i16, _: i64) {}
 
-    async fn take(&mut self, _: i16, _: i64) -> Result<Vec<Shelved>, Unreadable> {
+    async fn take(&mut self, _: i16, _: i64) -> Result<Vec<ArchivedRow>, Unreadable> {
         Ok(Vec::new())
     }
 
@@ -82,28 +66,28 @@ impl Shelf for NoShelf {
 }
 
 /// A row, and the archive that it came from.
-pub(super) struct Found {
+pub(super) struct MergedRow {
     pub(super) recorded: Recorded,
-    pub(super) shelf: Option<Span>,
+    pub(super) span: Option<Span>,
 }
 
 /// The rows of the table and those of the archives, in order: what is in both is there
 /// once, and must be the same.
 pub(super) fn merge(
     rows: Vec<Recorded>,
-    shelved: Vec<Shelved>,
-    shelf: &impl Shelf,
-) -> Result<Vec<Found>, Broken> {
-    let mut merged = Vec::with_capacity(rows.len() + shelved.len());
-    let mut shelved = shelved.into_iter().peekable();
+    archived_rows: Vec<ArchivedRow>,
+    archives: &impl ArchiveReader,
+) -> Result<Vec<MergedRow>, Broken> {
+    let mut merged = Vec::with_capacity(rows.len() + archived_rows.len());
+    let mut archived_rows = archived_rows.into_iter().peekable();
     for row in rows {
-        while let Some(before) = shelved.next_if(|s| s.recorded.position < row.position) {
+        while let Some(before) = archived_rows.next_if(|s| s.recorded.position < row.position) {
             merged.push(only_shelved(before)?);
         }
         let broken = |span, what| {
             Err(Broken::Archive { shard: row.shard, position: row.position, span, what })
         };
-        match shelved.next_if(|s| s.recorded.position == row.position) {
+        match archived_rows.next_if(|s| s.recorded.position == row.position) {
             Some(same) if !same.kept => {
                 return broken(same.span, "the table has it still, or again");
             }
@@ -112,23 +96,23 @@ pub(super) fn merge(
             }
             Some(_) => {}
             None => {
-                if let Some(span) = shelf.holds(row.event.occurred_at) {
+                if let Some(span) = archives.holds(row.event.occurred_at) {
                     return broken(span, "the table has it and the archive does not");
                 }
             }
         }
-        merged.push(Found { recorded: row, shelf: None });
+        merged.push(MergedRow { recorded: row, span: None });
     }
-    for rest in shelved {
+    for rest in archived_rows {
         merged.push(only_shelved(rest)?);
     }
     Ok(merged)
 }
 
-fn only_shelved(row: Shelved) -> Result<Found, Broken> {
-    let Shelved { span, recorded, kept } = row;
+fn only_shelved(row: ArchivedRow) -> Result<MergedRow, Broken> {
+    let ArchivedRow { span, recorded, kept } = row;
     match kept {
-        false => Ok(Found { recorded, shelf: Some(span) }),
+        false => Ok(MergedRow { recorded, span: Some(span) }),
         true => Err(Broken::Archive {
             shard: recorded.shard,
             position: recorded.position,

@@ -36,7 +36,7 @@ pub(super) struct Account {
 
 /// The directories of one cluster.
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct ClusterDirs {
     /// Holds everything of the server's, 0700.
     pub home: PathBuf,
     /// Where the socket is, 0700.
@@ -45,9 +45,9 @@ pub(super) struct Place {
     pub account: Option<Account>,
 }
 
-impl Place {
+impl ClusterDirs {
     /// Finds or makes the directories for this (canonical) data directory.
-    pub(super) fn prepare(data_dir: &Path) -> Result<Place, EmbeddedError> {
+    pub(super) fn prepare(data_dir: &Path) -> Result<ClusterDirs, EmbeddedError> {
         let root = rustix::process::geteuid().is_root();
         let (home, account) = match known(data_dir)? {
             Some(home) => {
@@ -63,13 +63,13 @@ impl Place {
                 (new_home(data_dir, account.as_ref())?, account)
             }
         };
-        let place = Place { sockets: sockets(&home, root), home, account };
-        place.private(&place.home)?;
-        place.private(&place.sockets)?;
-        if !place.sockets.starts_with(&place.home) {
-            place.refuse_unsafe_sockets()?;
+        let dirs = ClusterDirs { sockets: sockets(&home, root), home, account };
+        dirs.private(&dirs.home)?;
+        dirs.private(&dirs.sockets)?;
+        if !dirs.sockets.starts_with(&dirs.home) {
+            dirs.refuse_unsafe_sockets()?;
         }
-        Ok(place)
+        Ok(dirs)
     }
 
     /// The cluster itself, PGDATA.

@@ -24,26 +24,26 @@ use super::ratelimit;
 use super::token::bearer;
 use crate::auth::{Caller, Keys};
 use crate::limits::Limits;
-use crate::limits::shares::{Held, Holder, Shares};
+use crate::limits::shares::{Permit, ShareHolder, Shares};
 
 /// The longest that an answer may take to begin.
 const ANSWER_MS_MAX: u64 = 30_000;
 /// How long a question waits for those that its asker has asked before.
 const QUESTION_MS_MAX: u64 = 5_000;
-/// What of an answer is held for nobody's share: about what the system sends by itself.
+/// So much of an answer counts against no share: about what the system buffers by itself.
 const ANSWER_BYTES_FREE: u64 = 64 * 1024;
 
 /// Who is let in, and how often.
-pub struct Gate {
+pub struct RequestPipeline {
     keys: Keys,
     limits: Limits,
     shares: Arc<Shares>,
 }
 
-impl Gate {
-    /// A gate that nobody has passed.
-    pub fn new(keys: Keys, limits: Limits, shares: Arc<Shares>) -> Gate {
-        Gate { keys, limits, shares }
+impl RequestPipeline {
+    /// A pipeline that has answered nothing yet.
+    pub fn new(keys: Keys, limits: Limits, shares: Arc<Shares>) -> RequestPipeline {
+        RequestPipeline { keys, limits, shares }
     }
 
     /// Who calls, by the token of their request.
@@ -68,7 +68,7 @@ impl Gate {
         };
         // Inside the limits: also an answer that came too late, or a defect, is counted and
         // told so, and the time by which it is slowed down is not its own.
-        let holder = Holder::of(caller);
+        let holder = ShareHolder::of(caller);
         let lends = Some((self.shares.clone(), holder.clone()));
         let asks = matches!(*request.method(), Method::GET | Method::HEAD);
         let answer = pin!(async {
@@ -89,7 +89,7 @@ impl Gate {
 
     /// The same answer, held for its asker until all of it was sent; or that they hold too
     /// many of those. What is made while it is sent holds little of itself.
-    async fn held(&self, response: Response, holder: &Holder) -> Response {
+    async fn held(&self, response: Response, holder: &ShareHolder) -> Response {
         let bytes = response.body().size_hint().exact().unwrap_or(0);
         if bytes <= ANSWER_BYTES_FREE {
             return response;
@@ -117,7 +117,7 @@ impl Gate {
 /// Bytes of an answer, and the right to hold them.
 struct Kept {
     bytes: Bytes,
-    _held: Held,
+    _held: Permit,
 }
 
 impl AsRef<[u8]> for Kept {
@@ -130,7 +130,7 @@ impl AsRef<[u8]> for Kept {
 /// lifts the limit, because it reads a body without an end.
 pub async fn within_time(
     mut request: Request,
-    lends: Option<(Arc<Shares>, Holder)>,
+    lends: Option<(Arc<Shares>, ShareHolder)>,
     handler: impl AsyncFnOnce(Request) -> Result<Response, Problem>,
 ) -> Result<Response, Problem> {
     let limit = Allowance::new(lends);

@@ -13,14 +13,14 @@ use super::problem::Problem;
 
 /// What stands in the way: cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct Availability {
     /// Why the database does not answer, where somebody watches it.
     pub away: watch::Receiver<Option<String>>,
     /// This process goes away. What comes is still answered.
     pub draining: CancellationToken,
 }
 
-impl Standing {
+impl Availability {
     /// An error while something does.
     pub(super) fn is_clear(&self) -> Result<(), Problem> {
         if self.draining.is_cancelled() {

@@ -55,32 +55,32 @@ pub enum PlaceError {
 
 /// A directory, or a prefix in a bucket.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct ArchiveStore {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
     directory: Option<PathBuf>,
     shown: String,
 }
 
-impl Place {
+impl ArchiveStore {
     /// `s3://BUCKET/PREFIX`, or a directory that is there.
-    pub fn open(text: &str, access: &Access) -> Result<Place, PlaceError> {
+    pub fn open(text: &str, access: &Access) -> Result<ArchiveStore, PlaceError> {
         match text.strip_prefix("s3://") {
-            Some(rest) => Place::bucket(text, rest, access),
-            None => Place::directory(FilePath::new(text)),
+            Some(rest) => ArchiveStore::bucket(text, rest, access),
+            None => ArchiveStore::directory(FilePath::new(text)),
         }
     }
 
     /// The same; a directory is made if it is not there.
-    pub fn make(text: &str, access: &Access) -> Result<Place, PlaceError> {
+    pub fn make(text: &str, access: &Access) -> Result<ArchiveStore, PlaceError> {
         if !text.starts_with("s3://") {
             std::fs::create_dir_all(text)
                 .map_err(|source| PlaceError::Directory { path: text.into(), source })?;
         }
-        Place::open(text, access)
+        ArchiveStore::open(text, access)
     }
 
-    fn bucket(text: &str, rest: &str, access: &Access) -> Result<Place, PlaceError> {
+    fn bucket(text: &str, rest: &str, access: &Access) -> Result<ArchiveStore, PlaceError> {
         let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
         if bucket.is_empty() {
             return Err(PlaceError::Url(text.to_owned()));
@@ -108,10 +108,15 @@ impl Place {
             .build()
             .map_err(|source| PlaceError::Store { location: text.to_owned(), source })?;
         let shown = format!("s3://{rest}").trim_end_matches('/').to_owned();
-        Ok(Place { store: Arc::new(store), prefix: Path::from(prefix), directory: None, shown })
+        Ok(ArchiveStore {
+            store: Arc::new(store),
+            prefix: Path::from(prefix),
+            directory: None,
+            shown,
+        })
     }
 
-    fn directory(path: &FilePath) -> Result<Place, PlaceError> {
+    fn directory(path: &FilePath) -> Result<ArchiveStore, PlaceError> {
         let directory = path
             .canonicalize()
             .map_err(|source| PlaceError::Directory { path: path.to_owned(), source })?;
@@ -123,13 +128,13 @@ impl Place {
             .map_err(|source| PlaceError::Store { location: shown.clone(), source })?
             .with_fsync(true);
         let prefix = Path::default();
-        Ok(Place { store: Arc::new(store), prefix, directory: Some(directory), shown })
+        Ok(ArchiveStore { store: Arc::new(store), prefix, directory: Some(directory), shown })
     }
 
     /// A file here.
-    pub fn object(&self, name: &str) -> Object {
+    pub fn object(&self, name: &str) -> StoredObject {
         let (store, path) = (self.store.clone(), self.prefix.clone().join(name));
-        Object { store, path, location: format!("{}/{name}", self.shown) }
+        StoredObject { store, path, location: format!("{}/{name}", self.shown) }
     }
 
     /// Removes what a killed upload has left in a directory. A bucket does not show
@@ -153,22 +158,22 @@ impl Place {
 
 /// A file, there or not.
 #[derive(Clone, Debug)]
-pub struct Object {
+pub struct StoredObject {
     store: Arc<dyn ObjectStore>,
     path: Path,
     /// Where, for people and for [`Object::at`].
     pub location: String,
 }
 
-impl Object {
+impl StoredObject {
     /// The file at a path or `s3://…`.
-    pub fn at(location: &str, access: &Access) -> Result<Object, PlaceError> {
+    pub fn at(location: &str, access: &Access) -> Result<StoredObject, PlaceError> {
         let (parent, name) = match location.rsplit_once('/') {
             Some(("", name)) => ("/", name),
             Some(parts) => parts,
             None => (".", location),
         };
-        Ok(Place::open(parent, access)?.object(name))
+        Ok(ArchiveStore::open(parent, access)?.object(name))
     }
 
     fn failed(&self, source: object_store::Error) -> PlaceError {
@@ -211,7 +216,7 @@ impl Object {
 
 /// A file being written.
 pub struct Upload {
-    object: Object,
+    object: StoredObject,
     writer: BufWriter,
     sha: Sha256,
     bytes: u64,
@@ -245,11 +250,11 @@ mod tests {
         let _installed_before = rustls::crypto::ring::default_provider().install_default();
         let access =
             |allow_http| Access { endpoint: Some("http://127.0.0.1:1".into()), allow_http };
-        let refused = Place::open("s3://ward/cold", &access(false)).unwrap_err().to_string();
+        let refused = ArchiveStore::open("s3://ward/cold", &access(false)).unwrap_err().to_string();
         assert!(refused.contains("--s3-allow-http"), "{refused}");
-        let place = Place::open("s3://ward/cold/", &access(true)).unwrap();
+        let place = ArchiveStore::open("s3://ward/cold/", &access(true)).unwrap();
         let object = place.object("event_2026_01.parquet");
         assert_eq!(object.location, "s3://ward/cold/event_2026_01.parquet");
-        assert!(Place::open("s3://", &access(true)).is_err());
+        assert!(ArchiveStore::open("s3://", &access(true)).is_err());
     }
 }

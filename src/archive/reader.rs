@@ -5,12 +5,12 @@
 
 use std::collections::VecDeque;
 
-use super::columns::Row;
-use super::file::{File, FileError, Group};
-use super::place::{Access, Object};
+use super::columns::ArchiveRow;
+use super::file::{ArchiveFileError, File, Group};
+use super::store::{Access, StoredObject};
 use crate::log::ArchivedMonth;
+use crate::log::archive_reader::{ArchiveReader, ArchivedRow, Unreadable};
 use crate::log::partition::Span;
-use crate::log::shelf::{Shelf, Shelved, Unreadable};
 
 /// A month's file, opened, and how far it was read.
 struct Reader {
@@ -20,13 +20,13 @@ struct Reader {
     /// Row groups that are still to be read.
     groups: VecDeque<Group>,
     /// Rows that were read and not yet asked for.
-    rows: VecDeque<Row>,
-    /// Shard and position of what nobody will ask for.
+    rows: VecDeque<ArchiveRow>,
+    /// Shard and position up to which no row is asked for any more.
     passed: (i16, i64),
 }
 
 impl Reader {
-    fn new(span: Span, location: String, file: Result<File, FileError>) -> Reader {
+    fn new(span: Span, location: String, file: Result<File, ArchiveFileError>) -> Reader {
         let file = file.map_err(|error| error.to_string());
         let groups = file.as_ref().map(|file| file.groups.iter().copied().collect());
         let groups = groups.unwrap_or_default();
@@ -57,16 +57,16 @@ impl Reader {
         &mut self,
         shard: i16,
         to: i64,
-        into: &mut Vec<Shelved>,
+        into: &mut Vec<ArchivedRow>,
     ) -> Result<(), Unreadable> {
         let file = match &self.file {
             Ok(file) => file,
             Err(why) => return Err(self.unreadable(why)),
         };
         loop {
-            let due = |row: &Row| row.recorded.shard == shard && row.recorded.position <= to;
+            let due = |row: &ArchiveRow| row.recorded.shard == shard && row.recorded.position <= to;
             while let Some(row) = self.rows.pop_front_if(|row| due(row)) {
-                into.push(Shelved { span: self.span, recorded: row.recorded, kept: row.kept });
+                into.push(ArchivedRow { span: self.span, recorded: row.recorded, kept: row.kept });
             }
             let next = self.groups.front().copied();
             let Some(group) = next.filter(|g| g.shard == shard && g.first <= to) else { break };
@@ -82,30 +82,30 @@ impl Reader {
     }
 }
 
-fn place(row: &Row) -> (i16, i64) {
+fn place(row: &ArchiveRow) -> (i16, i64) {
     (row.recorded.shard, row.recorded.position)
 }
 
 /// The files of all archived months.
-pub struct Shelves(Vec<Reader>);
+pub struct Archives(Vec<Reader>);
 
-impl Shelves {
+impl Archives {
     /// Opens the files of these months where they are, or all of them at `moved`. A file
     /// that cannot be opened is an error only when its rows are asked for.
-    pub async fn open(months: &[ArchivedMonth], moved: Option<&str>, access: &Access) -> Shelves {
+    pub async fn open(months: &[ArchivedMonth], moved: Option<&str>, access: &Access) -> Archives {
         let mut readers = Vec::with_capacity(months.len());
         for month in months {
             let location = match moved {
                 Some(place) => format!("{}/{}", place.trim_end_matches('/'), file_name(month.span)),
                 None => month.location.clone(),
             };
-            let file = match Object::at(&location, access) {
+            let file = match StoredObject::at(&location, access) {
                 Ok(object) => File::open(object).await,
                 Err(error) => Err(error.into()),
             };
             readers.push(Reader::new(month.span, location, file));
         }
-        Shelves(readers)
+        Archives(readers)
     }
 
     /// Uses this file for its month.
@@ -135,12 +135,12 @@ impl Shelves {
     }
 }
 
-impl Shelf for Shelves {
+impl ArchiveReader for Archives {
     fn skip_to(&mut self, shard: i16, after: i64) {
         self.0.iter_mut().for_each(|reader| reader.skip_to(shard, after));
     }
 
-    async fn take(&mut self, shard: i16, to: i64) -> Result<Vec<Shelved>, Unreadable> {
+    async fn take(&mut self, shard: i16, to: i64) -> Result<Vec<ArchivedRow>, Unreadable> {
         let mut rows = Vec::new();
         for reader in &mut self.0 {
             reader.take(shard, to, &mut rows).await?;

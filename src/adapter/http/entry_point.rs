@@ -2,7 +2,7 @@
 //!
 //! The router copies and boxes every step on a request's way, once for each layer. Readings
 //! are most of what comes, so they go the same way without those steps: one reading costs a
-//! seventh less (decision 0006). Guarantees that the gate and the
+//! seventh less (decision 0006). Guarantees that the pipeline and the
 //! handler are the router's own, and that nothing but the bare path of readings comes by.
 
 use std::convert::Infallible;
@@ -16,12 +16,12 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use tower_service::Service;
 
+use super::availability::Availability;
 use super::body::Incoming;
 use super::cors::Origins;
-use super::gate::{Gate, every_answer};
+use super::pipeline::{RequestPipeline, every_answer};
 use super::problem::Problem;
-use super::readings::{self, Readings};
-use super::standing::Standing;
+use super::readings::{self, ReadingsState};
 
 /// With a query, also an empty one (`?&`), it is the router's: so both ways can be compared.
 const READINGS: &str = "/api/v1/readings";
@@ -30,44 +30,44 @@ type Answering = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Sen
 
 /// All that answers: cheap to clone, as each request does.
 #[derive(Clone)]
-pub struct Front {
+pub struct EntryPoint {
     router: Router,
-    readings: Option<Arc<ShortWay>>,
+    readings: Option<Arc<ReadingsRoute>>,
     origins: Option<Origins>,
 }
 
-struct ShortWay {
-    gate: Arc<Gate>,
-    door: Arc<Readings>,
-    standing: Standing,
+struct ReadingsRoute {
+    pipeline: Arc<RequestPipeline>,
+    readings: Arc<ReadingsState>,
+    availability: Availability,
 }
 
-impl From<Router> for Front {
+impl From<Router> for EntryPoint {
     /// All that answers is the router.
-    fn from(router: Router) -> Front {
-        Front { router, readings: None, origins: None }
+    fn from(router: Router) -> EntryPoint {
+        EntryPoint { router, readings: None, origins: None }
     }
 }
 
-impl Front {
+impl EntryPoint {
     /// A router with a route for readings, what that route stands on, and whose pages may call.
     pub(super) fn new(
         router: Router,
-        gate: Arc<Gate>,
-        door: Arc<Readings>,
-        standing: Standing,
+        pipeline: Arc<RequestPipeline>,
+        readings: Arc<ReadingsState>,
+        availability: Availability,
         origins: Option<Origins>,
-    ) -> Front {
-        let way = Arc::new(ShortWay { gate, door, standing });
-        Front { router, readings: Some(way), origins }
+    ) -> EntryPoint {
+        let route = Arc::new(ReadingsRoute { pipeline, readings, availability });
+        EntryPoint { router, readings: Some(route), origins }
     }
 
     fn answer(&mut self, request: Request) -> Answering {
         match &self.readings {
-            Some(way) if request.method() == Method::POST && request.uri() == READINGS => {
-                let way = way.clone();
+            Some(route) if request.method() == Method::POST && request.uri() == READINGS => {
+                let route = route.clone();
                 Box::pin(async move {
-                    Ok(way.standing.parting(every_answer(pin!(way.answer(request))).await))
+                    Ok(route.availability.parting(every_answer(pin!(route.answer(request))).await))
                 })
             }
             _ => Box::pin(self.router.call(request)),
@@ -75,19 +75,19 @@ impl Front {
     }
 }
 
-impl ShortWay {
+impl ReadingsRoute {
     async fn answer(&self, request: Request) -> Result<Response, Problem> {
-        let caller = self.gate.caller(request.headers()).await?;
+        let caller = self.pipeline.caller(request.headers()).await?;
         let handler = async |request| {
             let body = Incoming::from_request(request, &()).await?;
-            let (door, caller) = (State(self.door.clone()), Extension(caller.clone()));
-            Ok(readings::store(door, caller, body).await?.into_response())
+            let (readings, caller) = (State(self.readings.clone()), Extension(caller.clone()));
+            Ok(readings::store(readings, caller, body).await?.into_response())
         };
-        self.gate.admit(&caller, request, handler).await
+        self.pipeline.admit(&caller, request, handler).await
     }
 }
 
-impl Service<Request> for Front {
+impl Service<Request> for EntryPoint {
     type Response = Response;
     type Error = Infallible;
     type Future = Answering;

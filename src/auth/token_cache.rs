@@ -17,7 +17,7 @@ const TOKEN_BYTES_MAX: usize = 2_048;
 
 /// Who sends which token.
 #[derive(Default)]
-pub struct Known(Mutex<Seen>);
+pub struct TokenCache(Mutex<Seen>);
 
 #[derive(Default)]
 struct Seen {
@@ -25,7 +25,7 @@ struct Seen {
     before: HashMap<Box<str>, Arc<Caller>>,
 }
 
-impl Known {
+impl TokenCache {
     /// Whose token it is.
     pub fn get(&self, token: &str) -> Option<Arc<Caller>> {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn who_is_seen_often_is_remembered_among_many() {
-        let known = Known::default();
+        let known = TokenCache::default();
         known.put("often", &caller("often"));
         for n in 0..10 * TOKENS {
             let token = format!("once-{n}");
@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_not_kept() {
-        let known = Known::default();
+        let known = TokenCache::default();
         let long = "x".repeat(TOKEN_BYTES_MAX + 1);
         known.put(&long, &caller("long"));
         assert!(known.get(&long).is_none());
