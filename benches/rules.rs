@@ -21,7 +21,7 @@ use vitals::consumer::{self, Consumer, StepResult};
 use vitals::embedded::Embedded;
 use vitals::event::{Event, READING, Recorded};
 use vitals::log::Log;
-use vitals::rules::backtest::{self, BacktestQuery, JobProgress};
+use vitals::rules::backtest::{self, BacktestQuery, JobHandle};
 use vitals::rules::registry::shipped_rules;
 use vitals::rules::{Evaluator, Mode, Rule, RuleSnapshot, RulesConsumer};
 use vitals::vital::Vital;
@@ -192,7 +192,7 @@ async fn tried(log: &Log, rules: Vec<Arc<Rule>>) -> (u64, f64) {
         keeps_times: false,
     };
     let started = Instant::now();
-    let found = backtest::run(log, question, &JobProgress::default(), None).await.unwrap();
+    let found = backtest::run(log, question, &JobHandle::default(), None).await.unwrap();
     (found.readings, started.elapsed().as_secs_f64())
 }
 

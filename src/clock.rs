@@ -1,4 +1,4 @@
-//! Time and randomness as arguments.
+//! Time as an argument.
 //!
 //! Guarantees that everything that decides by the wall clock was handed it, so
 //! that a test can hand it another. Does not order events: that is the log's

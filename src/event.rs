@@ -55,8 +55,8 @@ pub const ID_BYTES_MAX: usize = 64;
 /// What an id is, for whoever has to write another one.
 pub const ID_RULE: &str = "must match [A-Za-z0-9\\-.]{1,64}, and not be . or ..";
 
-/// Whether `id` is a FHIR id: `[A-Za-z0-9\-.]{1,64}`. But `.` and `..`, which are: in a
-/// path they are no names, so that a link to such a patient led elsewhere.
+/// Whether `id` is a FHIR id: `[A-Za-z0-9\-.]{1,64}`. Except `.` and `..`: FHIR
+/// allows them, but in a URL they name another path.
 pub fn is_fhir_id(id: &str) -> bool {
     (1..=ID_BYTES_MAX).contains(&id.len())
         && ![".", ".."].contains(&id)
@@ -111,7 +111,7 @@ pub struct AlertData {
     /// The same over raised and cleared.
     pub alert_id: Uuid,
     /// What became of the alert.
-    pub state: AlertState,
+    pub state: AlertEventKind,
     /// The rule that says so, and its version.
     pub rule: String,
     /// See `rule`.
@@ -226,11 +226,11 @@ pub fn some_as_people_write<S: serde::Serializer>(
     value.map(number).serialize(to)
 }
 
-/// What became of an alert.
+/// What one event of an alert reports. How the alert stands now is another type, in `query`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[allow(missing_docs, reason = "the names are the documentation")]
-pub enum AlertState {
+pub enum AlertEventKind {
     Raised,
     Cleared,
     Missed,
@@ -240,17 +240,17 @@ pub enum AlertState {
     Corrected,
 }
 
-impl AlertState {
+impl AlertEventKind {
     /// As on the wire.
     pub fn name(self) -> &'static str {
         match self {
-            AlertState::Raised => "raised",
-            AlertState::Cleared => "cleared",
-            AlertState::Missed => "missed",
-            AlertState::Escalated => "escalated",
-            AlertState::ReAlarmed => "re_alarmed",
-            AlertState::Retracted => "retracted",
-            AlertState::Corrected => "corrected",
+            AlertEventKind::Raised => "raised",
+            AlertEventKind::Cleared => "cleared",
+            AlertEventKind::Missed => "missed",
+            AlertEventKind::Escalated => "escalated",
+            AlertEventKind::ReAlarmed => "re_alarmed",
+            AlertEventKind::Retracted => "retracted",
+            AlertEventKind::Corrected => "corrected",
         }
     }
 }

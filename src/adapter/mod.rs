@@ -1,7 +1,6 @@
-//! The doors: what speaks a protocol, one folder each.
+//! Adapters: what speaks a protocol, one folder each.
 //!
-//! Guarantees that a protocol is known in its own folder only. What a door lets in goes
-//! through [`crate::intake`], what it answers comes from [`crate::query`]; an adapter
-//! knows no other.
+//! Guarantees that a protocol is known in its own folder only. Readings go in through
+//! [`crate::intake`]; what an adapter answers, it asks of the rooms below.
 
 pub mod http;

@@ -9,7 +9,7 @@ use super::out::{ArchiveError, ArchiveProgress, compare};
 use super::reader::Archives;
 use super::store::{Access, PlaceError, StoredObject};
 use crate::event::Recorded;
-use crate::log::chain::{Broken, VerifyError, verify_part};
+use crate::log::chain::{ChainFault, VerifyError, verify_part};
 use crate::log::exchange::{self, ExchangeError, MonthTable};
 use crate::log::partition::Span;
 use crate::log::{Log, archived_months};
@@ -39,7 +39,7 @@ pub enum BackError {
     #[error("{location} holds {found} rows of {span}, and {archived} were archived")]
     Rows { location: String, span: Span, found: u64, archived: i64 },
     #[error("{location} is not what the log committed: {broken}")]
-    Broken { location: String, broken: Broken },
+    Broken { location: String, broken: ChainFault },
 }
 
 /// What became of a file.

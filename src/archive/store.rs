@@ -161,7 +161,7 @@ impl ArchiveStore {
 pub struct StoredObject {
     store: Arc<dyn ObjectStore>,
     path: Path,
-    /// Where, for people and for [`Object::at`].
+    /// Where, for people and for [`StoredObject::at`].
     pub location: String,
 }
 

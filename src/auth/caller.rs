@@ -119,9 +119,15 @@ impl Caller {
 
     /// Who has the database and hands in readings at the command line: no token says so.
     pub fn operator(tenant: Arc<str>) -> Caller {
+        Caller::configured(tenant, "operator")
+    }
+
+    /// A sender without a token that the operator's configuration lets in, by this name: it
+    /// may hand in readings. Narrow it by `device` and `patient`.
+    pub fn configured(tenant: Arc<str>, subject: &str) -> Caller {
         Caller {
             tenant,
-            subject: "operator".to_owned(),
+            subject: subject.to_owned(),
             scope: "readings:write".to_owned(),
             device: None,
             patient: None,

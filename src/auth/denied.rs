@@ -1,4 +1,4 @@
-//! Why somebody is not let in: said by every door in its own way.
+//! Why somebody is not let in: said by every adapter in its own way.
 
 /// Why somebody is not let in, or may not do what they want.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

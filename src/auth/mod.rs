@@ -2,7 +2,7 @@
 //!
 //! Guarantees that a [`Caller`] comes from a token signed with our key, for us, not
 //! expired, of one tenant. Does not decide what is needed: whoever does something names
-//! its scope. Knows no protocol: where a token stands is a door's to know, and how a
+//! its scope. Knows no protocol: where a token stands is the adapter's to know, and how a
 //! [`Denied`] is said.
 
 mod caller;

@@ -19,7 +19,7 @@ use crate::config::Common;
 use crate::log::Log;
 use crate::query::END_OF_TIME;
 use crate::rules::backtest::{
-    self, Axis, BacktestOutput, BacktestQuery, BacktestTotals, JobProgress, Report, compared,
+    self, Axis, BacktestOutput, BacktestQuery, BacktestTotals, JobHandle, Report, compared,
     picture, variants,
 };
 use crate::rules::{Rule, versions};
@@ -72,7 +72,7 @@ pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
     let axes = options.sweep.iter().map(|axis| axis.parse()).collect::<Result<Vec<Axis>, _>>()?;
     let database = Database::open(common).await?;
     let tried = async {
-        let log = database.log(common, database.patient_pool(CONNECTIONS_MAX)).await?;
+        let log = database.log(common, database.enduring_pool(CONNECTIONS_MAX)).await?;
         if axes.is_empty() {
             one(&log, &options, rule).await
         } else {
@@ -98,7 +98,7 @@ async fn judged(
         rules,
         keeps_times: options.against.is_some(),
     };
-    let (progress, started) = (JobProgress::default(), Instant::now());
+    let (progress, started) = (JobHandle::default(), Instant::now());
     let mut found = std::pin::pin!(backtest::run(log, question, &progress, lines));
     let mut bar: Option<Bar> = None;
     let found = loop {

@@ -17,7 +17,7 @@ use super::reach;
 use crate::config::Common;
 use crate::embedded::{Away, Embedded, Watch};
 use crate::log::roles::{self, Identity, SERVICE, TENANT};
-use crate::log::wall::put_up;
+use crate::log::row_security::set_tenant;
 use crate::log::{Incarnations, Log, is_idle};
 use crate::projection;
 
@@ -56,8 +56,8 @@ pub struct Database {
     service: Option<Identity>,
     /// All that were made, to be closed before the server stops.
     pools: Mutex<Vec<PgPool>>,
-    /// Of the log, once it is open: every connection is made in the history that is known.
-    history: Arc<OnceLock<Incarnations>>,
+    /// Of the log, once it is open: every connection is made in the incarnation that is known.
+    incarnations: Arc<OnceLock<Incarnations>>,
     embedded: Option<(Arc<Embedded>, Watch)>,
 }
 
@@ -83,8 +83,9 @@ impl Database {
         };
         let has_owner = embedded.is_some() || common.owner_database_url.is_some();
         let (options, owner) = (of_ours(service), of_ours(owner));
-        let (pools, history) = (Mutex::default(), Arc::default());
-        let mut database = Database { options, owner, service: None, pools, history, embedded };
+        let (pools, incarnations) = (Mutex::default(), Arc::default());
+        let mut database =
+            Database { options, owner, service: None, pools, incarnations, embedded };
         match database.meet(has_owner, common.database_wait.unwrap_or_default()).await {
             Ok(service) => {
                 database.service = Some(service);
@@ -147,13 +148,13 @@ impl Database {
             return self.pool(connections);
         }
         let options = self.prompt_options().options([("role", TENANT)]);
-        let history = self.history.clone();
-        let pool = tested(connections, history.clone())
+        let incarnations = self.incarnations.clone();
+        let pool = tested(connections, incarnations.clone())
             .after_connect(move |connection, _| {
-                let history = history.clone();
+                let incarnations = incarnations.clone();
                 Box::pin(async move {
-                    look(&history, connection).await?;
-                    put_up(connection).await
+                    look(&incarnations, connection).await?;
+                    set_tenant(connection).await
                 })
             })
             .before_acquire(|connection, used| {
@@ -161,7 +162,7 @@ impl Database {
                     if used.idle_for >= Duration::from_millis(UNTESTED_MS_MAX) {
                         is_idle(connection).await?;
                     }
-                    put_up(connection).await.map(|()| true)
+                    set_tenant(connection).await.map(|()| true)
                 })
             });
         self.kept(pool.connect_lazy_with(options))
@@ -169,7 +170,7 @@ impl Database {
 
     /// Connections as the owner of the log, for who migrates, rebuilds and archives.
     pub fn owner_pool(&self, connections: u32) -> PgPool {
-        let pool = tested(connections, self.history.clone());
+        let pool = tested(connections, self.incarnations.clone());
         let pool = pool.idle_timeout(Duration::from_millis(OWNER_IDLE_MS_MAX));
         self.kept(pool.connect_lazy_with(self.owner.clone()))
     }
@@ -197,7 +198,7 @@ impl Database {
 
     /// The same for those who page: few small statements, each one waited for. Folds
     /// are planned each time, by how much there is to fold.
-    pub fn page_pool(&self, connections: u32) -> PgPool {
+    pub fn alerting_pool(&self, connections: u32) -> PgPool {
         self.connect(self.worker_options().options(STEADY), connections)
     }
 
@@ -206,12 +207,12 @@ impl Database {
     }
 
     /// Connections for commands that walk the whole log.
-    pub fn patient_pool(&self, connections: u32) -> PgPool {
+    pub fn enduring_pool(&self, connections: u32) -> PgPool {
         self.connect(self.options.clone(), connections)
     }
 
     fn connect(&self, options: PgConnectOptions, connections: u32) -> PgPool {
-        self.kept(tested(connections, self.history.clone()).connect_lazy_with(options))
+        self.kept(tested(connections, self.incarnations.clone()).connect_lazy_with(options))
     }
 
     fn kept(&self, pool: PgPool) -> PgPool {
@@ -225,7 +226,7 @@ impl Database {
         // A migration may take longer than a question.
         let owner = self.owner_pool(2);
         let log = Log::open(owner.clone(), common.shards).await?;
-        self.history.get_or_init(|| log.history().clone());
+        self.incarnations.get_or_init(|| log.incarnations().clone());
         projection::create(&log).await.map_err(|error| self.lacking(error))?;
         let owner = roles::identity(&mut *owner.acquire().await?).await?;
         if owner.may_rewrite {
@@ -288,27 +289,27 @@ fn of_ours(options: PgConnectOptions) -> PgConnectOptions {
         .log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(5))
 }
 
-/// Before it is used: once the log is open, a connection may lead to no other history.
+/// Before it is used: once the log is open, a connection may lead to no other incarnation.
 async fn look(
-    history: &OnceLock<Incarnations>,
+    incarnations: &OnceLock<Incarnations>,
     connection: &mut PgConnection,
 ) -> Result<(), sqlx::Error> {
-    match history.get() {
-        Some(history) => history.look(connection).await,
+    match incarnations.get() {
+        Some(incarnations) => incarnations.check(connection).await,
         None => Ok(()),
     }
 }
 
 /// A pool that also tests what is given back: whoever asked may have stopped waiting, and
 /// the pool would wait for that connection instead, for ever. A new connection first looks
-/// which history of the log it leads to.
-fn tested(connections: u32, history: Arc<OnceLock<Incarnations>>) -> PgPoolOptions {
+/// which incarnation of the log it leads to.
+fn tested(connections: u32, incarnations: Arc<OnceLock<Incarnations>>) -> PgPoolOptions {
     PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(Duration::from_millis(ACQUIRE_MS_MAX))
         .after_connect(move |connection, _| {
-            let history = history.clone();
-            Box::pin(async move { look(&history, connection).await })
+            let incarnations = incarnations.clone();
+            Box::pin(async move { look(&incarnations, connection).await })
         })
         // Not at every use, as is the default: it would double the round trips.
         .test_before_acquire(false)

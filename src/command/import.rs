@@ -2,7 +2,7 @@
 //!
 //! Guarantees that every line of the files is counted as exactly one of stored,
 //! duplicate, rejected or skipped, that a file which cannot be read is named and spares the
-//! others, and that readings enter by the same door as all others. Does not run the
+//! others, and that readings enter as all others do. Does not run the
 //! workers: a `vitals serve` on the same database hears of what was stored.
 
 mod back;
@@ -271,7 +271,7 @@ fn counted(chunk: Chunk, counts: &mut Counts) -> Vec<FileReading> {
     chunk.readings
 }
 
-/// Hands readings in, as every door does; what became of them, and the lines on which
+/// Hands readings in, as every adapter does; what became of them, and the lines on which
 /// they stood.
 fn submit<'a>(
     intake: &'a Intake,

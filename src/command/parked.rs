@@ -39,7 +39,7 @@ fn stream(text: &str) -> Result<String, String> {
 pub async fn list(common: &Common) -> Result<ExitCode, Error> {
     let database = Database::open(common).await?;
     let listed = async {
-        let log = database.log(common, database.patient_pool(1)).await?;
+        let log = database.log(common, database.enduring_pool(1)).await?;
         let parked = consumer::parked(log.pool()).await?;
         if parked.is_empty() {
             println!("nobody is parked");
@@ -64,7 +64,7 @@ fn print(parked: &Parked) {
 pub async fn resume(common: &Common, options: &Options) -> Result<ExitCode, Error> {
     let database = Database::open(common).await?;
     let resumed = async {
-        let log = database.log(common, database.patient_pool(1)).await?;
+        let log = database.log(common, database.enduring_pool(1)).await?;
         ask(&log, options).await
     }
     .await;

@@ -46,7 +46,7 @@ pub struct Options {
 pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
     let database = Database::open(common).await?;
     let printed = async {
-        let log = database.log(common, database.patient_pool(2)).await?;
+        let log = database.log(common, database.enduring_pool(2)).await?;
         print(log, options).await
     }
     .await;

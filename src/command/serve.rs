@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::database::Database;
 use super::error::Error;
 use super::rebuilds::{REBUILD_CONNECTIONS_MAX, renew};
-use super::{descriptors, history, secret};
+use super::{descriptors, incarnation, secret};
 use crate::adapter::http::availability::Availability;
 use crate::adapter::http::cors::Origins;
 use crate::adapter::http::{Api, connections, operators, router};
@@ -63,7 +63,7 @@ const QUESTION_CONNECTIONS_MAX: u32 = 16;
 const COMMON_CONNECTIONS_MAX: u32 = 8;
 /// Connections for those who page: the deliverer, heartbeats, clocks, gauges. The rules and
 /// the fan-out of each shard have one of their own, which has said all they say before.
-const PAGE_CONNECTIONS_MAX: u32 = 4;
+const ALERTING_CONNECTIONS_MAX: u32 = 4;
 /// Connections for folds, which take turns: no page waits for one of these.
 const FOLD_CONNECTIONS_MAX: u32 = 3;
 /// Connections for what jobs ask: half of them for each of those that run at once.
@@ -200,7 +200,7 @@ impl Server {
         tasks.spawn_until("the metrics' upkeep", &stop, upkeep(metrics.clone()));
         let of_worker = log.with_pool(database.worker_pool(1));
         tasks.spawn_until("the months", &stop, months(of_worker, Clock::system()));
-        history::keep(&log, database, serving, &stop, &tasks).await?;
+        incarnation::keep(&log, database, serving, &stop, &tasks).await?;
         let relay = log.clone();
         let relay_pool = database.worker_pool(2);
         tasks.spawn_until("the relay", &stop, async move { relay.wake().relay(relay_pool).await });
@@ -210,13 +210,13 @@ impl Server {
         let jobs = Jobs::new(log.pool().clone());
         if serving.roles.contains(&Role::Workers) {
             start_folds(&log, database, serving.self_check_pause, &stop, &tasks).await?;
-            let trials = Trials::new(log.with_pool(database.patient_pool(JOB_CONNECTIONS_MAX)));
+            let trials = Trials::new(log.with_pool(database.enduring_pool(JOB_CONNECTIONS_MAX)));
             let works = vec![(JobKind::Backtest, Arc::new(trials) as _)];
             let runner = Runner::new(jobs.with_pool(database.worker_pool(1)), works);
             tasks.spawn("the jobs", runner.run(stop.clone()));
-            start_pages(&log, database, &webhooks, &serving.public_url, &stop, &tasks).await?;
+            start_alerting(&log, database, &webhooks, &serving.public_url, &stop, &tasks).await?;
         }
-        let front = if serving.roles.contains(&Role::Api) {
+        let service = if serving.roles.contains(&Role::Api) {
             // One connection a writer: an append never waits for a question.
             let connections = u32::try_from(log.shards().count())? + 1;
             let writers = Writers::start(&log.with_pool(database.writer_pool(connections)), &tasks);
@@ -251,7 +251,8 @@ impl Server {
         } else {
             operators(log, Clock::system(), metrics, availability).into()
         };
-        let http = tokio::spawn(connections::serve(listener, front, connections_max, stop.clone()));
+        let http =
+            tokio::spawn(connections::serve(listener, service, connections_max, stop.clone()));
         Ok(Server { address, draining, stop, tasks, http })
     }
 
@@ -264,7 +265,7 @@ impl Server {
         self.draining.cancel();
         self.stop.cancel();
         let all = async {
-            // The router goes first, and with it the last door to the writers.
+            // The router goes first, and with it the last sender to the writers.
             let served = self.http.await;
             self.tasks.ended().await;
             served
@@ -311,7 +312,7 @@ async fn start_folds(
     let folds = database.worker_pool(FOLD_CONNECTIONS_MAX);
     let of_rebuilds = log.with_pool(database.owner_pool(REBUILD_CONNECTIONS_MAX));
     tasks.spawn_until("the rebuilds", stop, renew(of_rebuilds));
-    let of_check = log.with_pool(database.patient_pool(1));
+    let of_check = log.with_pool(database.enduring_pool(1));
     let check = projection::check_always(of_check, self_check_pause);
     tasks.spawn_until("the self-check", stop, check);
     let turns = Arc::new(Semaphore::new(folds_at_once()));
@@ -324,7 +325,7 @@ async fn start_folds(
 }
 
 /// Those who page: rules, fan-out, deliverer.
-async fn start_pages(
+async fn start_alerting(
     log: &Log,
     database: &Database,
     webhooks: &Webhooks,
@@ -332,8 +333,9 @@ async fn start_pages(
     stop: &CancellationToken,
     tasks: &Tasks,
 ) -> Result<(), Error> {
-    let (queue, pool) = (DeliveryQueue::default(), &database.page_pool(PAGE_CONNECTIONS_MAX));
-    let own = || database.page_pool(1);
+    let (queue, pool) =
+        (DeliveryQueue::default(), &database.alerting_pool(ALERTING_CONNECTIONS_MAX));
+    let own = || database.alerting_pool(1);
     let rules = Arc::new(RulesConsumer::new(log.clone(), RuleSnapshot::new()?));
     follow(log, pool, own, rules.clone(), None, stop, tasks).await?;
     for shard in log.shards() {

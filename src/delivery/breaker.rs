@@ -40,7 +40,7 @@ pub enum BreakerError {
 
 /// A breaker that is not closed, as people are told of it.
 #[derive(Clone, Debug, FromRow)]
-pub struct Broken {
+pub struct OpenBreaker {
     /// Whose.
     pub endpoint_id: Uuid,
     /// How it stands.
@@ -55,7 +55,7 @@ pub struct Broken {
 }
 
 /// The breakers of a tenant's endpoints that are not closed.
-pub async fn of_tenant(pool: &PgPool, tenant: &str) -> Result<Vec<Broken>, sqlx::Error> {
+pub async fn of_tenant(pool: &PgPool, tenant: &str) -> Result<Vec<OpenBreaker>, sqlx::Error> {
     sqlx::query_as(
         "select b.endpoint_id, b.state, b.since, b.until, b.reason from breaker b \
          join endpoint e on e.id = b.endpoint_id where e.tenant = $1",

@@ -98,7 +98,7 @@ impl<T: Transport> Deliverer<T> {
         loop {
             let polled = tokio::select! {
                 () = stop.cancelled() => return,
-                () = self.queue.told_to_look() => false,
+                () = self.queue.claim_requested() => false,
                 _ = poll.tick() => true,
             };
             let capacity = self.queue.capacity();
@@ -166,7 +166,7 @@ impl<T: Transport> Deliverer<T> {
         let claimed = &waiting.claimed;
         let number = claimed.sequence.map(|sequence| SequenceNumber {
             sequence,
-            incarnation: self.log.history().of_sequence(sequence),
+            incarnation: self.log.incarnations().of_sequence(sequence),
         });
         let (id, body) = (&*claimed.webhook_id, &*claimed.body);
         let message = Message { id, number, body, sent_at: started_at };
@@ -239,7 +239,7 @@ impl<T: Transport> Deliverer<T> {
     async fn after(&self, attempt: &Attempt) {
         let (claimed, outcome) = (&attempt.claimed, &attempt.outcome);
         if claimed.ordered {
-            self.queue.look();
+            self.queue.request_claim();
         }
         if let Verdict::Gone { reason } = &outcome.verdict {
             self.disable(claimed.endpoint_id, reason).await;
@@ -247,7 +247,7 @@ impl<T: Transport> Deliverer<T> {
             let now = self.clock.now();
             let closed = breaker::close(&self.log, &self.pool, claimed.endpoint_id, now);
             match answered(closed).await {
-                Ok(()) => self.queue.look(),
+                Ok(()) => self.queue.request_claim(),
                 Err(error) => tracing::error!(%error, "a breaker was not closed; it probes again"),
             }
         } else if claimed.probe || attempt.opens {

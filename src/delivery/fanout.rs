@@ -17,7 +17,7 @@ use super::notice::notice;
 use super::queue::DeliveryQueue;
 use super::schedule::Schedule;
 use crate::consumer::{Consumer, ConsumerError, Follows};
-use crate::event::{AlertData, AlertState, Recorded};
+use crate::event::{AlertData, AlertEventKind, Recorded};
 use crate::log::{Window, read_non_readings};
 use crate::wire::{AlertBody, AlertBodyLinks, AlertStub, Number};
 
@@ -52,9 +52,9 @@ impl Announcement<'_> {
     }
 
     fn clears(&self) -> bool {
-        self.alert
-            .as_ref()
-            .is_some_and(|alert| matches!(alert.state, AlertState::Cleared | AlertState::Retracted))
+        self.alert.as_ref().is_some_and(|alert| {
+            matches!(alert.state, AlertEventKind::Cleared | AlertEventKind::Retracted)
+        })
     }
 }
 
@@ -163,7 +163,10 @@ fn webhook_id(alert: &AlertData) -> String {
 /// Whether it is for those who take every page. What was missed, and what a correction
 /// took back, goes only where it is named.
 fn pages(alert: &AlertData) -> bool {
-    !matches!(alert.state, AlertState::Missed | AlertState::Retracted | AlertState::Corrected)
+    !matches!(
+        alert.state,
+        AlertEventKind::Missed | AlertEventKind::Retracted | AlertEventKind::Corrected
+    )
 }
 
 impl Consumer for Fanout {

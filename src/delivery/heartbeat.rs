@@ -62,7 +62,7 @@ impl Heartbeats {
                 Ok(0) => {}
                 Ok(made) => {
                     timeout.reset();
-                    self.queue.look();
+                    self.queue.request_claim();
                     if made == BATCH_MAX {
                         continue;
                     }

@@ -18,8 +18,8 @@ use super::claim::{Capacity, Claimed, Made, Waiting};
 
 /// Attempts under way to one endpoint at one time.
 pub const SLOTS_PER_ENDPOINT_MAX: usize = 16;
-/// Attempts that an endpoint may always have under way, and all that one has which failed
-/// last.
+/// Attempts that an endpoint may always have under way; after a failure also the most that
+/// it may.
 pub const SLOTS_GUARANTEED: usize = 2;
 /// Attempts under way in this process beyond those that are guaranteed.
 pub const IN_FLIGHT_MAX: usize = 512;
@@ -143,11 +143,11 @@ impl DeliveryQueue {
     }
 
     /// Something may be due in the database. A hint, as every wake-up.
-    pub fn look(&self) {
+    pub fn request_claim(&self) {
         self.0.due.notify_one();
     }
 
-    pub(super) async fn told_to_look(&self) {
+    pub(super) async fn claim_requested(&self) {
         self.0.due.notified().await;
     }
 
@@ -202,7 +202,7 @@ impl DeliveryQueue {
         drop(queues);
         self.0.ready.notify_one();
         if unclaimed {
-            self.look();
+            self.request_claim();
         }
     }
 
@@ -319,7 +319,7 @@ impl Slot {
         let low = queue.behind && queue.waiting.len() < QUEUED_LOW;
         drop(queues);
         if low {
-            self.all.look();
+            self.all.request_claim();
         }
         next
     }
@@ -338,7 +338,7 @@ impl Drop for Slot {
             self.all.0.ready.notify_one();
         }
         if behind {
-            self.all.look();
+            self.all.request_claim();
         }
     }
 }

@@ -14,9 +14,9 @@ use super::state::DeliveryState;
 /// The most deliveries of one request: they go out before what comes after them.
 pub const REPLAY_MAX: i64 = 10_000;
 
-/// Which deliveries of an endpoint are meant.
+/// Which finished deliveries of an endpoint are sent again.
 #[derive(Debug)]
-pub struct SequenceRange {
+pub struct ReplayFilter {
     /// Made at this time or later.
     pub from: DateTime<Utc>,
     /// Made before this time.
@@ -48,15 +48,15 @@ pub async fn range(
     pool: &PgPool,
     tenant: &str,
     endpoint: Uuid,
-    range: &SequenceRange,
+    filter: &ReplayFilter,
 ) -> Result<Replayed, sqlx::Error> {
     let (found, replayed): (i64, i64) = sqlx::query_as(include_str!("replay_range.sql"))
         .bind(tenant)
         .bind(endpoint)
-        .bind(range.from)
-        .bind(range.to)
-        .bind(range.state.map(DeliveryState::name))
-        .bind(&range.event)
+        .bind(filter.from)
+        .bind(filter.to)
+        .bind(filter.state.map(DeliveryState::name))
+        .bind(&filter.event)
         .bind(REPLAY_MAX)
         .fetch_one(pool)
         .await?;

@@ -1,7 +1,7 @@
 //! What carries a message to an endpoint.
 //!
 //! Guarantees that what claims, retries, numbers, holds back, hands over and replays
-//! deliveries sees of a transport only this: one message goes in, one [`Outcome`] comes out.
+//! deliveries sees of a transport only this: one message goes in, one [`AttemptOutcome`] comes out.
 //! Does not retry and does not record: the deliverer does. Nothing here knows of HTTP; the
 //! webhook is one transport ([`super::webhook`]).
 

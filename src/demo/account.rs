@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::bedside::{Bedside, BedsideError};
 use super::receiver::{Counts, Receiver};
 use super::ward::Ward;
-use crate::event::AlertState;
+use crate::event::AlertEventKind;
 
 /// What HIGH_HEART_RATE means for a fresh tenant, and which readings do not count.
 const LIMIT: f64 = 120.0;
@@ -83,11 +83,11 @@ impl Account {
 fn expected(bedside: &Bedside) -> BTreeSet<Said> {
     let mut expected = BTreeSet::new();
     for (patient_id, readings) in bedside.heart_rates() {
-        let mut standing = false;
+        let mut is_raised = false;
         for reading in readings.iter().filter(|r| PLAUSIBLE.contains(&r.value)) {
-            if (reading.value > LIMIT) != standing {
-                standing = !standing;
-                expected.insert((patient_id.to_owned(), standing, reading.measured_at));
+            if (reading.value > LIMIT) != is_raised {
+                is_raised = !is_raised;
+                expected.insert((patient_id.to_owned(), is_raised, reading.measured_at));
             }
         }
     }
@@ -117,7 +117,7 @@ fn verified(bedside: &Bedside, receiver: &Receiver) -> (BTreeSet<Said>, Vec<f64>
             let latency = received.received_at - *sent_at;
             latencies.push(latency.num_microseconds().unwrap_or(i64::MAX) as f64 / 1e3);
         }
-        let raised = received.state == Some(AlertState::Raised);
+        let raised = received.state == Some(AlertEventKind::Raised);
         verified.insert((patient_id, raised, at));
     }
     latencies.sort_by(f64::total_cmp);

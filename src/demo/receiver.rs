@@ -26,7 +26,7 @@ use crate::clock::Clock;
 use crate::delivery::webhook::sign::{
     ID_HEADER, SIGNATURE_HEADER, Secret, Signed, TIMESTAMP_HEADER, TOLERANCE_S, verify,
 };
-use crate::event::AlertState;
+use crate::event::AlertEventKind;
 
 /// The largest delivery that is read; ours have well under one KiB.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
@@ -46,7 +46,7 @@ pub struct Received {
     /// Of the body; a ping has none.
     pub alert_id: Option<Uuid>,
     /// Of the body; a ping has none.
-    pub state: Option<AlertState>,
+    pub state: Option<AlertEventKind>,
     /// Of the body: whose reading it was about.
     pub patient_id: Option<String>,
     /// Of the body: when that reading was measured.
@@ -73,7 +73,7 @@ pub struct Counts {
 pub struct Receiver {
     /// Where to deliver to.
     pub url: String,
-    desk: Arc<Desk>,
+    shared: Arc<Shared>,
     running: DropGuard,
     server: JoinHandle<io::Result<()>>,
 }
@@ -84,32 +84,32 @@ impl Receiver {
     pub async fn start(clock: Clock) -> io::Result<Receiver> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}/hook", listener.local_addr()?);
-        let desk = Arc::new(Desk { clock, book: Mutex::default() });
+        let shared = Arc::new(Shared { clock, totals: Mutex::default() });
         let router = Router::new()
             .route("/hook", post(receive))
             .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-            .with_state(desk.clone());
+            .with_state(shared.clone());
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
         let server = axum::serve(listener, router).with_graceful_shutdown(stopped);
         let server = tokio::spawn(async move { server.await });
-        Ok(Receiver { url, desk, running: stop.drop_guard(), server })
+        Ok(Receiver { url, shared, running: stop.drop_guard(), server })
     }
 
     /// The endpoint's secret, as it was told when the endpoint was made or rotated.
     pub fn set_secret(&self, secret: Secret) {
-        self.desk.book().secret = Some(secret);
+        self.shared.totals().secret = Some(secret);
     }
 
     /// What came so far.
     pub fn counts(&self) -> Counts {
-        self.desk.book().counts
+        self.shared.totals().counts
     }
 
     /// The verified deliveries in the order in which they came, the last
     /// [`DELIVERIES_MAX`] of them.
     pub fn deliveries(&self) -> Vec<Received> {
-        self.desk.book().received.iter().cloned().collect()
+        self.shared.totals().received.iter().cloned().collect()
     }
 
     /// Takes no more, and ends when what is under way is answered, or after
@@ -129,28 +129,28 @@ impl Receiver {
 
 /// Where deliveries are taken.
 #[derive(Debug)]
-struct Desk {
+struct Shared {
     clock: Clock,
-    book: Mutex<Ledger>,
+    totals: Mutex<Totals>,
 }
 
-impl Desk {
-    fn book(&self) -> MutexGuard<'_, Ledger> {
-        // The book is whole after every statement; a panic elsewhere did not spoil it.
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+impl Shared {
+    fn totals(&self) -> MutexGuard<'_, Totals> {
+        // Whole after every statement; a panic elsewhere did not spoil it.
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What the receiver knows.
 #[derive(Debug, Default)]
-struct Ledger {
+struct Totals {
     secret: Option<Secret>,
     counts: Counts,
     received: VecDeque<Received>,
     seen: HashSet<String>,
 }
 
-impl Ledger {
+impl Totals {
     /// Enters a verified delivery.
     fn enter(&mut self, received: Received) {
         if !self.seen.insert(received.webhook_id.clone()) {
@@ -172,13 +172,13 @@ impl Ledger {
 #[serde(rename_all = "camelCase")]
 struct Body {
     alert_id: Option<Uuid>,
-    state: Option<AlertState>,
+    state: Option<AlertEventKind>,
     patient_id: Option<String>,
     measured_at: Option<DateTime<Utc>>,
 }
 
-async fn receive(State(desk): State<Arc<Desk>>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    let received_at = desk.clock.now();
+async fn receive(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let received_at = shared.clock.now();
     let header = |name| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let signed = Signed {
         id: header(ID_HEADER),
@@ -186,11 +186,13 @@ async fn receive(State(desk): State<Arc<Desk>>, headers: HeaderMap, body: Bytes)
         signature: header(SIGNATURE_HEADER),
     };
     // Verified outside the lock, so that deliveries do not wait for each other.
-    let Some(secret) = desk.book().secret.clone() else { return StatusCode::SERVICE_UNAVAILABLE };
+    let Some(secret) = shared.totals().secret.clone() else {
+        return StatusCode::SERVICE_UNAVAILABLE;
+    };
     let verified = verify(&secret, signed, &body, received_at.timestamp(), TOLERANCE_S);
     if let Err(error) = verified {
         tracing::warn!(%error, webhook_id = signed.id, "a delivery was not believed");
-        desk.book().counts.bad_signatures += 1;
+        shared.totals().counts.bad_signatures += 1;
         return StatusCode::UNAUTHORIZED;
     }
     match serde_json::from_slice(&body) {
@@ -200,11 +202,11 @@ async fn receive(State(desk): State<Arc<Desk>>, headers: HeaderMap, body: Bytes)
             let webhook_id = signed.id.to_owned();
             let received =
                 Received { webhook_id, alert_id, state, patient_id, measured_at, received_at };
-            desk.book().enter(received);
+            shared.totals().enter(received);
             StatusCode::NO_CONTENT
         }
         _ => {
-            desk.book().counts.unreadable += 1;
+            shared.totals().counts.unreadable += 1;
             StatusCode::BAD_REQUEST
         }
     }
@@ -254,7 +256,7 @@ mod tests {
         let received = &deliveries[0];
         assert_eq!(received.webhook_id, "m1");
         assert_eq!(received.alert_id, Some(ALERT.parse().unwrap()));
-        assert_eq!(received.state, Some(AlertState::Raised));
+        assert_eq!(received.state, Some(AlertEventKind::Raised));
         assert!(received.received_at >= before && received.received_at <= Clock::system().now());
         receiver.stop().await.unwrap();
     }
@@ -306,9 +308,9 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_the_last_deliveries_are_kept() {
-        let mut book = Ledger::default();
+        let mut state = Totals::default();
         for n in 0..DELIVERIES_MAX + 2 {
-            book.enter(Received {
+            state.enter(Received {
                 webhook_id: n.to_string(),
                 alert_id: None,
                 state: None,
@@ -317,10 +319,10 @@ mod tests {
                 received_at: DateTime::UNIX_EPOCH,
             });
         }
-        assert_eq!((book.received.len(), book.seen.len()), (DELIVERIES_MAX, DELIVERIES_MAX));
-        assert_eq!(book.counts.verified, DELIVERIES_MAX as u64 + 2);
-        assert_eq!(book.received[0].webhook_id, "2");
-        assert!(!book.seen.contains("1"));
+        assert_eq!((state.received.len(), state.seen.len()), (DELIVERIES_MAX, DELIVERIES_MAX));
+        assert_eq!(state.counts.verified, DELIVERIES_MAX as u64 + 2);
+        assert_eq!(state.received[0].webhook_id, "2");
+        assert!(!state.seen.contains("1"));
     }
 
     /// Not by connecting again: another test may listen on the freed port by then.
@@ -330,9 +332,9 @@ mod tests {
         receiver.set_secret(secret());
         let client = delivery(&receiver, &secret(), "m1", &body());
         assert_eq!(send(client).await, 204);
-        let desk = receiver.desk.clone();
-        assert!(Arc::strong_count(&desk) > 2);
+        let shared = receiver.shared.clone();
+        assert!(Arc::strong_count(&shared) > 2);
         receiver.stop().await.unwrap();
-        assert_eq!(Arc::strong_count(&desk), 1);
+        assert_eq!(Arc::strong_count(&shared), 1);
     }
 }

@@ -21,9 +21,9 @@ pub(super) struct Note {
     pub state: String,
 }
 
-/// Who has a process id now.
+/// What kind of process has a process id now.
 #[derive(Debug, PartialEq)]
-pub(super) enum LockHolder {
+pub(super) enum PidHolder {
     /// A process of PostgreSQL's, or one we may not look at.
     Postgres,
     /// No process.
@@ -66,25 +66,25 @@ fn parse(text: &[u8]) -> Option<Note> {
 /// A thread's id counts as well, since `kill(2)` and so PostgreSQL take it for a
 /// process: in a container that starts again, our own threads can have the id that
 /// the server had before.
-pub(super) fn holder(pid: i32) -> LockHolder {
-    let Some(process) = Pid::from_raw(pid.max(0)) else { return LockHolder::Nobody };
+pub(super) fn holder(pid: i32) -> PidHolder {
+    let Some(process) = Pid::from_raw(pid.max(0)) else { return PidHolder::Nobody };
     match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => named(&stat),
-        Err(_) if test_kill_process(process) == Err(rustix::io::Errno::SRCH) => LockHolder::Nobody,
-        Err(_) => LockHolder::Postgres,
+        Err(_) if test_kill_process(process) == Err(rustix::io::Errno::SRCH) => PidHolder::Nobody,
+        Err(_) => PidHolder::Postgres,
     }
 }
 
 /// Reads `pid (name) state …`; the name may itself hold brackets.
-fn named(stat: &str) -> LockHolder {
+fn named(stat: &str) -> PidHolder {
     let Some((name, rest)) = stat.split_once('(').and_then(|(_, after)| after.rsplit_once(')'))
     else {
-        return LockHolder::Postgres;
+        return PidHolder::Postgres;
     };
     match rest.trim_start().chars().next() {
-        Some('Z' | 'X' | 'x') => LockHolder::Corpse,
-        _ if name.starts_with("postgres") || name.starts_with("postmaster") => LockHolder::Postgres,
-        _ => LockHolder::Other,
+        Some('Z' | 'X' | 'x') => PidHolder::Corpse,
+        _ if name.starts_with("postgres") || name.starts_with("postmaster") => PidHolder::Postgres,
+        _ => PidHolder::Other,
     }
 }
 
@@ -112,10 +112,10 @@ mod tests {
 
     #[test]
     fn a_process_id_is_judged_by_who_has_it_now() {
-        assert_eq!(named("12 (postgres) S 1 12"), LockHolder::Postgres);
-        assert_eq!(named("12 (postgres) Z 1 12"), LockHolder::Corpse);
-        assert_eq!(named("12 (tokio (rt) w) S 1 12"), LockHolder::Other);
-        assert_eq!(holder(0), LockHolder::Nobody);
-        assert_eq!(holder(-1), LockHolder::Nobody);
+        assert_eq!(named("12 (postgres) S 1 12"), PidHolder::Postgres);
+        assert_eq!(named("12 (postgres) Z 1 12"), PidHolder::Corpse);
+        assert_eq!(named("12 (tokio (rt) w) S 1 12"), PidHolder::Other);
+        assert_eq!(holder(0), PidHolder::Nobody);
+        assert_eq!(holder(-1), PidHolder::Nobody);
     }
 }

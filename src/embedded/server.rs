@@ -25,7 +25,7 @@ use super::dirs::{ClusterDirs, PORT};
 use super::error::{EmbeddedError, files};
 use super::locate::locate;
 use super::lock::{self, Hold};
-use super::pidfile::{self, LockHolder};
+use super::pidfile::{self, PidHolder};
 use super::program::{command, spawning};
 use super::session::{self, Answer};
 
@@ -85,7 +85,7 @@ pub(super) async fn stop(dirs: &ClusterDirs, sockets: &Path) -> Result<(), Embed
         return Ok(());
     }
     if let Some(note) = read_note(dirs)?
-        && pidfile::holder(note.pid) == LockHolder::Postgres
+        && pidfile::holder(note.pid) == PidHolder::Postgres
         && let Some(pid) = Pid::from_raw(note.pid)
         && let Err(error) = kill_process(pid, Signal::INT)
     {
@@ -94,7 +94,7 @@ pub(super) async fn stop(dirs: &ClusterDirs, sockets: &Path) -> Result<(), Embed
     let deadline = Instant::now() + STOP_WAIT;
     loop {
         let gone = match read_note(dirs)? {
-            Some(note) => pidfile::holder(note.pid) != LockHolder::Postgres,
+            Some(note) => pidfile::holder(note.pid) != PidHolder::Postgres,
             None => true,
         };
         if gone && free()? {
@@ -204,7 +204,7 @@ fn forget_the_dead(dirs: &ClusterDirs) -> Result<(), EmbeddedError> {
         tracing::warn!(file = %path.display(), "the last server did not end well, recovering");
         let misleading = match pidfile::read(&path).map_err(files("read", &path))? {
             Some(note) => {
-                matches!(pidfile::holder(note.pid), LockHolder::Other | LockHolder::Corpse)
+                matches!(pidfile::holder(note.pid), PidHolder::Other | PidHolder::Corpse)
             }
             None => true,
         };

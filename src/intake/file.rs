@@ -6,7 +6,7 @@
 //! file is opened once and read once, so a pipe is as good as a file.
 //!
 //! Does not judge readings: an unknown vital, an odd id or a value out of range goes
-//! through as it stands, to the one door that judges them all. Quoted fields are
+//! through as it stands, to the one place that judges them all. Quoted fields are
 //! understood, but a field cannot hold a line break.
 
 mod contents;

@@ -1,8 +1,8 @@
-//! Intake: the one way in for readings, whatever door they come by.
+//! Intake: the one way in for readings, whatever adapter they come by.
 //!
 //! Guarantees that each item is judged by the same code and has an outcome of its own, that
 //! who sends may do so and keeps to their limits, and that what is said to be stored is
-//! committed. A door (an adapter, `vitals import`) makes [`Draft`]s of what it
+//! committed. An adapter (or `vitals import`) makes [`Draft`]s of what it
 //! reads, adds them to a [`Batch`] and hands it to [`Intake::submit`]; there is no other
 //! way. Knows no protocol.
 

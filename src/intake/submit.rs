@@ -1,4 +1,4 @@
-//! What every door calls with what it has read.
+//! What every adapter calls with what it has read.
 //!
 //! Guarantees that nothing is stored of who may not write, or for whom the limits say no;
 //! that each item of a batch is stored, a duplicate or rejected, and that it is known
@@ -41,7 +41,7 @@ pub struct Batch<'a> {
     items: usize,
     events: Vec<Event>,
     /// The index of each event.
-    places: Vec<usize>,
+    indices: Vec<usize>,
     rejected: Vec<Rejected>,
 }
 
@@ -113,7 +113,7 @@ impl Intake {
         batch: Batch<'_>,
         waiting: Waiting<'_>,
     ) -> Result<Outcome, NotTaken> {
-        let Batch { caller, items, events, places, rejected, .. } = batch;
+        let Batch { caller, items, events, indices, rejected, .. } = batch;
         metrics::counter!("vitals_readings_rejected_total").increment(rejected.len() as u64);
         let written = async {
             let may = caller.may(SCOPE).and_then(|()| caller.may_still(self.clock.now()));
@@ -128,7 +128,7 @@ impl Intake {
         };
         match written.await {
             Ok(Written { stored, duplicates }) => {
-                let duplicates = duplicates.into_iter().map(|nth| places[nth]).collect();
+                let duplicates = duplicates.into_iter().map(|nth| indices[nth]).collect();
                 Ok(Outcome { stored, duplicates, rejected })
             }
             Err(why) => Err(NotTaken { why, rejected }),
@@ -162,7 +162,7 @@ impl<'a> Batch<'a> {
             is_list: true,
             items: 0,
             events: Vec::new(),
-            places: Vec::new(),
+            indices: Vec::new(),
             rejected: Vec::new(),
         }
     }
@@ -188,7 +188,7 @@ impl<'a> Batch<'a> {
         match judged {
             Ok(event) => {
                 self.events.push(event);
-                self.places.push(index);
+                self.indices.push(index);
             }
             Err(fault) => self.rejected.push(fault.at(index, self.is_list)),
         }

@@ -47,11 +47,11 @@ pub struct Written {
     pub duplicates: Vec<usize>,
 }
 
-/// Events of one shard, and where they stood among all.
+/// Events of one shard, and their indices in the whole batch.
 #[derive(Default)]
 struct OfShard {
     events: Vec<Event>,
-    places: Vec<usize>,
+    indices: Vec<usize>,
 }
 
 /// The writers of all shards: cheap to clone.
@@ -110,22 +110,22 @@ impl Writers {
     }
 
     /// [`Writers::store_events`] for who can wait: a full queue is tried again until there is
-    /// room, [`ROOM_MS_MAX`] is over, or `hurry` is cancelled.
+    /// room, [`ROOM_MS_MAX`] is over, or `stop` is cancelled.
     ///
     /// It looks again and does not line up: who waits here is a recording, and who does
     /// not may be a bedside.
     pub async fn store_when_room(
         &self,
         events: Vec<Event>,
-        hurry: &CancellationToken,
+        stop: &CancellationToken,
     ) -> Result<Written, WritersError> {
         let until = Instant::now() + Duration::from_millis(ROOM_MS_MAX);
         let room = loop {
             match self.room(&events) {
                 Ok(room) => break room,
-                Err(full) if hurry.is_cancelled() || Instant::now() >= until => return Err(full),
+                Err(full) if stop.is_cancelled() || Instant::now() >= until => return Err(full),
                 Err(_) => tokio::select! {
-                    () = hurry.cancelled() => {}
+                    () = stop.cancelled() => {}
                     () = sleep(Duration::from_millis(ROOM_PAUSE_MS)) => {}
                 },
             }
@@ -158,19 +158,19 @@ impl Writers {
     ) -> Result<Written, WritersError> {
         let count = events.len();
         let mut replies = Vec::new();
-        for (writer, OfShard { events, places }) in self.by_shard(events) {
+        for (writer, OfShard { events, indices }) in self.by_shard(events) {
             let room = room.split(events.len()).ok_or(WritersError::QueueFull)?;
             let (reply, answer) = oneshot::channel();
             writer
                 .send(writer::Request { events, reply, _room: room })
                 .map_err(|_| WritersError::Unavailable)?;
-            replies.push((answer, places));
+            replies.push((answer, indices));
         }
         let duplicates = async {
             let mut duplicates = Vec::new();
-            for (answer, places) in replies {
+            for (answer, indices) in replies {
                 let of_shard = answer.await.map_err(|_| WritersError::Unavailable)??;
-                duplicates.extend(of_shard.into_iter().map(|nth| places[nth]));
+                duplicates.extend(of_shard.into_iter().map(|nth| indices[nth]));
             }
             Ok(duplicates)
         };
@@ -192,7 +192,7 @@ impl Writers {
             let shard = self.0.log.shard_of(&event.tenant, &event.patient_id);
             if let Some(of_shard) = usize::try_from(shard).ok().and_then(|s| shards.get_mut(s)) {
                 of_shard.events.push(event);
-                of_shard.places.push(place);
+                of_shard.indices.push(place);
             }
         }
         writers.iter().zip(shards).filter(|(_, of_shard)| !of_shard.events.is_empty())

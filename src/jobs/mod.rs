@@ -15,4 +15,4 @@ pub use job::{
     Job, JobKind, JobRequest, JobState, Jobs, KEPT_HOURS, KEPT_PER_TENANT_MAX, OPEN_MAX,
     OPEN_PER_TENANT_MAX, RESULT_BYTES_MAX, SubmitError, Unknown,
 };
-pub use run::{Failure, JobProgress, Runner, Task, Work};
+pub use run::{Failure, JobHandle, Runner, Task, Work};

@@ -31,7 +31,7 @@ const SWEEP_SECONDS: u64 = 10;
 
 /// How far a job is, and its end.
 #[derive(Clone, Default)]
-pub struct JobProgress {
+pub struct JobHandle {
     /// What is done so far.
     pub done: Arc<AtomicU64>,
     /// Of how much, as it is expected; 0 before it is known.
@@ -47,7 +47,7 @@ pub struct Task {
     /// With what.
     pub argument: Value,
     /// How far it is, and whether to go on.
-    pub progress: JobProgress,
+    pub progress: JobHandle,
 }
 
 /// Why nothing came of a job.
@@ -131,7 +131,7 @@ impl Runner {
 
 /// One job, from its claim to its end.
 async fn one(jobs: Jobs, work: Arc<dyn Work>, job: ClaimedJob, stop: CancellationToken) {
-    let progress = JobProgress::default();
+    let progress = JobHandle::default();
     let (mut lease, limit) = (Lease::new(), Duration::from_secs(RUN_SECONDS_MAX));
     // Whichever way this ends, the work does.
     let _ended = progress.stop.clone().drop_guard();
@@ -167,7 +167,7 @@ async fn one(jobs: Jobs, work: Arc<dyn Work>, job: ClaimedJob, stop: Cancellatio
 fn begun(
     work: Arc<dyn Work>,
     job: &ClaimedJob,
-    progress: &JobProgress,
+    progress: &JobHandle,
 ) -> impl Future<Output = Result<Value, Failure>> + use<> {
     let (tenant, progress) = (job.tenant.clone(), progress.clone());
     let argument = serde_json::from_str(&job.argument);
@@ -239,7 +239,7 @@ impl Lease {
     }
 
     /// Shows a sign of life; whether the job is this process's still.
-    async fn beat(&mut self, jobs: &Jobs, job: &ClaimedJob, progress: &JobProgress) -> bool {
+    async fn beat(&mut self, jobs: &Jobs, job: &ClaimedJob, progress: &JobHandle) -> bool {
         let asked = Instant::now();
         let done = progress.done.load(Ordering::Relaxed);
         let total = progress.total.load(Ordering::Relaxed);

@@ -74,7 +74,7 @@ impl<C: Clock> Meter<C> {
     }
 
     /// Where a subject stands now.
-    pub fn standing(&self, subject: &Subject) -> LimitState {
+    pub fn state(&self, subject: &Subject) -> LimitState {
         let now = self.limiter.clock().now().duration_since(self.start);
         let back = self.subjects.known().get(subject).copied().unwrap_or(now);
         let whole_ns = self.each_ns * u64::from(self.per_minute.get());
@@ -94,7 +94,7 @@ impl<C: Clock> Meter<C> {
 }
 
 /// How much of a limit is used, as the time that it takes to flow back. A whole limit
-/// takes a minute, whatever it counts, so the standings of two limits compare.
+/// takes a minute, whatever it counts, so the states of two limits compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitState {
     /// The limit.
@@ -201,9 +201,9 @@ mod tests {
         let (meter, clock) = meter(60);
         for left in (0..60).rev() {
             assert_eq!(meter.take(&watch(), n(1)), Ok(()));
-            assert_eq!(meter.standing(&watch()).remaining(), left);
+            assert_eq!(meter.state(&watch()).remaining(), left);
         }
-        assert_eq!(meter.standing(&watch()).reset_seconds(), 60);
+        assert_eq!(meter.state(&watch()).reset_seconds(), 60);
         assert_eq!(meter.take(&watch(), n(1)), Err(OverLimit::For(Duration::from_secs(1))));
         clock.advance(Duration::from_millis(400));
         assert_eq!(meter.take(&watch(), n(1)), Err(OverLimit::For(Duration::from_millis(600))));
@@ -211,8 +211,8 @@ mod tests {
         assert_eq!(meter.take(&watch(), n(1)), Ok(()));
         assert!(meter.take(&watch(), n(1)).is_err());
         clock.advance(Duration::from_secs(3600));
-        assert_eq!(meter.standing(&watch()).remaining(), 60);
-        assert_eq!(meter.standing(&watch()).reset_seconds(), 0);
+        assert_eq!(meter.state(&watch()).remaining(), 60);
+        assert_eq!(meter.state(&watch()).reset_seconds(), 0);
     }
 
     #[test]
@@ -223,7 +223,7 @@ mod tests {
             // Ten of them are missing, at six tenths of a second each.
             assert_eq!(meter.take(&watch(), n(40)), Err(OverLimit::For(Duration::from_secs(6))));
         }
-        assert_eq!(meter.standing(&watch()).remaining(), 30);
+        assert_eq!(meter.state(&watch()).remaining(), 30);
         assert_eq!(meter.take(&watch(), n(30)), Ok(()));
         clock.advance(Duration::from_secs(60));
         assert_eq!(meter.take(&watch(), n(100)), Ok(()));
@@ -243,7 +243,7 @@ mod tests {
         let (meter, _) = meter(100);
         let slowed = |_| {
             assert_eq!(meter.take(&watch(), n(1)), Ok(()));
-            meter.standing(&watch()).slowed().as_millis() as u64
+            meter.state(&watch()).slowed().as_millis() as u64
         };
         let slowed: Vec<u64> = (1..=100).map(slowed).collect();
         assert_eq!(slowed[..80], [0; 80]);
@@ -256,15 +256,15 @@ mod tests {
         let (one, clock) = meter(1);
         assert_eq!(one.take(&watch(), n(1)), Ok(()));
         assert_eq!(one.take(&watch(), n(1)), Err(OverLimit::For(Duration::from_secs(60))));
-        assert_eq!(one.standing(&watch()).slowed(), Duration::from_millis(SLOW_MS_MAX));
+        assert_eq!(one.state(&watch()).slowed(), Duration::from_millis(SLOW_MS_MAX));
         clock.advance(Duration::from_secs(60));
         assert_eq!(one.take(&watch(), n(1)), Ok(()));
 
         let (most, clock) = meter(1_000_000_000);
         assert_eq!(most.take(&watch(), n(999_999_999)), Ok(()));
-        assert_eq!(most.standing(&watch()).remaining(), 1);
+        assert_eq!(most.state(&watch()).remaining(), 1);
         clock.advance(Duration::from_secs(30));
-        assert_eq!(most.standing(&watch()).remaining(), 500_000_001);
+        assert_eq!(most.state(&watch()).remaining(), 500_000_001);
     }
 
     #[test]
@@ -272,7 +272,7 @@ mod tests {
         let ((few, _), (many, _)) = (meter(10), meter(1_000));
         assert_eq!(few.take(&watch(), n(5)), Ok(()));
         assert_eq!(many.take(&watch(), n(400)), Ok(()));
-        let told = || few.standing(&watch()).tighter(many.standing(&watch())).per_minute;
+        let told = || few.state(&watch()).tighter(many.state(&watch())).per_minute;
         assert_eq!(told(), 10);
         assert_eq!(many.take(&watch(), n(200)), Ok(()));
         assert_eq!(told(), 1_000);
@@ -293,16 +293,16 @@ mod tests {
         assert_eq!(meter.take(&watch(), n(30)), Ok(()));
         clock.advance(Duration::from_secs(29));
         assert_eq!(meter.forget(), 1);
-        assert_eq!(meter.standing(&watch()).remaining(), 59);
+        assert_eq!(meter.state(&watch()).remaining(), 59);
         clock.advance(Duration::from_secs(3));
         assert_eq!(meter.forget(), 0);
-        assert_eq!(meter.standing(&watch()).remaining(), 60);
+        assert_eq!(meter.state(&watch()).remaining(), 60);
     }
 
     #[test]
     fn looking_remembers_nobody_and_too_many_are_let_through() {
         let (meter, clock) = meter(1);
-        assert_eq!(meter.standing(&watch()).remaining(), 1);
+        assert_eq!(meter.state(&watch()).remaining(), 1);
         assert_eq!(meter.forget(), 0);
         for i in 0..SUBJECTS_MAX {
             let mut subject = [0; 16];

@@ -3,7 +3,7 @@
 //! Guarantees that from 80 % of a limit on answers are to go out later, and only the
 //! answers: what was asked for is done by then; and that what is refused was not done. One
 //! subject's use is never another's. Knows no protocol: how a [`Limited`] is said, and
-//! where a caller is told where they stand, is a door's to know. Does not count requests
+//! where a caller is told where they stand, is the adapter's to know. Does not count requests
 //! without a good token, nor what the other processes of an installation count.
 
 mod meter;
@@ -54,7 +54,7 @@ struct All {
 pub struct Asked<'a> {
     subject: Subject,
     /// With this request, whatever flows back while it is done.
-    standing: LimitState,
+    state: LimitState,
     /// Both limits of the caller, as draft-ietf-httpapi-ratelimit-headers-06 writes them.
     pub policy: &'a Bytes,
 }
@@ -74,7 +74,7 @@ pub struct Again {
     /// After so many seconds.
     pub seconds: u64,
     /// How much is used, of what.
-    pub standing: LimitState,
+    pub state: LimitState,
     /// See [`Asked::policy`].
     pub policy: Bytes,
 }
@@ -128,13 +128,13 @@ impl Limits {
     pub fn request(&self, caller: &Caller) -> Result<Asked<'_>, Limited> {
         let (Kind { requests, policy }, subject) = (self.kind(caller), caller.counted());
         requests.take(&subject, NonZeroU32::MIN, policy)?;
-        Ok(Asked { standing: requests.meter.standing(&subject), subject, policy })
+        Ok(Asked { state: requests.meter.state(&subject), subject, policy })
     }
 
     /// Where the subject of a request stands once it is done, by the limit of which most is
     /// used.
-    pub fn standing(&self, asked: &Asked<'_>) -> LimitState {
-        asked.standing.tighter(self.0.readings.meter.standing(&asked.subject))
+    pub fn state(&self, asked: &Asked<'_>) -> LimitState {
+        asked.state.tighter(self.0.readings.meter.state(&asked.subject))
     }
 
     /// Counts readings before they are stored, if so many are left.
@@ -148,12 +148,12 @@ impl Limits {
 
     /// Counts readings of a stream before they are stored. Its sender is made to wait
     /// until they are due, so that a stream runs at the speed of the limit; refused when
-    /// that takes longer than [`DUE_MS_MAX`], or `hurry` is cancelled.
+    /// that takes longer than [`DUE_MS_MAX`], or `stop` is cancelled.
     pub async fn readings_when_due(
         &self,
         caller: &Caller,
         count: usize,
-        hurry: &CancellationToken,
+        stop: &CancellationToken,
     ) -> Result<(), Limited> {
         let until = Instant::now() + Duration::from_millis(DUE_MS_MAX);
         let subject = caller.counted();
@@ -161,9 +161,9 @@ impl Limits {
             && let Err(refused) = self.0.readings.meter.take(&subject, n)
         {
             match refused {
-                OverLimit::For(wait) if Instant::now() + wait <= until && !hurry.is_cancelled() => {
+                OverLimit::For(wait) if Instant::now() + wait <= until && !stop.is_cancelled() => {
                     tokio::select! {
-                        () = hurry.cancelled() => {}
+                        () = stop.cancelled() => {}
                         () = tokio::time::sleep(wait) => {}
                     }
                 }
@@ -207,8 +207,8 @@ impl Limit {
             Ok(()) => return Ok(()),
             Err(refused) => refused,
         };
-        let standing = self.meter.standing(subject);
-        let (most, unit) = (standing.per_minute, self.unit);
+        let state = self.meter.state(subject);
+        let (most, unit) = (state.per_minute, self.unit);
         let OverLimit::For(wait) = refused else {
             let detail =
                 format!("{n} {unit} are more than the {most} of a whole minute: split them");
@@ -218,10 +218,10 @@ impl Limit {
         let seconds = wait.as_millis().div_ceil(1_000).max(1) as u64;
         let detail = format!(
             "{most} {unit} a minute at each process of vitals, and {} are left: come again in {seconds} s; {}",
-            standing.remaining(),
+            state.remaining(),
             self.advice
         );
-        let again = Again { seconds, standing, policy: policy.clone() };
+        let again = Again { seconds, state, policy: policy.clone() };
         Err(Limited { detail, again: Some(again) })
     }
 }

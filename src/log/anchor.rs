@@ -66,7 +66,7 @@ impl Log {
         )
         .fetch_all(self.pool())
         .await?;
-        let (installation, incarnation) = (self.installation(), self.history().number());
+        let (installation, incarnation) = (self.installation(), self.incarnations().number());
         Ok(Anchor { anchored_at: at, installation, incarnation, heads })
     }
 
@@ -89,14 +89,14 @@ impl Log {
     /// Looks whether what was published last is still there; where it is not, a new incarnation
     /// begins. An anchor of another history says nothing about this one.
     pub async fn recall(&self, anchor: &Anchor) -> Result<(), sqlx::Error> {
-        let here = (self.installation(), self.history().number());
+        let here = (self.installation(), self.incarnations().number());
         if (anchor.installation, anchor.incarnation) != here {
             return Ok(());
         }
         for Head { shard, position, recorded_at, .. } in &anchor.heads {
-            self.history().acknowledged(*shard, *position, *recorded_at);
+            self.incarnations().acknowledged(*shard, *position, *recorded_at);
         }
-        self.look().await
+        self.check_incarnation().await
     }
 }
 

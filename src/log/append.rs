@@ -117,7 +117,7 @@ pub(super) async fn append_expecting(
     Ok(Appended { recorded_at: head.recorded, positions })
 }
 
-/// What `append_events` of `migrations/0004_append.sql` answers.
+/// What `append_events` of `migrations/0010_strictly_later.sql` answers.
 #[derive(sqlx::FromRow)]
 struct Head {
     /// The last position before the batch.

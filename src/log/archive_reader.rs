@@ -6,7 +6,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::chain::{Broken, digest};
+use super::chain::{ChainFault, digest};
 use super::partition::Span;
 use crate::event::Recorded;
 
@@ -77,15 +77,15 @@ pub(super) fn merge(
     rows: Vec<Recorded>,
     archived_rows: Vec<ArchivedRow>,
     archives: &impl ArchiveReader,
-) -> Result<Vec<MergedRow>, Broken> {
+) -> Result<Vec<MergedRow>, ChainFault> {
     let mut merged = Vec::with_capacity(rows.len() + archived_rows.len());
     let mut archived_rows = archived_rows.into_iter().peekable();
     for row in rows {
         while let Some(before) = archived_rows.next_if(|s| s.recorded.position < row.position) {
-            merged.push(only_shelved(before)?);
+            merged.push(only_archived(before)?);
         }
         let broken = |span, what| {
-            Err(Broken::Archive { shard: row.shard, position: row.position, span, what })
+            Err(ChainFault::Archive { shard: row.shard, position: row.position, span, what })
         };
         match archived_rows.next_if(|s| s.recorded.position == row.position) {
             Some(same) if !same.kept => {
@@ -104,16 +104,16 @@ pub(super) fn merge(
         merged.push(MergedRow { recorded: row, span: None });
     }
     for rest in archived_rows {
-        merged.push(only_shelved(rest)?);
+        merged.push(only_archived(rest)?);
     }
     Ok(merged)
 }
 
-fn only_shelved(row: ArchivedRow) -> Result<MergedRow, Broken> {
+fn only_archived(row: ArchivedRow) -> Result<MergedRow, ChainFault> {
     let ArchivedRow { span, recorded, kept } = row;
     match kept {
         false => Ok(MergedRow { recorded, span: Some(span) }),
-        true => Err(Broken::Archive {
+        true => Err(ChainFault::Archive {
             shard: recorded.shard,
             position: recorded.position,
             span,

@@ -137,7 +137,7 @@ impl fmt::Display for Months {
 
 /// The first thing in a shard that does not fit the chain.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum Broken {
+pub enum ChainFault {
     /// The rows of a commit are not those that were committed.
     #[error(
         "shard {shard}, positions {from} to {to}: {found} events where {committed} were committed, and the hash {what}{archived}"

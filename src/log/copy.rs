@@ -16,10 +16,10 @@ const FLAGS_BYTES: usize = 4;
 /// Bytes that are not what PostgreSQL sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("COPY sent what is not its binary form")]
-pub struct Broken;
+pub struct BadCopy;
 
-impl From<Broken> for sqlx::Error {
-    fn from(broken: Broken) -> sqlx::Error {
+impl From<BadCopy> for sqlx::Error {
+    fn from(broken: BadCopy) -> sqlx::Error {
         sqlx::Error::Protocol(broken.to_string())
     }
 }
@@ -39,25 +39,25 @@ pub enum Next<'a, const COLUMNS: usize> {
 }
 
 /// How many bytes come before the rows.
-pub fn header(bytes: &[u8]) -> Result<usize, Broken> {
+pub fn header(bytes: &[u8]) -> Result<usize, BadCopy> {
     let mut rest = Rest { bytes, at: 0 };
     if rest.take(SIGNATURE.len()) != Some(SIGNATURE) {
-        return Err(Broken);
+        return Err(BadCopy);
     }
-    rest.take(FLAGS_BYTES).ok_or(Broken)?;
-    let extension = rest.array().map(u32::from_be_bytes).ok_or(Broken)?;
-    rest.take(usize::try_from(extension).map_err(|_| Broken)?).ok_or(Broken)?;
+    rest.take(FLAGS_BYTES).ok_or(BadCopy)?;
+    let extension = rest.array().map(u32::from_be_bytes).ok_or(BadCopy)?;
+    rest.take(usize::try_from(extension).map_err(|_| BadCopy)?).ok_or(BadCopy)?;
     Ok(rest.at)
 }
 
 /// The row that these bytes begin with.
-pub fn row<const COLUMNS: usize>(bytes: &[u8]) -> Result<Next<'_, COLUMNS>, Broken> {
+pub fn row<const COLUMNS: usize>(bytes: &[u8]) -> Result<Next<'_, COLUMNS>, BadCopy> {
     let mut rest = Rest { bytes, at: 0 };
     match rest.array().map(i16::from_be_bytes) {
         None => return Ok(Next::Part),
         Some(-1) => return Ok(Next::End),
         Some(count) if usize::try_from(count) == Ok(COLUMNS) => {}
-        Some(_) => return Err(Broken),
+        Some(_) => return Err(BadCopy),
     }
     let mut fields = [None; COLUMNS];
     for field in &mut fields {
@@ -68,30 +68,30 @@ pub fn row<const COLUMNS: usize>(bytes: &[u8]) -> Result<Next<'_, COLUMNS>, Brok
                 None => return Ok(Next::Part),
             },
             Err(_) if length == -1 => None,
-            Err(_) => return Err(Broken),
+            Err(_) => return Err(BadCopy),
         };
     }
     Ok(Next::Row(fields, rest.at))
 }
 
 /// A column of so many bytes.
-pub fn fixed<const N: usize>(field: Field<'_>) -> Result<Option<[u8; N]>, Broken> {
-    field.map(|bytes| bytes.try_into().map_err(|_| Broken)).transpose()
+pub fn fixed<const N: usize>(field: Field<'_>) -> Result<Option<[u8; N]>, BadCopy> {
+    field.map(|bytes| bytes.try_into().map_err(|_| BadCopy)).transpose()
 }
 
 /// A `bigint` that is never null.
-pub fn int8(field: Field<'_>) -> Result<i64, Broken> {
-    fixed(field)?.map(i64::from_be_bytes).ok_or(Broken)
+pub fn int8(field: Field<'_>) -> Result<i64, BadCopy> {
+    fixed(field)?.map(i64::from_be_bytes).ok_or(BadCopy)
 }
 
 /// A `timestamptz` that is never null, in microseconds since 1970.
-pub fn micros(field: Field<'_>) -> Result<i64, Broken> {
-    int8(field)?.checked_add(EPOCH_MICROS).ok_or(Broken)
+pub fn micros(field: Field<'_>) -> Result<i64, BadCopy> {
+    int8(field)?.checked_add(EPOCH_MICROS).ok_or(BadCopy)
 }
 
 /// A text.
-pub fn text(field: Field<'_>) -> Result<Option<&str>, Broken> {
-    field.map(|bytes| std::str::from_utf8(bytes).map_err(|_| Broken)).transpose()
+pub fn text(field: Field<'_>) -> Result<Option<&str>, BadCopy> {
+    field.map(|bytes| std::str::from_utf8(bytes).map_err(|_| BadCopy)).transpose()
 }
 
 struct Rest<'a> {
@@ -121,18 +121,18 @@ mod tests {
         let mut begin = SIGNATURE.to_vec();
         begin.extend([0; 8]);
         assert_eq!(header(&begin), Ok(begin.len()));
-        assert_eq!(header(&begin[..12]), Err(Broken));
-        assert_eq!(header(b"position,value"), Err(Broken));
+        assert_eq!(header(&begin[..12]), Err(BadCopy));
+        assert_eq!(header(b"position,value"), Err(BadCopy));
         for bytes in [&[0, 3, 0, 0][..], &[0, 2, 255, 255, 255, 254]] {
-            assert_eq!(row::<2>(bytes), Err(Broken), "{bytes:?}");
+            assert_eq!(row::<2>(bytes), Err(BadCopy), "{bytes:?}");
         }
         for bytes in [&[][..], &[0], &[0, 2], &[0, 2, 0, 0, 0, 8, 1], &[0, 2, 255, 255]] {
             assert_eq!(row::<2>(bytes), Ok(Next::Part), "{bytes:?}");
         }
         assert_eq!(row::<2>(&(-1_i16).to_be_bytes()), Ok(Next::End));
-        assert_eq!((fixed::<4>(Some(&[1])), int8(None)), (Err(Broken), Err(Broken)));
-        assert_eq!(micros(Some(&i64::MAX.to_be_bytes())), Err(Broken));
-        assert_eq!(text(Some(&[0xff])), Err(Broken));
+        assert_eq!((fixed::<4>(Some(&[1])), int8(None)), (Err(BadCopy), Err(BadCopy)));
+        assert_eq!(micros(Some(&i64::MAX.to_be_bytes())), Err(BadCopy));
+        assert_eq!(text(Some(&[0xff])), Err(BadCopy));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::append::{AppendError, Appended, Expect, append, append_expecting};
 use super::archived::{self, Archived};
 use super::incarnation::{self, Incarnation, Incarnations};
 use super::install::{LogOpenError, install, migrations_ahead};
-use super::timeouts::{self, GuardedConnection, answered_soon};
+use super::timeouts::{self, GuardedConnection, answered_soon, is_broken};
 use super::wake::Wake;
 use super::{partition, roles};
 use crate::clock::Clock;
@@ -29,7 +29,7 @@ pub struct Log {
     pool: PgPool,
     installation: Uuid,
     shards: i16,
-    history: Incarnations,
+    incarnations: Incarnations,
     partitions: Arc<partition::KnownPartitions>,
     archived: Arc<archived::Cache>,
     wake: Wake,
@@ -61,13 +61,13 @@ impl Log {
             return Err(LogOpenError::Shards { stored, asked });
         }
         let partitions = Arc::new(partition::KnownPartitions::load(&pool).await?);
-        let history = Incarnations::open(&pool, stored, partitions.months_from()).await?;
+        let incarnations = Incarnations::open(&pool, stored, partitions.months_from()).await?;
         let archived = Arc::new(archived::Cache::default());
         archived.reload(&pool).await?;
         let doubts = (0..stored).map(|_| AtomicU32::new(0)).collect();
         let wake = Wake::new(stored);
         let shards = stored;
-        Ok(Log { pool, installation, shards, history, partitions, archived, wake, doubts })
+        Ok(Log { pool, installation, shards, incarnations, partitions, archived, wake, doubts })
     }
 
     /// The same log over other connections, so that those who write do not wait for
@@ -112,15 +112,16 @@ impl Log {
         self.installation
     }
 
-    /// Which history this is, and what is known of those before it.
-    pub fn history(&self) -> &Incarnations {
-        &self.history
+    /// Which incarnation this is, and what is known of those before it.
+    pub fn incarnations(&self) -> &Incarnations {
+        &self.incarnations
     }
 
-    /// Looks whether it still is that history: a pooler may change servers behind a
+    /// Looks whether it still is that incarnation: a pooler may change servers behind a
     /// connection, which all others look at when they make it.
-    pub async fn look(&self) -> Result<(), sqlx::Error> {
-        answered_soon(async { self.history.look(&mut *self.pool.acquire().await?).await }).await
+    pub async fn check_incarnation(&self) -> Result<(), sqlx::Error> {
+        answered_soon(async { self.incarnations.check(&mut *self.pool.acquire().await?).await })
+            .await
     }
 
     /// The present incarnation, if the log was ever restored.
@@ -155,7 +156,7 @@ impl Log {
         &self,
         now: chrono::DateTime<chrono::Utc>,
     ) -> Result<(), sqlx::Error> {
-        self.partitions.ensure_ahead(&self.pool, self.history.number(), now).await
+        self.partitions.ensure_ahead(&self.pool, self.incarnations.number(), now).await
     }
 
     /// Makes sure that the months of `times` have their partitions.
@@ -163,7 +164,7 @@ impl Log {
         &self,
         times: impl Iterator<Item = chrono::DateTime<chrono::Utc>>,
     ) -> Result<(), sqlx::Error> {
-        self.partitions.ensure(&self.pool, self.history.number(), times).await
+        self.partitions.ensure(&self.pool, self.incarnations.number(), times).await
     }
 
     /// Appends to one shard in a transaction of its own and wakes its readers.
@@ -203,7 +204,13 @@ impl Log {
     ) -> Result<Appended, AppendError> {
         let times = || events.iter().map(|event| event.occurred_at);
         self.ensure_partitions(times()).await?;
+        let was_kept = held.is_some();
         match self.append_once(held, shard, events).await {
+            // The server has gone and may be back. Each reading is stored once, however often
+            // it is sent.
+            Err(AppendError::Database(error)) if was_kept && is_broken(&error) => {
+                self.append_once(held, shard, events).await
+            }
             Err(AppendError::NoPartition) => {
                 self.partitions.forget(times());
                 self.ensure_partitions(times()).await?;
@@ -228,7 +235,7 @@ impl Log {
         });
         let appended = appended.await;
         if matches!(appended, Err(AppendError::Archived)) {
-            // So that whoever sends it again is told at the door.
+            // So that a resend is refused before it is queued.
             self.reload_archived().await?;
         }
         let appended = appended?;
@@ -239,7 +246,7 @@ impl Log {
             doubts.store(doubt, Ordering::Relaxed);
         }
         if let Some(last) = appended.positions.iter().rev().find_map(|position| *position) {
-            self.history.acknowledged(shard, last, appended.recorded_at);
+            self.incarnations.acknowledged(shard, last, appended.recorded_at);
             self.wake.appended(shard, events);
         }
         Ok(appended)

@@ -5,7 +5,7 @@
 //! from an earlier place and give the same positions again, to something else.
 //!
 //! Guarantees that no connection of a pool that looks is used on another history than this
-//! process knows of: whoever made it looks first ([`History::look`]), and begins a new
+//! process knows of: whoever made it looks first ([`Incarnations::check`]), and begins a new
 //! incarnation where none has begun. It begins while all heads are locked, with an event in every
 //! shard that says from where it goes on and what was acknowledged and is gone, as far as this
 //! process knows. A planned switchover that lost nothing is a new incarnation all the same:
@@ -50,7 +50,7 @@ struct Inner {
 
 impl std::fmt::Debug for Incarnations {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "History({})", self.number())
+        write!(f, "Incarnations({})", self.number())
     }
 }
 
@@ -58,7 +58,7 @@ impl std::fmt::Debug for Incarnations {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct KnownIncarnation {
     number: i64,
-    place: String,
+    database: String,
     /// All of them, the oldest first.
     all: Vec<Begun>,
 }
@@ -74,7 +74,7 @@ impl Incarnations {
         let acknowledged = (0..shards).map(|_| Mutex::default()).collect();
         let now = watch::Sender::new(KnownIncarnation::default());
         let history = Incarnations(Arc::new(Inner { now, acknowledged, months_from }));
-        history.look(&mut *pool.acquire().await?).await?;
+        history.check(&mut *pool.acquire().await?).await?;
         Ok(history)
     }
 
@@ -140,7 +140,7 @@ impl Incarnations {
     ///
     /// # Errors
     /// A standby is refused: it cannot be appended to, and what it will be is not decided.
-    pub async fn look(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    pub async fn check(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         // Before the marks, which are forgotten before it changes.
         let ours = self.number();
         let marks = self.marks();
@@ -150,7 +150,7 @@ impl Incarnations {
             let known = self.0.now.borrow();
             looked.number == Some(known.number)
                 && looked.known.as_deref() == Some(&*place)
-                && known.place == place
+                && known.database == place
         };
         if is_known && looked.gone.is_empty() {
             return Ok(());
@@ -200,7 +200,7 @@ impl Incarnations {
         let number = all.last().map_or(0, |begun| begun.number);
         let noticed = number != ours && (ours != 0 || begins && newest.is_some());
         let gone = in_words(all.last(), &lost);
-        let known = KnownIncarnation { number, place: place.to_owned(), all };
+        let known = KnownIncarnation { number, database: place.to_owned(), all };
         let changed = self.0.now.send_if_modified(|now| {
             let changed = *now != known;
             *now = known;
@@ -312,7 +312,7 @@ mod tests {
         };
         let all: Vec<Begun> = all.into_iter().map(begun).collect();
         let number = all.last().map_or(0, |begun| begun.number);
-        let now = watch::Sender::new(KnownIncarnation { number, place: String::new(), all });
+        let now = watch::Sender::new(KnownIncarnation { number, database: String::new(), all });
         Incarnations(Arc::new(Inner { now, acknowledged: Box::new([]), months_from: 0 }))
     }
 

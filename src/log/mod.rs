@@ -23,11 +23,11 @@ mod install;
 pub mod partition;
 mod read;
 pub mod roles;
+pub mod row_security;
 mod settle;
 mod timeouts;
 mod turn;
 mod wake;
-pub mod wall;
 
 pub use append::{AppendError, Appended, EVENTS_PER_APPEND_MAX, append};
 pub use archived::{Archived, ArchivedMonth, archived_months};

@@ -1,6 +1,6 @@
 //! Partitions of the log: months, and years for what is long past.
 //!
-//! Guarantees that after [`Known::ensure`] an insert for these times finds its
+//! Guarantees that after [`KnownPartitions::ensure`] an insert for these times finds its
 //! partition, and that whatever clocks say there is at most one a year before the
 //! months begin. Does not empty any: `archive` does.
 

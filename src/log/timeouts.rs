@@ -47,7 +47,7 @@ pub async fn answered<T, E: From<sqlx::Error>>(
     within(REPLY_MS_MAX, answer).await
 }
 
-/// The same for what is small, and is whole however often it is asked.
+/// The same with [`REPLY_MS_MIN`]: for short statements that may safely run twice.
 pub async fn answered_soon<T, E: From<sqlx::Error>>(
     answer: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
@@ -129,8 +129,8 @@ impl GuardedConnection {
     }
 }
 
-/// Asks on a connection of any pool, and not for ever: one that does not answer is not given back, and
-/// one that answered is held.
+/// Asks with a time limit. A connection that does not answer is closed; one that answers is
+/// kept.
 pub(crate) async fn on_connection<T, E: From<sqlx::Error>>(
     pool: &PgPool,
     held: &mut GuardedConnection,
@@ -152,6 +152,12 @@ pub(crate) async fn on_connection<T, E: From<sqlx::Error>>(
             Err(no_answer(ms).into())
         }
     }
+}
+
+/// Whether a connection was broken before it was asked, or while it was: another one may do.
+/// One that did not answer in time is none of these.
+pub(super) fn is_broken(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(error) if error.kind() != io::ErrorKind::TimedOut)
 }
 
 fn no_answer(ms: u64) -> sqlx::Error {

@@ -7,7 +7,7 @@
 use futures_util::{StreamExt, TryStreamExt};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, Transaction};
 
-use super::fold::{Projection, SNAPSHOT, look};
+use super::fold::{Projection, SNAPSHOT, begin_snapshot};
 use crate::consumer::leave_out;
 
 /// How many differing rows are reported of a shard.
@@ -52,7 +52,7 @@ pub(super) async fn begin(
     .await?;
     let mut tables: Vec<&str> = standing.iter().map(String::as_str).collect();
     tables.push("event");
-    look(pool, SNAPSHOT, &tables).await
+    begin_snapshot(pool, SNAPSHOT, &tables).await
 }
 
 /// The same for some patients (tenants and ids) only, in a transaction of the caller that

@@ -124,7 +124,7 @@ async fn fold(
 /// Tables are locked before the snapshot, to which one that is swapped in later would look
 /// empty; and by name, as a swap takes them, so that neither holds one table while it waits
 /// for another that the other has.
-pub async fn look(
+pub async fn begin_snapshot(
     pool: &PgPool,
     begin: &str,
     tables: &[&str],

@@ -55,14 +55,14 @@ impl AlertState {
 /// A state in the table that this version does not know.
 #[derive(Debug, thiserror::Error)]
 #[error("\"{0}\" is no state of an alert that this version knows")]
-pub struct UnknownStanding(String);
+pub struct UnknownAlertState(String);
 
 impl TryFrom<String> for AlertState {
-    type Error = UnknownStanding;
+    type Error = UnknownAlertState;
 
-    fn try_from(name: String) -> Result<AlertState, UnknownStanding> {
-        let known = AlertState::ALL.into_iter().find(|standing| standing.name() == name);
-        known.ok_or(UnknownStanding(name))
+    fn try_from(name: String) -> Result<AlertState, UnknownAlertState> {
+        let known = AlertState::ALL.into_iter().find(|state| state.name() == name);
+        known.ok_or(UnknownAlertState(name))
     }
 }
 

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use futures_util::TryStreamExt;
 use sqlx::PgConnection;
 
-use super::LOOK;
+use super::BEGIN_SNAPSHOT;
 use super::history::HistoryQuery;
 use super::reach::Unanswered;
 use super::state::Newest;
@@ -51,7 +51,7 @@ pub async fn downsample(
 ) -> Result<Vec<Newest>, ChartError> {
     let reach = question.reach(question.range.from);
     reach.check(log).await?;
-    let mut tx = log.pool().begin_with(LOOK).await?;
+    let mut tx = log.pool().begin_with(BEGIN_SNAPSHOT).await?;
     let count = answered(count(log, &mut tx, question, vital)).await?;
     let wanted = i64::try_from(points).unwrap_or(i64::MAX);
     if count > READINGS_MAX || count / wanted > STRETCH_MAX {

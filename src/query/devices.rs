@@ -10,7 +10,7 @@ use sqlx::FromRow;
 
 use super::{AnswerPart, fresh};
 use crate::log::Log;
-use crate::projection::{SNAPSHOT, look};
+use crate::projection::{SNAPSHOT, begin_snapshot};
 
 /// How far back from its last reading a device's coverage looks.
 pub const COVERAGE_HOURS: i64 = 24;
@@ -133,7 +133,8 @@ pub async fn list(
     };
     let fresh = fresh(log, &shards, &[AnswerPart::Devices, AnswerPart::Records]).await?;
     let (device, patient) = filter.after.clone().unzip();
-    let mut tx = look(log.pool(), SNAPSHOT, &["device", "device_hour", "patient"]).await?;
+    let mut tx =
+        begin_snapshot(log.pool(), SNAPSHOT, &["device", "device_hour", "patient"]).await?;
     let devices = sqlx::query_as(include_str!("devices.sql"))
         .bind(shards)
         .bind(tenant)

@@ -10,9 +10,9 @@ use sqlx::{FromRow, PgConnection};
 use super::alerts::Alert;
 use super::history::HistoryCursor;
 use super::moment::Moment;
-use super::reach::{Reach, Unanswered, What};
+use super::reach::{Reach, ReadingsNeeded, Unanswered};
 use super::state::{Newest, PatientState, is_known, past};
-use super::{AnswerPart, LOOK, fresh};
+use super::{AnswerPart, BEGIN_SNAPSHOT, fresh};
 use crate::log::Log;
 
 /// What is compared.
@@ -48,9 +48,9 @@ pub struct Changed {
     pub reason: Option<String>,
 }
 
-/// What became of an alert.
+/// How an alert differs between what was known then and what is known now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum VitalChange {
+pub enum AlertChange {
     /// It stood at the moment, and that was not known then.
     Added,
     /// It was thought to stand, and is now known not to have.
@@ -61,14 +61,14 @@ pub enum VitalChange {
     Missed,
 }
 
-impl VitalChange {
+impl AlertChange {
     /// As on the wire.
     pub fn name(self) -> &'static str {
         match self {
-            VitalChange::Added => "added",
-            VitalChange::Removed => "removed",
-            VitalChange::Acknowledged => "acknowledged",
-            VitalChange::Missed => "missed",
+            AlertChange::Added => "added",
+            AlertChange::Removed => "removed",
+            AlertChange::Acknowledged => "acknowledged",
+            AlertChange::Missed => "missed",
         }
     }
 }
@@ -83,7 +83,7 @@ pub struct Diff {
     /// Oldest first.
     pub readings: Vec<Changed>,
     /// Oldest first.
-    pub alerts: Vec<(VitalChange, Alert)>,
+    pub alerts: Vec<(AlertChange, Alert)>,
 }
 
 /// The difference, or `None` when nobody ever heard of the patient.
@@ -100,14 +100,14 @@ pub async fn diff(log: &Log, question: &DiffQuery) -> Result<Option<Diff>, Unans
     let now = Moment { known_at: None, ..then };
     let reach = |what| Reach { tenant, patient_id, vitals: &[], device: device.as_deref(), what };
     let reaches = [
-        reach(What::Newest(then)),
-        reach(What::Newest(now)),
-        reach(What::All(question.from, question.as_of)),
+        reach(ReadingsNeeded::Newest(then)),
+        reach(ReadingsNeeded::Newest(now)),
+        reach(ReadingsNeeded::All(question.from, question.as_of)),
     ];
     for reach in &reaches {
         reach.check(log).await?;
     }
-    let mut tx = log.pool().begin_with(LOOK).await?;
+    let mut tx = log.pool().begin_with(BEGIN_SNAPSHOT).await?;
     let device = device.as_deref();
     let then = past(&mut tx, shard, tenant, patient_id, then, device).await?;
     let mut now = past(&mut tx, shard, tenant, patient_id, now, device).await?;
@@ -164,18 +164,18 @@ async fn missed(
     Ok(missed)
 }
 
-fn alerts(then: &[Alert], now: &[Alert], missed: Vec<Alert>) -> Vec<(VitalChange, Alert)> {
+fn alerts(then: &[Alert], now: &[Alert], missed: Vec<Alert>) -> Vec<(AlertChange, Alert)> {
     let find = |among: &[Alert], alert: &Alert| among.iter().find(|a| a.id == alert.id).cloned();
     let of_now = now.iter().filter_map(|alert| match find(then, alert) {
-        None => Some((VitalChange::Added, alert.clone())),
+        None => Some((AlertChange::Added, alert.clone())),
         Some(before) if before.acknowledged != alert.acknowledged => {
-            Some((VitalChange::Acknowledged, alert.clone()))
+            Some((AlertChange::Acknowledged, alert.clone()))
         }
         Some(_) => None,
     });
     let gone = then.iter().filter(|alert| find(now, alert).is_none());
-    let gone = gone.map(|alert| (VitalChange::Removed, alert.clone()));
-    let missed = missed.into_iter().map(|alert| (VitalChange::Missed, alert));
+    let gone = gone.map(|alert| (AlertChange::Removed, alert.clone()));
+    let missed = missed.into_iter().map(|alert| (AlertChange::Missed, alert));
     let mut all: Vec<_> = of_now.chain(gone).chain(missed).collect();
     all.sort_by_key(|(_, alert)| (alert.since, alert.id));
     all

@@ -17,7 +17,7 @@ use super::reach::Unanswered;
 use super::replay::{ReplayedRange, check};
 use crate::event::{Event, READING, Recorded};
 use crate::log::Log;
-use crate::log::copy::{self, Broken, Field, Next};
+use crate::log::copy::{self, BadCopy, Field, Next};
 use crate::log::partition::attached;
 use crate::vital::Vital;
 
@@ -181,7 +181,7 @@ fn statement(shard: i16, tenant: &str, patient_id: &str, range: &ReplayedRange) 
 }
 
 fn broken() -> sqlx::Error {
-    Broken.into()
+    BadCopy.into()
 }
 
 /// The columns of [`statement`].

@@ -6,8 +6,8 @@
 
 use chrono::{DateTime, Utc};
 
-use super::LOOK;
-use super::reach::{Reach, Unanswered, What};
+use super::BEGIN_SNAPSHOT;
+use super::reach::{Reach, ReadingsNeeded, Unanswered};
 use super::state::Newest;
 use crate::log::Log;
 use crate::vital::Vital;
@@ -63,7 +63,7 @@ impl HistoryQuery {
             patient_id: &self.patient_id,
             vitals: &self.range.vitals,
             device: self.device.as_deref(),
-            what: What::All(from, self.range.to),
+            what: ReadingsNeeded::All(from, self.range.to),
         }
     }
 }
@@ -85,7 +85,7 @@ pub async fn page(
     let from = after.map_or(range.from, |cursor| range.from.max(cursor.measured_at));
     let reach = question.reach(from);
     reach.check(log).await?;
-    let mut tx = log.pool().begin_with(LOOK).await?;
+    let mut tx = log.pool().begin_with(BEGIN_SNAPSHOT).await?;
     let rows = sqlx::query_as(include_str!("history_page.sql"))
         .bind(log.shard_of(&question.tenant, &question.patient_id))
         .bind(&question.tenant)

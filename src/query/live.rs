@@ -47,18 +47,18 @@ pub struct StreamPosition {
 /// Why a position cannot be resumed from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a position in this stream: leave Last-Event-ID out to start with what comes next")]
-pub struct BadPlace;
+pub struct BadStreamPosition;
 
 impl StreamPosition {
-    /// Reads what [`Place::to_string`] wrote.
-    pub fn parse(text: &str, shards: usize) -> Result<StreamPosition, BadPlace> {
-        let (incarnation, positions) = text.split_once('.').ok_or(BadPlace)?;
+    /// Reads what `Display` writes.
+    pub fn parse(text: &str, shards: usize) -> Result<StreamPosition, BadStreamPosition> {
+        let (incarnation, positions) = text.split_once('.').ok_or(BadStreamPosition)?;
         let positions: Result<Vec<i64>, _> = positions.split('-').map(str::parse).collect();
         match (incarnation.parse(), positions) {
             (Ok(incarnation), Ok(positions)) if positions.len() == shards => {
                 Ok(StreamPosition { incarnation, positions })
             }
-            _ => Err(BadPlace),
+            _ => Err(BadStreamPosition),
         }
     }
 }
@@ -82,7 +82,7 @@ pub enum SubscribeError {
     Database(#[from] sqlx::Error),
     /// It begins nowhere in this log.
     #[error("{0}")]
-    Place(#[from] BadPlace),
+    Position(#[from] BadStreamPosition),
     /// The position is of another history of this log. Nothing of this one is missed from here on,
     /// if that is known.
     #[error("the log was restored since")]
@@ -146,7 +146,7 @@ struct Tail {
 }
 
 impl Tail {
-    /// As an index of a [`Place`].
+    /// The shard, as an index of [`StreamPosition::positions`].
     fn shard(&self) -> usize {
         usize::from(self.window.shard.unsigned_abs())
     }
@@ -200,7 +200,7 @@ impl Live {
         self.someone.send_modify(|n| *n += 1);
         if from.as_ref().is_some_and(|from| from.incarnation != self.incarnation()) {
             // Another process may know more than this one.
-            self.log.look().await?;
+            self.log.check_incarnation().await?;
         }
         // Before anything of it is read.
         let incarnation = self.incarnation();
@@ -234,7 +234,7 @@ impl Live {
                 }
                 let received = tokio::select! {
                     () = live.stop.cancelled() => return,
-                    () = live.log.history().left(incarnation) => break,
+                    () = live.log.incarnations().left(incarnation) => break,
                     received = tail.recv() => received,
                 };
                 match received {
@@ -267,7 +267,7 @@ impl Live {
     }
 
     fn incarnation(&self) -> i64 {
-        self.log.history().number()
+        self.log.incarnations().number()
     }
 
     /// Whether all that came after a position is still there to be told.
@@ -283,7 +283,7 @@ impl Live {
         let behind =
             |(head, from): (&i64, &i64)| !(0..=RESUME_POSITIONS_MAX).contains(&(head - from));
         if heads.len() != from.positions.len() || heads.iter().zip(&from.positions).any(behind) {
-            return Err(BadPlace.into());
+            return Err(BadStreamPosition.into());
         }
         // Kept rows alone would look like the whole.
         for month in archived_months(self.log.pool()).await? {
@@ -297,7 +297,7 @@ impl Live {
     /// The position in the present history from which on nothing is missed by who stood at this
     /// position in another: as far as the two are the same, where they stood.
     fn go_on(&self, from: &StreamPosition) -> Option<StreamPosition> {
-        let common = self.log.history().common_with(from.incarnation)?;
+        let common = self.log.incarnations().common_with(from.incarnation)?;
         let both = from.positions.iter().zip(&common);
         let positions = both.map(|(at, common)| *at.min(common)).collect();
         Some(StreamPosition { incarnation: self.incarnation(), positions })
@@ -385,7 +385,7 @@ impl Live {
         let after = at.unwrap_or(head);
         if head < after {
             // A history does not go back: this is another.
-            self.log.history().look(&mut connection).await?;
+            self.log.incarnations().check(&mut connection).await?;
             return Ok(None);
         }
         let to = head.min(after + WINDOW_POSITIONS_MAX);

@@ -34,7 +34,7 @@ use crate::projection::{self, ALERT, CURRENT_VITALS, ROLLUP, SHADOW};
 /// Begins a look at the log: one snapshot, and statements that are planned once and then
 /// find their months by themselves. Planning them anew for two years of months took four
 /// times as long as the look.
-const LOOK: &str = "begin isolation level repeatable read read only; \
+const BEGIN_SNAPSHOT: &str = "begin isolation level repeatable read read only; \
                     set local plan_cache_mode = force_generic_plan";
 
 /// How long a read of the present waits for the projections to have folded what

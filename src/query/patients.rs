@@ -11,11 +11,11 @@ use sqlx::{FromRow, Row};
 
 use super::alerts::Alert;
 use super::moment::Moment;
-use super::reach::{Reach, Unanswered, What};
+use super::reach::{Reach, ReadingsNeeded, Unanswered};
 use super::state::{Newest, PatientState, past};
-use super::{AnswerPart, END_OF_TIME, LOOK, fresh};
+use super::{AnswerPart, BEGIN_SNAPSHOT, END_OF_TIME, fresh};
 use crate::log::Log;
-use crate::projection::{SNAPSHOT, look};
+use crate::projection::{SNAPSHOT, begin_snapshot};
 
 /// What the list is made of.
 const PARTS: [AnswerPart; 4] =
@@ -53,7 +53,8 @@ pub async fn list(
 ) -> Result<Vec<Listed>, sqlx::Error> {
     let shards: Vec<i16> = log.shards().collect();
     let fresh = fresh(log, &shards, &PARTS).await?;
-    let mut tx = look(log.pool(), SNAPSHOT, &["alert", "current_vitals", "patient"]).await?;
+    let mut tx =
+        begin_snapshot(log.pool(), SNAPSHOT, &["alert", "current_vitals", "patient"]).await?;
     let rows: Vec<(String, Option<String>, Option<String>)> = sqlx::query_as(
         "select patient_id, ward, record from patient \
          where shard = any($1) and tenant = $2 \
@@ -135,7 +136,7 @@ pub async fn list_at(
         known_at = known_at.min(log.settle(*shard, known_at).await?);
     }
     let moment = Moment { known_at: Some(known_at), ..asked };
-    let mut tx = look(log.pool(), LOOK, &["patient"]).await?;
+    let mut tx = begin_snapshot(log.pool(), BEGIN_SNAPSHOT, &["patient"]).await?;
     let rows: Vec<(i16, String, Option<String>)> =
         sqlx::query_as(include_str!("patients_as_of.sql"))
             .bind(&shards)
@@ -151,7 +152,7 @@ pub async fn list_at(
     drop(tx);
     reach_all(log, tenant, &rows, moment).await?;
     let mut listed = Vec::with_capacity(rows.len());
-    let mut tx = log.pool().begin_with(LOOK).await?;
+    let mut tx = log.pool().begin_with(BEGIN_SNAPSHOT).await?;
     for (shard, patient_id, _) in &rows {
         let state = past(&mut tx, *shard, tenant, patient_id, moment, None).await?;
         let record = state.record.as_deref().and_then(|r| serde_json::from_str::<Value>(r).ok());
@@ -172,7 +173,7 @@ async fn reach_all(
     moment: Moment,
 ) -> Result<(), Unanswered> {
     for (_, patient_id, _) in rows {
-        let what = What::Newest(moment);
+        let what = ReadingsNeeded::Newest(moment);
         Reach { tenant, patient_id, vitals: &[], device: None, what }.check(log).await?;
     }
     Ok(())

@@ -27,7 +27,7 @@ pub enum Unanswered {
     Archived(Span),
 }
 
-/// What an answer is made of.
+/// Which archived readings an answer might need.
 #[derive(Clone, Copy, Debug)]
 pub struct Reach<'a> {
     /// Whose patient.
@@ -39,12 +39,12 @@ pub struct Reach<'a> {
     /// One device's readings only.
     pub device: Option<&'a str>,
     /// Which readings.
-    pub what: What,
+    pub what: ReadingsNeeded,
 }
 
 /// Which readings an answer is made of.
 #[derive(Clone, Copy, Debug)]
-pub enum What {
+pub enum ReadingsNeeded {
     /// The newest of a moment.
     Newest(Moment),
     /// All in [from, to).
@@ -56,8 +56,8 @@ impl Reach<'_> {
     pub async fn check(&self, log: &Log) -> Result<(), Unanswered> {
         let (begin, end, from, measured, recorded) = match self.what {
             // The present is made of what the table has kept.
-            What::Newest(Moment { as_of: None, known_at: None }) => return Ok(()),
-            What::Newest(moment) => {
+            ReadingsNeeded::Newest(Moment { as_of: None, known_at: None }) => return Ok(()),
+            ReadingsNeeded::Newest(moment) => {
                 let as_of = moment.as_of.unwrap_or(END_OF_TIME);
                 let known_at = moment.known_at.unwrap_or(END_OF_TIME);
                 // Nothing is recorded more than minutes before it was true.
@@ -66,7 +66,9 @@ impl Reach<'_> {
                 let end = end.checked_add_signed(INSTANT).unwrap_or(end);
                 (DateTime::UNIX_EPOCH, end, DateTime::UNIX_EPOCH, as_of, known_at)
             }
-            What::All(from, to) => (from, to, from, DateTime::UNIX_EPOCH - INSTANT, END_OF_TIME),
+            ReadingsNeeded::All(from, to) => {
+                (from, to, from, DateTime::UNIX_EPOCH - INSTANT, END_OF_TIME)
+            }
         };
         // Almost always nothing is archived, and then there is nothing to look for in it.
         let nothing: bool = sqlx::query_scalar("select not exists (select from archived_month)")

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use futures_util::Stream;
 
 use super::END_OF_TIME;
-use super::reach::{Reach, Unanswered, What};
+use super::reach::{Reach, ReadingsNeeded, Unanswered};
 use crate::event::Recorded;
 use crate::log::{Log, answered, decode_events};
 
@@ -42,7 +42,7 @@ pub async fn check(
     patient_id: &str,
     range: ReplayedRange,
 ) -> Result<(), Unanswered> {
-    let what = What::All(range.from, range.to);
+    let what = ReadingsNeeded::All(range.from, range.to);
     Reach { tenant, patient_id, vitals: &[], device: None, what }.check(log).await
 }
 

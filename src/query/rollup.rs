@@ -7,10 +7,10 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{AssertSqlSafe, FromRow};
 
-use super::LOOK;
+use super::BEGIN_SNAPSHOT;
 use super::history::HistoryQuery;
 use crate::log::{Log, Window};
-use crate::projection::{ROLLUP, look};
+use crate::projection::{ROLLUP, begin_snapshot};
 use crate::vital::Vital;
 
 /// A fold that is farther behind is not worth completing from the log.
@@ -56,7 +56,7 @@ pub(super) async fn buckets(
         return Ok(None);
     }
     let shard = log.shard_of(&question.tenant, &question.patient_id);
-    let mut tx = look(log.pool(), LOOK, &[table]).await?;
+    let mut tx = begin_snapshot(log.pool(), BEGIN_SNAPSHOT, &[table]).await?;
     let place: Option<RollupPosition> = sqlx::query_as(include_str!("rollup_place.sql"))
         .bind(shard)
         .bind(&question.tenant)

@@ -13,10 +13,10 @@ use uuid::Uuid;
 
 use super::alerts::Alert;
 use super::moment::Moment;
-use super::reach::{Reach, Unanswered, What};
-use super::{AnswerPart, END_OF_TIME, LOOK, fresh};
+use super::reach::{Reach, ReadingsNeeded, Unanswered};
+use super::{AnswerPart, BEGIN_SNAPSHOT, END_OF_TIME, fresh};
 use crate::log::Log;
-use crate::projection::look;
+use crate::projection::begin_snapshot;
 use crate::vital::Vital;
 
 /// The newest reading of a vital.
@@ -73,7 +73,7 @@ pub async fn state(
     }
     let shard = log.shard_of(tenant, patient_id);
     let reach = |moment| {
-        let what = What::Newest(moment);
+        let what = ReadingsNeeded::Newest(moment);
         Reach { tenant, patient_id, vitals: &[], device, what }
     };
     let settling = async { Ok(settled(log, shard, asked).await?) };
@@ -84,7 +84,7 @@ pub async fn state(
     let before = reach(asked);
     // At once: each is a round trip.
     let (moment, fresh, ()) = tokio::try_join!(settling, freshness, before.check(log))?;
-    let mut tx = log.pool().begin_with(LOOK).await?;
+    let mut tx = log.pool().begin_with(BEGIN_SNAPSHOT).await?;
     let state = past(&mut tx, shard, tenant, patient_id, moment, device).await?;
     // Rolled back when it is given back, which is not waited for.
     drop(tx);
@@ -119,7 +119,7 @@ async fn present(
         return Ok(None);
     }
     let record = patient.and_then(|(record,)| record);
-    let mut tx = look(log.pool(), LOOK, &["alert", "current_vitals"]).await?;
+    let mut tx = begin_snapshot(log.pool(), BEGIN_SNAPSHOT, &["alert", "current_vitals"]).await?;
     let (vitals, alerts) = current(&mut tx, shard, tenant, patient_id).await?;
     drop(tx);
     Ok(Some(PatientState { vitals, alerts, record, fresh, moment: Moment::default() }))
@@ -148,7 +148,7 @@ pub async fn newest(
 ) -> Result<Option<(Newest, bool)>, sqlx::Error> {
     let shard = log.shard_of(tenant, patient_id);
     let of_log = async || {
-        let mut tx = log.pool().begin_with(LOOK).await?;
+        let mut tx = log.pool().begin_with(BEGIN_SNAPSHOT).await?;
         let moment = Moment::default();
         let state = past(&mut tx, shard, tenant, patient_id, moment, device).await?;
         drop(tx);

@@ -3,7 +3,7 @@
 //!
 //! Guarantees that each is an event in the stream of its patient, in the name of who said
 //! it; what was said stays said, and a later word only comes after it. Does not ask whether
-//! they may: whoever opens the door does. What a tenant orders (rules, silences) is the
+//! they may: the adapter does. What a tenant orders (rules, silences) is the
 //! rules' own to write.
 
 pub mod answer;

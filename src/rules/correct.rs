@@ -30,8 +30,8 @@ use super::registry::RuleSnapshot;
 use super::state::{Active, Ground, Memory, RuleState};
 use super::step::RuleStep;
 use crate::event::{
-    ALERT_CLEAR_REQUESTED, ALERT_CORRECTED, ALERT_RETRACTED, AlertData, AlertState, Because, Event,
-    PATIENT_REGISTERED, READING, READING_RETRACTED, RULE_CHANGED, Recorded, RetractionData,
+    ALERT_CLEAR_REQUESTED, ALERT_CORRECTED, ALERT_RETRACTED, AlertData, AlertEventKind, Because,
+    Event, PATIENT_REGISTERED, READING, READING_RETRACTED, RULE_CHANGED, Recorded, RetractionData,
 };
 
 /// The log as it would have been.
@@ -230,7 +230,7 @@ impl RuleStep<'_> {
         let data = AlertData {
             nth: Some(corrected),
             because: self.because_of(&id, anew),
-            ..self.data(AlertState::Corrected, live.id, &ground, since)
+            ..self.data(AlertEventKind::Corrected, live.id, &ground, since)
         };
         self.say(ALERT_CORRECTED.to_owned(), anew.since(since), data, live.shadow);
         Active { since, ground: Some(ground), broken_at, heard_at, recovering, corrected, ..live }
@@ -246,7 +246,7 @@ impl RuleStep<'_> {
         let ground = fresh.ground.clone().unwrap_or_else(|| self.no_ground(fresh.since));
         let data = AlertData {
             because: self.because_of(&fresh.id, anew),
-            ..self.data(AlertState::Raised, id, &ground, fresh.since)
+            ..self.data(AlertEventKind::Raised, id, &ground, fresh.since)
         };
         self.say(self.rule.event.clone(), anew.since(fresh.since), data, shadow);
         Active {
@@ -264,10 +264,10 @@ impl RuleStep<'_> {
     fn end(&mut self, live: &Active, anew: &Anew, at: DateTime<Utc>) {
         let ground = live.ground.clone().unwrap_or_else(|| self.no_ground(at));
         let is_raised = |data: &AlertData| {
-            data.state == AlertState::Raised && data.reading_position == ground.position
+            data.state == AlertEventKind::Raised && data.reading_position == ground.position
         };
         let is_known = anew.of_rule(self.rule).any(|(_, data)| is_raised(data));
-        let over = anew.of_rule(self.rule).find(|(_, data)| data.state == AlertState::Cleared);
+        let over = anew.of_rule(self.rule).find(|(_, data)| data.state == AlertEventKind::Cleared);
         let over = over.filter(|(_, data)| is_known || data.alert_id == live.id);
         let (kind, at, data) = match over {
             Some((over_at, data)) => {
@@ -275,7 +275,7 @@ impl RuleStep<'_> {
                 (self.rule.event.clone(), (*over_at).max(live.since), data)
             }
             None => {
-                let data = self.data(AlertState::Retracted, live.id, &ground, live.since);
+                let data = self.data(AlertEventKind::Retracted, live.id, &ground, live.since);
                 (ALERT_RETRACTED.to_owned(), at, data)
             }
         };
@@ -284,7 +284,7 @@ impl RuleStep<'_> {
 
     fn because_of(&self, id: &Uuid, anew: &Anew) -> Option<Because> {
         let mut said = anew.of_rule(self.rule);
-        said.find(|(_, data)| data.alert_id == *id && data.state == AlertState::Raised)
+        said.find(|(_, data)| data.alert_id == *id && data.state == AlertEventKind::Raised)
             .and_then(|(_, data)| data.because.clone())
             .map(|because| Because { retracted: Some(anew.taken_back.measured_at), ..because })
     }

@@ -234,7 +234,8 @@ impl Evaluator {
             if is_quiet(rule, patient.state(&rule.id), &patient.facts, reading) {
                 continue;
             }
-            let held = !rule.looks_at_devices() && patient.is_held(&tenant, reading.device_id);
+            let held = !rule.looks_at_devices()
+                && patient.is_device_distrusted(&tenant, reading.device_id);
             let who = Who { tenant: &tenant, event, held };
             who.step(rule, patient, &input, recorded_at, said);
         }
@@ -376,7 +377,7 @@ impl Who<'_> {
             installation: self.tenant.installation,
             facts: &facts,
             inhibited,
-            held: self.held,
+            device_distrusted: self.held,
             silence,
         };
         let mut transitions = Vec::new();

@@ -63,7 +63,7 @@ impl Reading<'_> {
 pub enum Input<'a> {
     /// A reading of the patient.
     Reading(Reading<'a>),
-    /// Time has come; see [`due`].
+    /// Time has come; see [`super::timers::due`].
     Tick(DateTime<Utc>),
     /// Somebody answered an alert.
     Acknowledged(Uuid),
@@ -86,7 +86,7 @@ pub struct Context<'a> {
     pub inhibited: bool,
     /// The device of this reading is not to be believed: the reading neither raises nor
     /// clears.
-    pub held: bool,
+    pub device_distrusted: bool,
     /// The silence that holds back what this rule says of them now.
     pub silence: Option<HeldPage>,
 }

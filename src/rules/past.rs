@@ -14,7 +14,7 @@ use crate::vital::Vital;
 /// one a second, half a week of one a minute.
 pub const READINGS_MAX: i64 = 5_000;
 /// Of what is no reading: registrations, alerts, what people cleared, other corrections.
-pub const HAPPENINGS_MAX: i64 = 5_000;
+pub const NON_READINGS_MAX: i64 = 5_000;
 /// Changes of the tenant's rules.
 const CHANGES_MAX: i64 = 2_000;
 
@@ -52,7 +52,7 @@ pub(super) async fn read(
         .bind(correction.position)
         .bind(vitals.iter().map(|vital| vital.name()).collect::<Vec<_>>())
         .bind(READINGS_MAX)
-        .bind(HAPPENINGS_MAX)
+        .bind(NON_READINGS_MAX)
         .bind(CHANGES_MAX)
         .fetch_all(tx)
         .await?;

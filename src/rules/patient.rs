@@ -90,7 +90,7 @@ impl PatientRules {
     }
 
     /// What a device sends is not to be believed, or it sends nothing.
-    pub(super) fn is_held(&self, tenant: &Tenant, device: &str) -> bool {
+    pub(super) fn is_device_distrusted(&self, tenant: &Tenant, device: &str) -> bool {
         // Almost always nothing is remembered at all.
         !self.slots.is_empty()
             && tenant.set.rules().iter().take_while(|rule| rule.looks_at_devices()).any(|rule| {

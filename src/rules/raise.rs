@@ -16,7 +16,7 @@ use super::evaluate::{Evaluator, SILENCE_SET, in_order};
 use super::registry::{Interest, RuleSnapshot};
 use super::{past, stored};
 use crate::consumer::{Consumer, ConsumerError, Follows, RULES};
-use crate::event::{AlertState, Event, RULE_CHANGED, Recorded};
+use crate::event::{AlertEventKind, Event, RULE_CHANGED, Recorded};
 use crate::log::{EVENTS_PER_APPEND_MAX, Log, Window, append, decode_events, lock_head, time_at};
 
 /// The most positions of one step, but for an append that is longer: a page that waits
@@ -54,7 +54,7 @@ struct Urgency {
     snapshot: Arc<RwLock<Option<Arc<RuleSnapshot>>>>,
     /// Patients of whom this process has raised an alert that stands: it makes the
     /// clearing reading as urgent as the raising one.
-    standing: Arc<RwLock<HashMap<Arc<str>, HashSet<String>>>>,
+    with_active_alert: Arc<RwLock<HashMap<Arc<str>, HashSet<String>>>>,
 }
 
 impl Urgency {
@@ -67,26 +67,30 @@ impl Urgency {
         if snapshot.is_urgent(&event.tenant, vital, value) {
             return true;
         }
-        let standing = self.standing.read().unwrap_or_else(PoisonError::into_inner);
-        standing.get(&event.tenant).is_some_and(|patients| patients.contains(&event.patient_id))
+        let with_active_alert =
+            self.with_active_alert.read().unwrap_or_else(PoisonError::into_inner);
+        with_active_alert
+            .get(&event.tenant)
+            .is_some_and(|patients| patients.contains(&event.patient_id))
             && snapshot.looks_at(&event.tenant, vital)
     }
 
     fn learn(&self, alert_event: &Event) {
         let Ok(Some(alert)) = alert_event.alert() else { return };
-        let mut standing = self.standing.write().unwrap_or_else(PoisonError::into_inner);
-        let patients = standing.entry(alert_event.tenant.clone()).or_default();
+        let mut with_active_alert =
+            self.with_active_alert.write().unwrap_or_else(PoisonError::into_inner);
+        let patients = with_active_alert.entry(alert_event.tenant.clone()).or_default();
         match alert.state {
-            AlertState::Raised => {
+            AlertEventKind::Raised => {
                 patients.insert(alert_event.patient_id.clone());
             }
-            AlertState::Cleared | AlertState::Retracted => {
+            AlertEventKind::Cleared | AlertEventKind::Retracted => {
                 patients.remove(&alert_event.patient_id);
             }
-            AlertState::Missed
-            | AlertState::Escalated
-            | AlertState::ReAlarmed
-            | AlertState::Corrected => {}
+            AlertEventKind::Missed
+            | AlertEventKind::Escalated
+            | AlertEventKind::ReAlarmed
+            | AlertEventKind::Corrected => {}
         }
     }
 }
@@ -102,7 +106,7 @@ pub struct Raised {
 impl RulesConsumer {
     /// The worker for these rules, and what tenants make of them.
     pub fn new(log: Log, fresh: RuleSnapshot) -> RulesConsumer {
-        let urgency = Urgency { snapshot: Arc::default(), standing: Arc::default() };
+        let urgency = Urgency { snapshot: Arc::default(), with_active_alert: Arc::default() };
         log.wake().hurry_for({
             let urgency = urgency.clone();
             move |event| urgency.has(event)
@@ -121,7 +125,7 @@ impl RulesConsumer {
         {
             let snapshots = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some((at, snapshot)) = snapshots.get(&shard)
-                && *at == (At { incarnation: self.log.history().number(), position })
+                && *at == (At { incarnation: self.log.incarnations().number(), position })
             {
                 return Ok(snapshot.clone());
             }
@@ -257,7 +261,7 @@ impl Consumer for RulesConsumer {
     }
 
     async fn act(&self, tx: &mut PgConnection, window: &Window) -> Result<Raised, ConsumerError> {
-        let (shard, incarnation) = (window.shard, self.log.history().number());
+        let (shard, incarnation) = (window.shard, self.log.incarnations().number());
         let mut snapshot = self.snapshot(tx, shard, window.after).await?;
         // All that is due by then comes before what follows.
         let upto = if snapshot.has_timers() { time_at(tx, shard, window.to).await? } else { None };

@@ -62,7 +62,7 @@ pub struct DeviceMemory {
 }
 
 impl RuleState {
-    /// From here to [`State::leave`] what is remembered is what is remembered of a device.
+    /// From here to [`RuleState::leave`], `pending`, `late` and `memory` are those of this device.
     pub fn enter(&mut self, device: &str) {
         let found = self.apart.iter().position(|part| part.device == device);
         let part = match found {
@@ -73,7 +73,7 @@ impl RuleState {
         self.exchange();
     }
 
-    /// The end of [`State::enter`].
+    /// Puts back what [`RuleState::enter`] took out.
     pub fn leave(&mut self) {
         self.exchange();
         let nothing = |part: &mut DeviceMemory| {

@@ -20,7 +20,7 @@ use super::condition::{moment, numbers, observe, scored};
 use super::input::{Context, Input, Reading, Transition};
 use super::model::{Hours, Leaf, Mode, Per, Rule};
 use super::state::{Active, Ground, Missed, RuleState, Run};
-use crate::event::{ALERT_MISSED, ALERT_SHADOWED, AlertData, AlertState, Because};
+use crate::event::{ALERT_MISSED, ALERT_SHADOWED, AlertData, AlertEventKind, Because};
 use crate::vital::Vital;
 
 /// A device that raised an alert and was not heard of for longer, on the log's time, does
@@ -83,7 +83,7 @@ impl RuleStep<'_> {
     fn may_raise(&self, at: DateTime<Utc>) -> bool {
         matches!(self.rule.mode, Mode::Active | Mode::Shadow)
             && !self.context.inhibited
-            && !self.context.held
+            && !self.context.device_distrusted
             && self.context.facts.fit(&self.rule.scope, at)
             && (self.rule.schedule.is_empty()
                 || self.rule.schedule.iter().any(|h: &Hours| h.hold(at)))
@@ -175,7 +175,7 @@ impl RuleStep<'_> {
             Run::contradict(&mut active.recovering, at);
             return;
         }
-        if at < active.broken_at || self.context.held || rule.latch {
+        if at < active.broken_at || self.context.device_distrusted || rule.latch {
             return;
         }
         if !rule.off_delay.is_zero() {
@@ -213,15 +213,17 @@ impl RuleStep<'_> {
             corrected: 0,
             shadow: self.rule.mode == Mode::Shadow,
         });
-        let data =
-            AlertData { because: Some(because), ..self.data(AlertState::Raised, id, ground, at) };
+        let data = AlertData {
+            because: Some(because),
+            ..self.data(AlertEventKind::Raised, id, ground, at)
+        };
         self.say(self.rule.event.clone(), at, data, self.rule.mode == Mode::Shadow);
     }
 
     fn clear(&mut self, state: &mut RuleState, ground: &Ground, at: DateTime<Utc>, ended: Ended) {
         let Some(active) = state.active.take() else { return };
         let Ended { by, silent_device } = ended;
-        let data = self.data(AlertState::Cleared, active.id, ground, active.since);
+        let data = self.data(AlertEventKind::Cleared, active.id, ground, active.since);
         let data = AlertData { by, silent_device, ..data };
         // A clock that ran ahead does not make it end before it began.
         self.say(self.rule.event.clone(), at.max(active.since), data, active.shadow);
@@ -272,7 +274,8 @@ impl RuleStep<'_> {
                 let ground = reading.ground();
                 let because = Some(self.because(state, &run, at));
                 let id = self.alert_id(&ground, at);
-                let data = AlertData { because, ..self.data(AlertState::Missed, id, &ground, at) };
+                let data =
+                    AlertData { because, ..self.data(AlertEventKind::Missed, id, &ground, at) };
                 self.say(ALERT_MISSED.to_owned(), at, data, rule.mode == Mode::Shadow);
             }
             None => Run::contradict(&mut state.late, at),
@@ -323,7 +326,7 @@ impl RuleStep<'_> {
 
     pub fn data(
         &self,
-        state: AlertState,
+        state: AlertEventKind,
         id: Uuid,
         ground: &Ground,
         since: DateTime<Utc>,

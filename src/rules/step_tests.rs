@@ -10,7 +10,7 @@ use super::registry::shipped_rules;
 use super::state::RuleState;
 use super::step::step;
 use super::timers::due;
-use crate::event::AlertState;
+use crate::event::AlertEventKind;
 use crate::vital::Vital;
 
 /// (seconds measured, seconds recorded, value, suspect)
@@ -27,13 +27,13 @@ fn context(facts: &Facts) -> Context<'_> {
         installation: Uuid::nil(),
         facts,
         inhibited: false,
-        held: false,
+        device_distrusted: false,
         silence: None,
     }
 }
 
 #[track_caller]
-fn check(rule: &Rule, rows: &[Row], expect: &[(usize, AlertState)]) {
+fn check(rule: &Rule, rows: &[Row], expect: &[(usize, AlertEventKind)]) {
     let (mut state, facts) = (RuleState::default(), Facts::default());
     let at = |s| DateTime::UNIX_EPOCH + TimeDelta::seconds(s);
     let mut got = Vec::new();
@@ -61,7 +61,7 @@ fn check(rule: &Rule, rows: &[Row], expect: &[(usize, AlertState)]) {
 
 #[test]
 fn the_first_above_raises_and_the_first_at_or_below_clears() {
-    use AlertState::{Cleared, Raised};
+    use AlertEventKind::{Cleared, Raised};
     let rule = &shipped_rules().unwrap()[0];
     let rows = [(1, 120.0), (2, 121.0), (3, 140.0), (4, 120.0), (5, 90.0), (6, 130.0)];
     check(rule, &live(&rows), &[(1, Raised), (3, Cleared), (5, Raised)]);
@@ -69,7 +69,7 @@ fn the_first_above_raises_and_the_first_at_or_below_clears() {
 
 #[test]
 fn hysteresis_keeps_the_alert_until_the_clearing_number() {
-    use AlertState::{Cleared, Raised};
+    use AlertEventKind::{Cleared, Raised};
     let mut rule = shipped_rules().unwrap().remove(0);
     let [Leaf::Threshold { clear, .. }] = &mut *rule.when.leaves else { panic!("no threshold") };
     *clear = 110.0;
@@ -81,24 +81,24 @@ fn hysteresis_keeps_the_alert_until_the_clearing_number() {
 fn suspect_readings_neither_raise_nor_clear() {
     let rule = &shipped_rules().unwrap()[0];
     let rows = [(1, 1, 350.0, true), (2, 2, 130.0, false), (3, 3, 0.0, true)];
-    check(rule, &rows, &[(1, AlertState::Raised)]);
+    check(rule, &rows, &[(1, AlertEventKind::Raised)]);
 }
 
 #[test]
 fn late_readings_are_missed_once_an_episode_and_never_page() {
-    use AlertState::Missed;
+    use AlertEventKind::Missed;
     let rule = &shipped_rules().unwrap()[0];
     let late = |t, v| (t, 1_000, v, false);
     let rows = [late(1, 130.0), late(2, 140.0), late(3, 100.0), late(4, 130.0)];
     check(rule, &rows, &[(0, Missed), (3, Missed)]);
     // Exactly as late as allowed is not late.
-    check(rule, &[(0, 120, 130.0, false)], &[(0, AlertState::Raised)]);
+    check(rule, &[(0, 120, 130.0, false)], &[(0, AlertEventKind::Raised)]);
     check(rule, &[(0, 121, 130.0, false)], &[(0, Missed)]);
 }
 
 #[test]
 fn a_reading_in_time_ends_an_episode_of_late_ones() {
-    use AlertState::Missed;
+    use AlertEventKind::Missed;
     let rule = &shipped_rules().unwrap()[0];
     let rows =
         [(0, 1_000, 130.0, false), (1_001, 1_001, 80.0, false), (1_002, 2_000, 130.0, false)];
@@ -107,7 +107,7 @@ fn a_reading_in_time_ends_an_episode_of_late_ones() {
 
 #[test]
 fn an_older_file_after_a_newer_one_has_episodes_of_its_own() {
-    use AlertState::Missed;
+    use AlertEventKind::Missed;
     let rule = &shipped_rules().unwrap()[0];
     let late = |t, v| (t, 100_000, v, false);
     let rows = [late(5_000, 130.0), late(10, 130.0), late(11, 140.0), late(12, 80.0)];
@@ -116,7 +116,7 @@ fn an_older_file_after_a_newer_one_has_episodes_of_its_own() {
 
 #[test]
 fn a_clock_that_runs_ahead_does_not_keep_the_alert_standing() {
-    use AlertState::{Cleared, Raised};
+    use AlertEventKind::{Cleared, Raised};
     let rule = &shipped_rules().unwrap()[0];
     let rows = [(200, 100, 130.0, false), (101, 101, 80.0, false)];
     check(rule, &rows, &[(0, Raised), (1, Cleared)]);
@@ -124,7 +124,7 @@ fn a_clock_that_runs_ahead_does_not_keep_the_alert_standing() {
 
 #[test]
 fn a_straggler_from_before_the_breach_does_not_clear() {
-    use AlertState::{Cleared, Raised};
+    use AlertEventKind::{Cleared, Raised};
     let rule = &shipped_rules().unwrap()[0];
     check(rule, &live(&[(10, 130.0), (5, 90.0), (10, 90.0)]), &[(0, Raised), (2, Cleared)]);
 }
@@ -133,7 +133,7 @@ fn a_straggler_from_before_the_breach_does_not_clear() {
 fn a_late_reading_under_a_standing_alert_was_paged_for_already() {
     let rule = &shipped_rules().unwrap()[0];
     let rows = [(10, 10, 130.0, false), (20, 1_000, 140.0, false), (5, 1_000, 140.0, false)];
-    check(rule, &rows, &[(0, AlertState::Raised), (2, AlertState::Missed)]);
+    check(rule, &rows, &[(0, AlertEventKind::Raised), (2, AlertEventKind::Missed)]);
 }
 
 fn rule(change: &str) -> Rule {
@@ -153,7 +153,7 @@ const ABOVE_120: &str = "when = { vital = \"heart_rate\", op = \">\", value = 12
 
 #[test]
 fn a_delay_is_on_the_readings_own_time_and_a_gap_begins_it_anew() {
-    use AlertState::Raised;
+    use AlertEventKind::Raised;
     let rule = rule(&format!("{ABOVE_120}on_delay = \"10s\"\nmin_samples = 3\nmax_gap = \"6s\""));
     check(&rule, &live(&[(0, 130.0), (5, 130.0), (9, 130.0)]), &[]);
     check(&rule, &live(&[(0, 130.0), (5, 130.0), (10, 130.0)]), &[(2, Raised)]);
@@ -169,7 +169,7 @@ fn a_delay_is_on_the_readings_own_time_and_a_gap_begins_it_anew() {
 
 #[test]
 fn it_is_over_only_after_it_was_over_for_a_while() {
-    use AlertState::{Cleared, Raised};
+    use AlertEventKind::{Cleared, Raised};
     let rule = rule(&format!("{ABOVE_120}clear = {{ value = 110, off_delay = \"10s\" }}"));
     let rows =
         [(0, 130.0), (1, 115.0), (2, 105.0), (8, 115.0), (9, 105.0), (18, 105.0), (19, 100.0)];
@@ -178,7 +178,7 @@ fn it_is_over_only_after_it_was_over_for_a_while() {
 
 #[test]
 fn deltas_and_counts_hold_as_they_say() {
-    use AlertState::{Cleared, Raised};
+    use AlertEventKind::{Cleared, Raised};
     let fall = rule(
         "when = { delta = { vital = \"heart_rate\", op = \"<=\", value = -30, within = \"10m\" } }",
     );
@@ -196,7 +196,7 @@ fn deltas_and_counts_hold_as_they_say() {
 }
 
 /// Runs readings and ticks in the log's order; answers what was said, with its time.
-fn run(rule: &Rule, rows: &[(i64, &str, f64, bool)], upto: i64) -> Vec<(i64, AlertState)> {
+fn run(rule: &Rule, rows: &[(i64, &str, f64, bool)], upto: i64) -> Vec<(i64, AlertEventKind)> {
     let (mut state, facts, mut said) = (RuleState::default(), Facts::default(), Vec::new());
     let at = |s| DateTime::UNIX_EPOCH + TimeDelta::seconds(s);
     let ticks = |state: &mut RuleState, upto: i64, said: &mut Vec<_>| {
@@ -225,7 +225,7 @@ fn run(rule: &Rule, rows: &[(i64, &str, f64, bool)], upto: i64) -> Vec<(i64, Ale
 
 #[test]
 fn a_device_that_falls_silent_raises_by_time_alone_and_its_next_reading_clears() {
-    use AlertState::{Cleared, Raised};
+    use AlertEventKind::{Cleared, Raised};
     let rule = technical("when = { missing = { for = \"60s\" } }");
     let rows = [(0, "a", 80.0, false), (10, "b", 80.0, false), (65, "b", 80.0, false)];
     assert_eq!(run(&rule, &rows, 66), [(60, Raised)]);
@@ -235,7 +235,7 @@ fn a_device_that_falls_silent_raises_by_time_alone_and_its_next_reading_clears()
 
 #[test]
 fn nobody_answers_and_it_is_said_again_and_to_others() {
-    use AlertState::{Escalated, Raised, ReAlarmed};
+    use AlertEventKind::{Escalated, Raised, ReAlarmed};
     let rule = rule(&format!(
         "{ABOVE_120}re_alarm = \"100s\"\nescalate = [{{ after = \"150s\", unless = \"acked\", event = \"E\" }}]"
     ));
@@ -245,7 +245,7 @@ fn nobody_answers_and_it_is_said_again_and_to_others() {
 
 #[test]
 fn what_no_living_patient_shows_tells_of_the_device() {
-    use AlertState::{Cleared, Raised};
+    use AlertEventKind::{Cleared, Raised};
     let rule =
         technical("when = { suspect = {} }\nmin_samples = 2\nclear = { off_delay = \"30s\" }");
     let rows = [
@@ -308,7 +308,7 @@ fn an_alerts_id_is_made_of_what_happened_and_of_no_position() {
 
 #[test]
 fn only_the_device_that_raised_it_clears_it_unless_it_is_not_heard_of() {
-    use AlertState::{Cleared, Raised};
+    use AlertEventKind::{Cleared, Raised};
     let rule = &shipped_rules().unwrap()[0];
     let mut rows = vec![(0, "a", 130.0, false), (1, "b", 70.0, false), (2, "b", 71.0, false)];
     assert_eq!(run(rule, &rows, 10), [(0, Raised)]);
@@ -323,7 +323,7 @@ fn only_the_device_that_raised_it_clears_it_unless_it_is_not_heard_of() {
 
 #[test]
 fn what_devices_say_does_not_mix_in_delays_and_counts() {
-    use AlertState::Raised;
+    use AlertEventKind::Raised;
     let delayed = rule(&format!("{ABOVE_120}on_delay = \"10s\""));
     let rows = [(0, "a", 130.0, false), (5, "b", 70.0, false), (10, "a", 130.0, false)];
     assert_eq!(run(&delayed, &rows, 20), [(10, Raised)]);

@@ -142,7 +142,7 @@ pub(super) async fn keep(
             SILENCE_SET => "silence",
             _ => continue,
         };
-        sqlx::query(include_str!("keep_book.sql"))
+        sqlx::query(include_str!("keep_rule.sql"))
             .bind(shard)
             .bind(&*recorded.event.tenant)
             .bind(kind)

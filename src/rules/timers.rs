@@ -10,7 +10,7 @@ use super::condition::holds;
 use super::model::{Leaf, Mode, Rule};
 use super::state::{Active, Ground, RuleState};
 use super::step::RuleStep;
-use crate::event::{AlertData, AlertState};
+use crate::event::{AlertData, AlertEventKind};
 
 /// When time alone will move the rule next, on the log's time.
 pub fn due(rule: &Rule, state: &RuleState) -> Option<DateTime<Utc>> {
@@ -97,7 +97,7 @@ impl RuleStep<'_> {
         }
         let (id, since, ground) = (active.id, active.since, active.ground.clone());
         let ground = ground.unwrap_or_else(|| self.no_ground(since));
-        let data = self.data(AlertState::Raised, id, &ground, since);
+        let data = self.data(AlertEventKind::Raised, id, &ground, since);
         self.say(self.rule.event.clone(), at, data, false);
     }
 
@@ -114,7 +114,7 @@ impl RuleStep<'_> {
                 break;
             }
             active.escalated = n as u32 + 1;
-            say.push((AlertState::Escalated, next.event.clone(), active.escalated));
+            say.push((AlertEventKind::Escalated, next.event.clone(), active.escalated));
         }
         if let (Some(said_at), Some(again)) = (active.said_at, rule.re_alarm)
             && !active.acked
@@ -122,7 +122,7 @@ impl RuleStep<'_> {
         {
             active.said_at = Some(at);
             active.said_again += 1;
-            say.push((AlertState::ReAlarmed, rule.event.clone(), active.said_again));
+            say.push((AlertEventKind::ReAlarmed, rule.event.clone(), active.said_again));
         }
         let (id, since, shadow) = (active.id, active.since, active.shadow);
         let ground = ground.unwrap_or_else(|| self.no_ground(since));

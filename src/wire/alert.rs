@@ -16,7 +16,7 @@ pub struct Alert {
     pub id: Uuid,
     pub patient_id: Id<'static>,
     pub event: String,
-    pub state: Standing,
+    pub state: AlertState,
     pub priority: Priority,
     pub vital: Vital,
     pub value: Number,
@@ -52,7 +52,7 @@ pub enum OnTrial {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(inline)]
-pub enum Standing {
+pub enum AlertState {
     Active,
     Ended,
     Cleared,
@@ -89,7 +89,7 @@ pub enum Via {
 #[serde(untagged)]
 pub enum Acknowledged {
     ByToken(Box<Alert>),
-    ByLink { id: Uuid, state: Standing, acknowledged: Option<Acknowledgement> },
+    ByLink { id: Uuid, state: AlertState, acknowledged: Option<Acknowledgement> },
 }
 
 /// An alert, and what raised it.

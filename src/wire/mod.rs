@@ -22,7 +22,7 @@ mod value;
 mod webhook;
 
 pub use alert::{
-    Acknowledged, Acknowledgement, Alert, AlertWithHistory, OnTrial, Raising, Said, Standing, Via,
+    Acknowledged, Acknowledgement, Alert, AlertState, AlertWithHistory, OnTrial, Raising, Said, Via,
 };
 pub use asked::{
     AcknowledgementRequest, ChangedWebhook, NewSilence, NewWebhook, Readings, Replay, Retraction,

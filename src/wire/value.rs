@@ -192,7 +192,7 @@ impl Quality {
 }
 
 /// JSON that was sent with a reading, to the letter but for line breaks, which in JSON stand
-/// around its texts only. It was parsed at the door; whatever else it may be is null.
+/// around its texts only. It was parsed on arrival; whatever else it may be is null.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Context<'a>(Cow<'a, str>);
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{Id, Number, Time};
-use crate::event::{AlertState, Priority};
+use crate::event::{AlertEventKind, Priority};
 use crate::vital::Vital;
 
 /// An alert, for receivers in the hospital.
@@ -24,7 +24,7 @@ pub struct AlertBody<'a> {
     pub value: Number,
     pub unit: &'a str,
     pub alert_id: Uuid,
-    pub state: AlertState,
+    pub state: AlertEventKind,
     pub rule: &'a str,
     pub rule_version: u32,
     pub priority: Priority,
@@ -55,7 +55,7 @@ pub struct AlertStub<'a> {
     pub timestamp: Time,
     pub event: &'a str,
     pub alert_id: Uuid,
-    pub state: AlertState,
+    pub state: AlertEventKind,
     pub priority: Priority,
     #[serde(rename = "_links")]
     pub links: AlertBodyLinks,

@@ -9,7 +9,7 @@ use crate::log::{readings, time};
 use crate::support::postgres::Database;
 
 /// What the walk along every chain says; empty when all is well.
-async fn broken(log: &Log) -> Vec<chain::Broken> {
+async fn broken(log: &Log) -> Vec<chain::ChainFault> {
     let mut broken = Vec::new();
     for shard in log.shards() {
         broken.extend(chain::verify(log.pool(), shard, |_| {}).await.unwrap().broken);
@@ -80,10 +80,12 @@ async fn a_log_to_tamper_with(database: &Database) -> (Log, i16, i16) {
 }
 
 /// Whether a position of a shard is named, as a stray or within its commit.
-fn is_named(broken: &[chain::Broken], (of, at): (i16, i64)) -> bool {
+fn is_named(broken: &[chain::ChainFault], (of, at): (i16, i64)) -> bool {
     broken.iter().any(|broken| match *broken {
-        chain::Broken::Commit { shard, from, to, .. } => shard == of && (from..=to).contains(&at),
-        chain::Broken::Stray { shard, position } => (shard, position) == (of, at),
+        chain::ChainFault::Commit { shard, from, to, .. } => {
+            shard == of && (from..=to).contains(&at)
+        }
+        chain::ChainFault::Stray { shard, position } => (shard, position) == (of, at),
         _ => false,
     })
 }

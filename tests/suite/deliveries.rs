@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use uuid::Uuid;
-use vitals::event::{AlertData, AlertState, Event, Priority};
+use vitals::event::{AlertData, AlertEventKind, Event, Priority};
 use vitals::log::Log;
 use vitals::vital::Vital;
 
@@ -71,7 +71,7 @@ async fn an_endpoint_that_wants_order_gets_an_alert_in_order() {
 }
 
 /// An alert event of a low rule.
-fn low(alert_id: Uuid, state: AlertState, value: f64) -> Event {
+fn low(alert_id: Uuid, state: AlertEventKind, value: f64) -> Event {
     let data = AlertData {
         v: 1,
         alert_id,
@@ -123,9 +123,9 @@ async fn an_endpoint_is_told_nothing_of_before_it_was_made() {
     let hospital = Hospital::new(&server, "ward");
     let receiver = Receiver::start().await;
     let log = database.log().await;
-    append(&log, low(Uuid::new_v4(), AlertState::Raised, 96.0)).await;
+    append(&log, low(Uuid::new_v4(), AlertEventKind::Raised, 96.0)).await;
     let endpoint = hospital.endpoint(&receiver, &["*"]).await;
-    append(&log, low(Uuid::new_v4(), AlertState::Raised, 97.0)).await;
+    append(&log, low(Uuid::new_v4(), AlertEventKind::Raised, 97.0)).await;
     // Whoever makes deliveries comes to both only now.
     let _workers = of_role("workers").await;
     let came = received(&receiver, 1).await.remove(0);
@@ -142,7 +142,7 @@ async fn what_clears_a_low_alert_overtakes_what_could_not_be_said_of_it() {
     let endpoint = hospital.endpoint(&receiver, &["*"]).await;
     receiver.answer_next([Answer::RetryAfter(503, 5)]);
     let (log, alert) = (database.log().await, Uuid::new_v4());
-    append(&log, low(alert, AlertState::Raised, 96.0)).await;
+    append(&log, low(alert, AlertEventKind::Raised, 96.0)).await;
     received(&receiver, 1).await;
     eventually("the attempt to be recorded", SOON, || async {
         let due: Option<f64> = sqlx::query_scalar(
@@ -155,7 +155,7 @@ async fn what_clears_a_low_alert_overtakes_what_could_not_be_said_of_it() {
         due.filter(|due| *due < 7.0)
     })
     .await;
-    append(&log, low(alert, AlertState::Cleared, 80.0)).await;
+    append(&log, low(alert, AlertEventKind::Cleared, 80.0)).await;
     let all = received(&receiver, 2).await;
     assert_eq!(all[1].body["state"], "cleared");
     let deliveries = eventually("both to be finished", SOON, || async {

@@ -19,7 +19,7 @@ use sqlx::PgPool;
 use vitals::consumer::{Consumer, StepResult, register, step};
 use vitals::event::{Event, READING};
 use vitals::log::{Log, Window, read_window};
-use vitals::rules::backtest::{self, BacktestError, BacktestOutput, BacktestQuery, JobProgress};
+use vitals::rules::backtest::{self, BacktestError, BacktestOutput, BacktestQuery, JobHandle};
 use vitals::rules::evaluate::in_order;
 use vitals::rules::past::Past;
 use vitals::rules::{Evaluator, Rule, RuleSnapshot, RulesConsumer, ticks};
@@ -215,9 +215,9 @@ async fn tried(log: &Log, rule: Rule) -> Vec<String> {
         keeps_times: false,
     };
     let to: BacktestOutput = lines.clone();
-    backtest::run(log, question.clone(), &JobProgress::default(), Some(to)).await.unwrap();
+    backtest::run(log, question.clone(), &JobHandle::default(), Some(to)).await.unwrap();
     // Without lines less is read, and in small slices: the same is found.
-    let progress = JobProgress::default();
+    let progress = JobHandle::default();
     let found = backtest::run_holding(24, log, question, &progress, None).await.unwrap();
     assert_eq!(found.readings, progress.done.load(Ordering::Relaxed));
     let raised: u32 = found.patients.iter().map(|patient| patient.tallies[0].alerts).sum();
@@ -309,7 +309,7 @@ async fn more_readings_of_one_moment_than_can_be_held_end_a_backtest() {
         keeps_times: false,
     };
     let tried = async |most| {
-        let (question, progress) = (question.clone(), JobProgress::default());
+        let (question, progress) = (question.clone(), JobHandle::default());
         backtest::run_holding(most, &log, question, &progress, None).await
     };
     assert!(matches!(tried(8).await, Err(BacktestError::TooMany)));

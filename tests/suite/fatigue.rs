@@ -5,7 +5,7 @@
 use std::io::Read;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use vitals::event::{AlertState, Priority};
+use vitals::event::{AlertEventKind, Priority};
 use vitals::rules::facts::Facts;
 use vitals::rules::registry::shipped_rules;
 use vitals::rules::{Context, Input, Judged, Reading, Rule, RuleState, due, step};
@@ -30,7 +30,7 @@ fn raised(rule: &Rule, rows: &[Row]) -> usize {
         installation: uuid::Uuid::nil(),
         facts: &facts,
         inhibited: false,
-        held: false,
+        device_distrusted: false,
         silence: None,
     };
     for (n, &(at, vital, value)) in rows.iter().enumerate() {
@@ -51,7 +51,7 @@ fn raised(rule: &Rule, rows: &[Row]) -> usize {
         };
         step(rule, &mut state, &Input::Reading(reading), &context, &mut said);
     }
-    said.iter().filter(|said| said.data.state == AlertState::Raised).count()
+    said.iter().filter(|said| said.data.state == AlertEventKind::Raised).count()
 }
 
 /// Ten people walk to an exam: heart rates at 1 Hz, by session.

@@ -382,7 +382,7 @@ async fn what_a_step_and_a_list_ask_of_small_tables_goes_by_their_keys() {
     let found = plan(&mut connection, types, values, save).await;
     uses(&found, "rule_state_pkey", "rule_state");
 
-    let book = include_str!("../../src/rules/keep_book.sql");
+    let book = include_str!("../../src/rules/keep_rule.sql");
     let values = "0::smallint, 't', 'rule', '{}', 1";
     let found = plan(&mut connection, "smallint, text, text, json, bigint", values, book).await;
     uses(&found, "rule_book_pkey", "rule_book");

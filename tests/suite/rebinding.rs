@@ -102,7 +102,7 @@ async fn places() -> (Place, Place, u16) {
 /// A guard that lets the outside through and asks `names`.
 fn guard(names: &Arc<Fickle>) -> Guard {
     let net = format!("{OUTSIDE}/32").parse().unwrap();
-    Guard::new(&[net]).with_names(names.clone())
+    Guard::new(&[net]).with_resolver(names.clone())
 }
 
 async fn send(guard: &Guard, client: &reqwest::Client, port: u16) -> Result<u16, String> {

@@ -327,8 +327,9 @@ async fn who_looks_at_two_tables_while_they_are_swapped_sees_both_and_is_not_dea
     let log = database.log().await;
     past(&log, 0, 10).await;
     fold(&log, &CURRENT_VITALS).await;
-    let mut look =
-        projection::look(log.pool(), SNAPSHOT, &["patient", "current_vitals"]).await.unwrap();
+    let mut look = projection::begin_snapshot(log.pool(), SNAPSHOT, &["patient", "current_vitals"])
+        .await
+        .unwrap();
     let mut patients = async |sql: &'static str| -> i64 {
         sqlx::query_scalar(sql).fetch_one(&mut *look).await.unwrap()
     };
@@ -351,7 +352,7 @@ async fn a_swap_waits_for_a_long_look_for_a_bounded_time_and_goes_on_later() {
     let log = database.log().await;
     past(&log, 0, 10).await;
     fold(&log, &CURRENT_VITALS).await;
-    let look = projection::look(log.pool(), SNAPSHOT, &["patient"]).await.unwrap();
+    let look = projection::begin_snapshot(log.pool(), SNAPSHOT, &["patient"]).await.unwrap();
     let given_up = projection::rebuild(&log, &CURRENT_VITALS, |_, _| {}).await;
     assert!(matches!(given_up, Err(RebuildError::InUse("current_vitals"))), "{given_up:?}");
     // The fold goes on meanwhile, and so does the next rebuild.

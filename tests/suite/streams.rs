@@ -186,7 +186,7 @@ async fn types_choose_what_comes_and_other_tenants_see_nothing() {
     // In each shard.
     let log = database.log().await;
     let zeros = vec!["0"; log.shards().count()].join("-");
-    let beginning = format!("{}.{zeros}", log.history().number());
+    let beginning = format!("{}.{zeros}", log.incarnations().number());
     let mut streams = Vec::new();
     for (hospital, types) in
         [(&ours, "alert"), (&ours, "reading"), (&ours, "alert,reading"), (&theirs, "alert,reading")]

@@ -168,7 +168,7 @@ async fn the_stream_carries_only_ones_own_also_from_the_beginning() {
     // A place is one position for each shard of a history; these are all at the beginning.
     let log = database.log().await;
     let zeros = vec!["0"; log.shards().count()].join("-");
-    let beginning = format!("{}.{zeros}", log.history().number());
+    let beginning = format!("{}.{zeros}", log.incarnations().number());
     let text = stream_until(&ours, Some(&beginning), "our-first").await;
     assert!(!text.contains("their-"), "{text}");
 

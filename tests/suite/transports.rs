@@ -17,7 +17,7 @@ use vitals::delivery::deliver::Deliverer;
 use vitals::delivery::deliveries::{self, AttemptRecord, Delivery};
 use vitals::delivery::endpoint::{self, Endpoint, NewEndpoint, Payload};
 use vitals::delivery::ping::ping;
-use vitals::delivery::replay::{self, Replayed, SequenceRange};
+use vitals::delivery::replay::{self, ReplayFilter, Replayed};
 use vitals::delivery::seal::Seal;
 use vitals::delivery::state::{DeliveryState, EndpointState};
 use vitals::delivery::transport::{AttemptOutcome, Transport, Verdict};
@@ -25,7 +25,7 @@ use vitals::delivery::transport::{Destination, Message, NotSent, SequenceNumber}
 use vitals::delivery::webhook::Headers;
 use vitals::delivery::webhook::key::{Key, Scheme};
 use vitals::delivery::{DeliveryQueue, Fanout, breaker};
-use vitals::event::{AlertData, AlertState, Event, Priority};
+use vitals::event::{AlertData, AlertEventKind, Event, Priority};
 use vitals::log::Log;
 use vitals::vital::Vital;
 
@@ -148,13 +148,13 @@ impl Platform {
         endpoint::create(self.log.pool(), &Seal::default(), &new).await.unwrap()
     }
 
-    async fn say(&self, patient: &str, alert: Uuid, state: AlertState, priority: Priority) {
+    async fn say(&self, patient: &str, alert: Uuid, state: AlertEventKind, priority: Priority) {
         let shard = self.log.shard_of(TENANT, patient);
         self.log.append(shard, &[event(patient, alert, state, priority)]).await.unwrap();
     }
 
     async fn raise(&self, patient: &str, priority: Priority) {
-        self.say(patient, Uuid::new_v4(), AlertState::Raised, priority).await;
+        self.say(patient, Uuid::new_v4(), AlertEventKind::Raised, priority).await;
     }
 
     /// The deliveries of an endpoint with their attempts, newest first.
@@ -196,7 +196,7 @@ impl Drop for Platform {
     }
 }
 
-fn event(patient: &str, alert_id: Uuid, state: AlertState, priority: Priority) -> Event {
+fn event(patient: &str, alert_id: Uuid, state: AlertEventKind, priority: Priority) -> Event {
     let data = AlertData {
         v: 1,
         alert_id,
@@ -246,7 +246,7 @@ async fn everything_is_claimed_once_numbered_without_a_gap_and_what_failed_is_tr
     let ids: BTreeSet<&str> = came.iter().map(|came| &*came.id).collect();
     let numbers: BTreeSet<i64> = came.iter().map(|came| came.number.unwrap().sequence).collect();
     assert_eq!((ids.len(), numbers), (60, (1..=60).collect()));
-    let incarnation = platform.log.history().number();
+    let incarnation = platform.log.incarnations().number();
     assert!(came.iter().all(|came| came.number.unwrap().incarnation == incarnation));
     let attempts: Vec<&AttemptRecord> = all.iter().flat_map(|(_, attempts)| attempts).collect();
     let failed = attempts.iter().filter(|a| a.error.as_deref() == Some("not now")).count();
@@ -261,7 +261,7 @@ async fn an_alert_goes_out_in_order_where_that_is_wanted() {
     let endpoint = platform.endpoint(|new| new.ordered = true).await.id;
     platform.memory.answer_next(endpoint, [Ok(failure("no")), Ok(failure("no"))]);
     let alert = Uuid::new_v4();
-    for state in [AlertState::Raised, AlertState::Cleared] {
+    for state in [AlertEventKind::Raised, AlertEventKind::Cleared] {
         platform.say("101", alert, state, Priority::High).await;
     }
     let came = platform.came(endpoint, 4).await;
@@ -328,7 +328,7 @@ async fn what_is_replayed_goes_out_again_to_the_letter_and_under_its_number() {
     replay::one(platform.log.pool(), TENANT, first[0].0.id).await.unwrap();
     platform.came(endpoint, 3).await;
     platform.over(endpoint, 2).await;
-    let range = SequenceRange { from: start, to: now(), state: None, event: None };
+    let range = ReplayFilter { from: start, to: now(), state: None, event: None };
     let replayed = replay::range(platform.log.pool(), TENANT, endpoint, &range).await.unwrap();
     assert_eq!(replayed, Replayed::Due(2));
     let came = platform.came(endpoint, 5).await;

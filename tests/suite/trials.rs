@@ -10,7 +10,7 @@ use sqlx::{Connection, PgConnection};
 use std::sync::Arc;
 use vitals::event::{Event, NO_PATIENT, READING, RULE_CHANGED};
 use vitals::log::Log;
-use vitals::rules::backtest::{self, BacktestQuery, JobProgress, Report};
+use vitals::rules::backtest::{self, BacktestQuery, JobHandle, Report};
 use vitals::rules::{Rule, RuleSnapshot, RulesConsumer, silences, ticks};
 use vitals::vital::Vital;
 
@@ -322,7 +322,7 @@ async fn is_as_by_hand(log: &Log, acts: &[(u8, u16, bool)]) {
         rules: vec![rule.clone()],
         keeps_times: false,
     };
-    let progress = JobProgress::default();
+    let progress = JobHandle::default();
     // In small slices, too: an alert stands over the border of two.
     for most in [24, 4_000] {
         let found = backtest::run_holding(most, log, question.clone(), &progress, None);

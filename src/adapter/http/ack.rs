@@ -24,7 +24,7 @@ use super::extract::{Body, Id, Json, json};
 use super::patients::QueryState;
 use super::problem::{Problem, ProblemText};
 use super::reply::Reply;
-use super::shown as shapes;
+use super::to_wire;
 use crate::auth::Caller;
 use crate::delivery::ack::Shown;
 use crate::query::alerts::{Alert, AlertState};
@@ -81,15 +81,15 @@ pub async fn acknowledge(
     if by_form {
         return looked_at(&questions, &caller, shown, &alert).await.map(Reply::as_other);
     }
-    let wire::Alert { id, state, acknowledged, .. } = shapes::alert(&alert)?;
+    let wire::Alert { id, state, acknowledged, .. } = to_wire::alert(&alert)?;
     Reply::ok(&match caller.linked {
         true => Acknowledged::ByLink { id, state, acknowledged },
-        false => Acknowledged::ByToken(Box::new(shapes::alert(&alert)?)),
+        false => Acknowledged::ByToken(Box::new(to_wire::alert(&alert)?)),
     })
 }
 
 /// `GET /alerts/{id}/ack`: the page.
-pub async fn look(
+pub async fn show(
     State(questions): State<QueryState>,
     caller: Caller,
     shown: Option<Extension<Shown>>,
@@ -116,7 +116,7 @@ pub async fn clear(
         answer::request_clear(log, &caller.tenant, &alert, &answer, now).await?;
     }
     let alert = find(&questions, &caller, id).await?;
-    Reply::ok(&shapes::alert(&alert)?)
+    Reply::ok(&to_wire::alert(&alert)?)
 }
 
 /// The name that is given is beside the token's, never in its place.
@@ -166,7 +166,7 @@ async fn looked_at(
         Some(Extension(Shown::AlertOnly)) => None,
         _ => Some(bed(questions, &caller.tenant, &alert.patient_id).await?),
     };
-    let acknowledged = shapes::acknowledged(alert)?;
+    let acknowledged = to_wire::acknowledged(alert)?;
     let page = page::alert(alert, acknowledged.as_ref(), bed.as_ref(), questions.clock.now());
     Ok(page::answer(StatusCode::OK, page))
 }

@@ -9,7 +9,7 @@ use super::extract::{Id, Params};
 use super::patients::{QueryState, limit};
 use super::problem::Problem;
 use super::reply::Reply;
-use super::{cursor, shadow, shown};
+use super::{cursor, shadow, to_wire};
 use crate::auth::Caller;
 use crate::event::{Because, ID_RULE, is_fhir_id};
 use crate::query::alerts::{self, Alert, AlertFilter, AlertState};
@@ -71,7 +71,7 @@ pub async fn list(
         caller.may_see(patient_id)?;
     }
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
-    let place = |cursor| cursor::place(&questions.log, cursor, "/api/v1/alerts");
+    let place = |cursor| cursor::read(&questions.log, cursor, "/api/v1/alerts");
     let after: Option<(i64, Uuid)> = params.cursor.as_deref().map(place).transpose()?;
     let after = after.map(|(micros, id)| cursor::time(micros).map(|at| (at, id))).transpose()?;
     let filter = AlertFilter {
@@ -86,7 +86,7 @@ pub async fn list(
         OfMode::Shadow => shadow::alerts(&questions, tenant, &filter).await?,
     };
     let (shown, mode): (fn(&Alert) -> _, _) = match params.mode {
-        OfMode::Active => (shown::alert, None),
+        OfMode::Active => (to_wire::alert, None),
         OfMode::Shadow => (shadow::shown, Some("shadow".to_owned())),
     };
     let next = cursor::next(log, &alerts, limit, |last| (last.since.timestamp_micros(), last.id));
@@ -94,7 +94,7 @@ pub async fn list(
     let items = seen.map(shown).collect::<Result<Vec<_>, Problem>>()?;
     let query = [("mode", &mode), ("state", &params.state), ("patientId", &params.patient_id)]
         .iter()
-        .filter_map(|(key, value)| Some(format!("{key}={}", cursor::encode(value.as_ref()?))))
+        .filter_map(|(key, value)| Some(format!("{key}={}", cursor::url_encode(value.as_ref()?))))
         .collect::<Vec<_>>()
         .join("&");
     Ok(Reply::tagged(&headers, &Page::new(items, next, "/api/v1/alerts", &query))?.fresh(fresh))
@@ -124,7 +124,7 @@ pub async fn get(
     let mut because = None;
     let history = history.into_iter().map(|said| said_of(said, &mut because));
     let body = AlertWithHistory {
-        alert: shown::alert(&alert)?,
+        alert: to_wire::alert(&alert)?,
         history: history.collect::<Result<_, Problem>>()?,
         readings: vec![Raising {
             patient_id: alert.patient_id.into(),
@@ -162,7 +162,7 @@ struct AlertData {
 /// may have put it on another reading.
 fn said_of(said: alerts::AlertEvent, because: &mut Option<Because>) -> Result<wire::Said, Problem> {
     let told: AlertData = serde_json::from_value(said.data)
-        .map_err(|error| shown::unreadable("what was said of an alert", error))?;
+        .map_err(|error| to_wire::unreadable("what was said of an alert", error))?;
     if told.because.is_some() {
         *because = told.because;
     }

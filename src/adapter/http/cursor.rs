@@ -15,8 +15,8 @@ use crate::log::Log;
 use crate::wire::ProblemLinks;
 
 /// A place in a list, with the log's incarnation.
-pub fn cursor(log: &Log, place: &impl Serialize) -> String {
-    let place = (log.history().number(), place);
+pub fn write(log: &Log, place: &impl Serialize) -> String {
+    let place = (log.incarnations().number(), place);
     URL_SAFE_NO_PAD.encode(serde_json::to_vec(&place).unwrap_or_default())
 }
 
@@ -28,16 +28,16 @@ pub fn next<'a, T, P: Serialize>(
     place: impl FnOnce(&'a T) -> P,
 ) -> Option<String> {
     let last = (page.len() as i64 == limit).then(|| page.last()).flatten();
-    last.map(|last| cursor(log, &place(last)))
+    last.map(|last| write(log, &place(last)))
 }
 
-/// Reads what [`cursor`] made; `link` is the list's own. What was a place in another history
-/// of the log would pass over what is new in this one.
-pub fn place<T: DeserializeOwned>(log: &Log, cursor: &str, link: &str) -> Result<T, Problem> {
+/// Reads a cursor that [`write`] made; `link` is the list's own. One from before a restore is
+/// refused: it would pass over what is new since then.
+pub fn read<T: DeserializeOwned>(log: &Log, cursor: &str, link: &str) -> Result<T, Problem> {
     let text = URL_SAFE_NO_PAD.decode(cursor).ok().filter(|text| !holds_nul(text));
     let read = text.and_then(|text| serde_json::from_slice::<(i64, T)>(&text).ok());
     let (incarnation, place) = read.ok_or_else(foreign_cursor)?;
-    if incarnation != log.history().number() {
+    if incarnation != log.incarnations().number() {
         let detail = "the log was restored since this cursor was given: begin the list again";
         return Err(log_restored(detail, link));
     }
@@ -67,7 +67,7 @@ fn foreign_cursor() -> Problem {
 }
 
 /// A text as part of a URL's query.
-pub fn encode(text: &str) -> String {
+pub fn url_encode(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     text.bytes()
         .map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") })

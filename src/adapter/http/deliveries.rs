@@ -13,11 +13,11 @@ use super::patients::limit;
 use super::problem::Problem;
 use super::reply::Reply;
 use super::webhooks::{Registry, SCOPE, no_endpoint};
-use super::{cursor, shown as shapes};
+use super::{cursor, to_wire};
 use crate::auth::Caller;
 use crate::delivery::deliveries::{self, AttemptRecord, Delivery};
 use crate::delivery::endpoint;
-use crate::delivery::replay::{self, REPLAY_MAX, Replayed, SequenceRange};
+use crate::delivery::replay::{self, REPLAY_MAX, ReplayFilter, Replayed};
 use crate::delivery::state::{DeliveryState, EndpointState};
 use crate::wire::{self, DeliveryWithAttempts, Page, Time, Told};
 
@@ -48,7 +48,7 @@ pub async fn list(
     let state = state.transpose()?;
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
     let (log, link) = (&registry.log, format!("/api/v1/webhooks/{id}/deliveries"));
-    let place = |cursor| cursor::place(log, cursor, &link);
+    let place = |cursor| cursor::read(log, cursor, &link);
     let before: Option<(i64, Uuid)> = params.cursor.as_deref().map(place).transpose()?;
     let before = before.map(|(micros, id)| cursor::time(micros).map(|at| (at, id))).transpose()?;
     let pool = registry.log.pool();
@@ -118,7 +118,7 @@ pub async fn replay_range(
     });
     let state = state.transpose()?;
     must_deliver(&registry, &caller, id).await?;
-    let range = SequenceRange { from: again.from.0, to, state, event: again.event };
+    let range = ReplayFilter { from: again.from.0, to, state, event: again.event };
     match replay::range(registry.log.pool(), &caller.tenant, id, &range).await? {
         Replayed::Due(count) => {
             let (from, to) = (range.from.into(), to.into());
@@ -154,7 +154,7 @@ fn shown_delivery(delivery: Delivery) -> Result<wire::Delivery, Problem> {
         webhook_id: delivery.webhook_id,
         event: delivery.event,
         sequence: delivery.sequence,
-        state: shapes::word(state.name())?,
+        state: to_wire::word(state.name())?,
         // Of one that is replayed, the reason is of the time before.
         reason: delivery.reason.filter(|_| state == DeliveryState::Dead),
         attempts: delivery.attempts,
@@ -167,7 +167,7 @@ fn shown_delivery(delivery: Delivery) -> Result<wire::Delivery, Problem> {
 
 /// What was sent, to the letter.
 pub(super) fn told(body: String) -> Result<Told, Problem> {
-    Told::new(body).map_err(|error| shapes::unreadable("a delivery's body", error))
+    Told::new(body).map_err(|error| to_wire::unreadable("a delivery's body", error))
 }
 
 fn shown_attempt(attempt: AttemptRecord) -> wire::Attempt {

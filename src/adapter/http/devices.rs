@@ -38,7 +38,7 @@ pub async fn list(
         caller.may_see(patient_id)?;
     }
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
-    let place = |cursor| cursor::place(&questions.log, cursor, "/api/v1/devices");
+    let place = |cursor| cursor::read(&questions.log, cursor, "/api/v1/devices");
     let filter = DeviceFilter {
         device_id: caller.device.clone(),
         patient_id: caller.patient.clone().or(params.patient_id.clone()),
@@ -49,7 +49,7 @@ pub async fn list(
     let next =
         cursor::next(&questions.log, &found, limit, |last| (&*last.device_id, &*last.patient_id));
     let items = found.into_iter().map(item).collect();
-    let query = params.patient_id.map(|id| format!("patientId={}", cursor::encode(&id)));
+    let query = params.patient_id.map(|id| format!("patientId={}", cursor::url_encode(&id)));
     let body = Page::new(items, next, "/api/v1/devices", &query.unwrap_or_default());
     Ok(Reply::tagged(&headers, &body)?.fresh(fresh))
 }

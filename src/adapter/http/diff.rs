@@ -11,10 +11,10 @@ use super::history::place;
 use super::patients::{QueryState, limit};
 use super::problem::Problem;
 use super::reply::Reply;
-use super::{cursor, shown};
+use super::{cursor, to_wire};
 use crate::auth::Caller;
 use crate::clock::rfc3339;
-use crate::query::diff::{Changed, DiffQuery, VitalChange, diff as difference};
+use crate::query::diff::{AlertChange, Changed, DiffQuery, diff as difference};
 use crate::query::history::cursor_of;
 use crate::wire::{
     self, ChangeOfAlert, ChangeOfReading, ChangedAlert, ChangedReading, DiffLinks, RetractedSince,
@@ -76,8 +76,8 @@ pub async fn diff(
     let now = questions.clock.now();
     let patient_id = &question.patient_id;
     let known_at = found.then.moment.known_at.unwrap_or(question.known_at);
-    let alert = |(change, alert): &(VitalChange, _)| {
-        Ok(ChangedAlert { alert: shown::alert(alert)?, change: change_of(*change) })
+    let alert = |(change, alert): &(AlertChange, _)| {
+        Ok(ChangedAlert { alert: to_wire::alert(alert)?, change: change_of(*change) })
     };
     let alerts = found.alerts.iter().map(alert).collect::<Result<_, Problem>>()?;
     let reading = |reading| changed(patient_id, reading, known_at);
@@ -89,8 +89,8 @@ pub async fn diff(
         from: from.into(),
         readings: found.readings.into_iter().map(reading).collect(),
         alerts,
-        then: shown::state(patient_id, found.then, now)?,
-        now: shown::state(patient_id, found.now, now)?,
+        then: to_wire::state(patient_id, found.then, now)?,
+        now: to_wire::state(patient_id, found.now, now)?,
         links: links(patient_id, as_of, known_at, from, limit, next.as_deref()),
         next,
     };
@@ -101,7 +101,7 @@ fn changed(patient_id: &str, changed: Changed, known_at: DateTime<Utc>) -> Chang
     let late = changed.reading.recorded_at > known_at;
     let reason = changed.reason;
     ChangedReading {
-        reading: shown::reading(patient_id, changed.reading),
+        reading: to_wire::reading(patient_id, changed.reading),
         change: if late { ChangeOfReading::Late } else { ChangeOfReading::Retracted },
         retracted: changed
             .retracted_at
@@ -109,12 +109,12 @@ fn changed(patient_id: &str, changed: Changed, known_at: DateTime<Utc>) -> Chang
     }
 }
 
-fn change_of(change: VitalChange) -> ChangeOfAlert {
+fn change_of(change: AlertChange) -> ChangeOfAlert {
     match change {
-        VitalChange::Added => ChangeOfAlert::Added,
-        VitalChange::Removed => ChangeOfAlert::Removed,
-        VitalChange::Acknowledged => ChangeOfAlert::Acknowledged,
-        VitalChange::Missed => ChangeOfAlert::Missed,
+        AlertChange::Added => ChangeOfAlert::Added,
+        AlertChange::Removed => ChangeOfAlert::Removed,
+        AlertChange::Acknowledged => ChangeOfAlert::Acknowledged,
+        AlertChange::Missed => ChangeOfAlert::Missed,
     }
 }
 

@@ -128,7 +128,7 @@ pub async fn metrics(State(probe): State<Probe>) -> Response {
         Ok(ahead) => metrics::gauge!("vitals_log_ahead_seconds").set(ahead.as_seconds_f64()),
         Err(error) => tracing::debug!(%error, "how far clocks are apart is not known"),
     }
-    metrics::gauge!("vitals_log_incarnation").set(probe.log.history().number() as f64);
+    metrics::gauge!("vitals_log_incarnation").set(probe.log.incarnations().number() as f64);
     match probe.log.restored().await {
         Ok(now) => {
             metrics::gauge!("vitals_log_lost_positions").set(now.map_or(0, |now| now.lost()) as f64)

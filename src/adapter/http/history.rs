@@ -14,7 +14,7 @@ use super::extract::{Params, PatientId};
 use super::patients::{QueryState, limit};
 use super::problem::Problem;
 use super::reply::Reply;
-use super::{cursor, shown};
+use super::{cursor, to_wire};
 use crate::auth::Caller;
 use crate::clock::rfc3339;
 use crate::limits::shares::{Permit, ShareHolder};
@@ -99,7 +99,7 @@ pub async fn readings(
 }
 
 fn shown_of(question: &HistoryQuery, rows: Vec<Newest>) -> Vec<Item> {
-    let reading = |row| Item::Reading(Box::new(shown::reading(&question.patient_id, row)));
+    let reading = |row| Item::Reading(Box::new(to_wire::reading(&question.patient_id, row)));
     rows.into_iter().map(reading).collect()
 }
 
@@ -164,7 +164,7 @@ async fn in_buckets(
     }
     let vital = one_vital(question)?;
     let link = link_of(question);
-    let place = |cursor| cursor::place::<i64>(log, cursor, &link);
+    let place = |cursor| cursor::read::<i64>(log, cursor, &link);
     let from = match params.cursor.as_deref().map(place).transpose()? {
         Some(micros) => cursor::time(micros)?,
         None => question.range.from,
@@ -172,7 +172,7 @@ async fn in_buckets(
     let rows = buckets(log, question, vital, from, seconds, limit + 1).await?;
     let full = rows.len() as i64 > limit;
     let next = full.then(|| rows.last()).flatten();
-    let next = next.map(|bucket| cursor::cursor(log, &bucket.start.timestamp_micros()));
+    let next = next.map(|bucket| cursor::write(log, &bucket.start.timestamp_micros()));
     let items = rows.iter().take(limit as usize).map(|bucket| {
         Item::Bucket(Bucket {
             start: bucket.start.into(),
@@ -211,7 +211,7 @@ fn place_of(
 
 /// The place of a cursor of the list at `link`.
 pub fn place(log: &Log, cursor: &str, link: &str) -> Result<HistoryCursor, Problem> {
-    let (micros, vital, device_id): (i64, Vital, String) = cursor::place(log, cursor, link)?;
+    let (micros, vital, device_id): (i64, Vital, String) = cursor::read(log, cursor, link)?;
     let measured_at = cursor::time(micros)?;
     Ok(HistoryCursor { measured_at, vital, device_id })
 }
@@ -220,10 +220,10 @@ pub fn place(log: &Log, cursor: &str, link: &str) -> Result<HistoryCursor, Probl
 fn echo(params: &HistoryParams) -> String {
     let time = |name: &str, time: Option<Time>| time.map(|t| format!("{name}={}", rfc3339(t.0)));
     [
-        params.vital.as_deref().map(|vital| format!("vital={}", cursor::encode(vital))),
+        params.vital.as_deref().map(|vital| format!("vital={}", cursor::url_encode(vital))),
         time("from", params.from),
         time("to", params.to),
-        params.every.as_deref().map(|every| format!("every={}", cursor::encode(every))),
+        params.every.as_deref().map(|every| format!("every={}", cursor::url_encode(every))),
         params.points.map(|points| format!("points={points}")),
         params.limit.map(|limit| format!("limit={limit}")),
     ]

@@ -10,7 +10,7 @@ use super::extract::Id;
 use super::problem::Problem;
 use super::reply::Reply;
 use super::rules_state::RulesState;
-use super::shown as shapes;
+use super::to_wire;
 use crate::auth::Caller;
 use crate::jobs::{Job, JobKind, JobState};
 use crate::wire::{self, JobProgress, Time};
@@ -43,7 +43,7 @@ pub async fn get(
 }
 
 fn shown(job: Job) -> Result<wire::Job, Problem> {
-    let result = job.result.as_deref().map(|result| shapes::stored("a job's result", result));
+    let result = job.result.as_deref().map(|result| to_wire::stored("a job's result", result));
     let (kind, progress) = match job.kind {
         JobKind::Backtest => {
             (wire::JobKind::Backtest, JobProgress { readings: job.done, of: job.total })

@@ -1,4 +1,4 @@
-//! The second door of one route: the link that came with an alert.
+//! The second way into one route: the link that came with an alert.
 //!
 //! Guarantees that whoever comes by a link may acknowledge the one alert of the path, and
 //! nothing else: this stands before that route alone, and the link's signature is over

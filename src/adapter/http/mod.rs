@@ -1,8 +1,8 @@
 //! HTTP: the contract's version 1.
 //!
-//! Guarantees that nothing is answered without a token but health, metrics and the
-//! page itself, and that errors are problem documents. Does not decide anything
-//! about vitals: a handler extracts, authorises, asks once, replies.
+//! Guarantees that nothing is answered without a token but health, metrics, the static pages and
+//! the API's description, or with the link of one alert; and that errors are problem documents.
+//! Does not decide anything about vitals: a handler extracts, authorises, asks once, replies.
 
 mod ack;
 mod alerts;
@@ -37,10 +37,10 @@ pub mod router;
 mod rules;
 mod rules_state;
 mod shadow;
-mod shown;
 mod silences;
 mod stored;
 mod stream;
+mod to_wire;
 mod token;
 mod trials;
 mod webhook_events;

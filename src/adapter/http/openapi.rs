@@ -363,6 +363,9 @@ mod tests {
         for name in examples.keys() {
             assert!(schemas.contains_key(name), "an example of {name}, which is nowhere");
         }
+        for body in ["AlertBody", "AlertStub", "NoticeBody", "HeartbeatBody", "PingBody"] {
+            assert!(schemas[body].get("examples").is_some(), "no example of {body}");
+        }
         let mut shapes = Shapes::default();
         for operation in OPERATIONS {
             let answer = match operation.answer {

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::extract::{Params, PatientId};
 use super::problem::Problem;
 use super::reply::Reply;
-use super::{cursor, shown};
+use super::{cursor, to_wire};
 use crate::auth::Caller;
 use crate::clock::{Clock, rfc3339};
 use crate::limits::shares::Share;
@@ -54,7 +54,7 @@ pub async fn state(
     let found = states::state(&questions.log, &caller.tenant, &patient_id, moment, device).await?;
     let state = found.ok_or_else(|| Problem::not_found("patient"))?;
     let fresh = state.fresh;
-    let body = shown::state(&patient_id, state, questions.clock.now())?;
+    let body = to_wire::state(&patient_id, state, questions.clock.now())?;
     Ok(Reply::tagged(&headers, &body)?.fresh(fresh))
 }
 
@@ -122,10 +122,10 @@ pub async fn list(
     };
     let (listed, moment) = if moment == Moment::default() {
         filter.after =
-            params.cursor.as_deref().map(|it| cursor::place(log, it, link)).transpose()?;
+            params.cursor.as_deref().map(|it| cursor::read(log, it, link)).transpose()?;
         (patients::list(&questions.log, &caller.tenant, &filter).await?, moment)
     } else {
-        let after = params.cursor.as_deref().map(|it| cursor::place(log, it, link));
+        let after = params.cursor.as_deref().map(|it| cursor::read(log, it, link));
         let after: Option<(String, i64)> = after.transpose()?;
         if let Some((after, known_at)) = after {
             filter.after = Some(after);
@@ -135,19 +135,19 @@ pub async fn list(
     };
     let last = (listed.len() as i64 == limit).then(|| listed.last()).flatten();
     let next = last.map(|last| match moment.known_at {
-        None => cursor::cursor(log, &last.patient_id),
-        Some(known_at) => cursor::cursor(log, &(&last.patient_id, known_at.timestamp_micros())),
+        None => cursor::write(log, &last.patient_id),
+        Some(known_at) => cursor::write(log, &(&last.patient_id, known_at.timestamp_micros())),
     });
     let fresh = listed.iter().all(|patient| patient.state.fresh);
     let now = questions.clock.now();
     let item = |Listed { patient_id, ward, state }: Listed| {
-        Ok(wire::State { ward, ..shown::state(&patient_id, state, now)? })
+        Ok(wire::State { ward, ..to_wire::state(&patient_id, state, now)? })
     };
     let items = listed.into_iter().map(item).collect::<Result<Vec<_>, Problem>>()?;
     let time =
         |name: &str, at: Option<DateTime<Utc>>| at.map(|at| format!("{name}={}", rfc3339(at)));
     let query = [
-        params.ward.map(|ward| format!("ward={}", cursor::encode(&ward))),
+        params.ward.map(|ward| format!("ward={}", cursor::url_encode(&ward))),
         time("asOf", moment.as_of),
         time("knownAt", moment.known_at),
         params.limit.map(|limit| format!("limit={limit}")),

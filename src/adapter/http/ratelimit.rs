@@ -25,13 +25,13 @@ pub async fn told(limits: &Limits, asked: Asked<'_>, mut response: Response) -> 
     if is_of_known(response.headers()) {
         return response;
     }
-    let standing = limits.standing(&asked);
+    let state = limits.state(&asked);
     let headers = response.headers_mut();
-    headers.insert(LIMIT, HeaderValue::from(standing.per_minute));
-    headers.insert(REMAINING, HeaderValue::from(standing.remaining()));
-    headers.insert(RESET, HeaderValue::from(standing.reset_seconds()));
+    headers.insert(LIMIT, HeaderValue::from(state.per_minute));
+    headers.insert(REMAINING, HeaderValue::from(state.remaining()));
+    headers.insert(RESET, HeaderValue::from(state.reset_seconds()));
     headers.insert(POLICY, policy(asked.policy.clone()));
-    let slowed = standing.slowed();
+    let slowed = state.slowed();
     if !slowed.is_zero() {
         tokio::time::sleep(slowed).await;
     }
@@ -50,14 +50,14 @@ fn policy(text: Bytes) -> HeaderValue {
 
 impl From<Limited> for Problem {
     fn from(limited: Limited) -> Problem {
-        let Some(Again { seconds, standing, policy: text }) = limited.again else {
+        let Some(Again { seconds, state, policy: text }) = limited.again else {
             let status = StatusCode::PAYLOAD_TOO_LARGE;
             return Problem::new(status, "batch_too_large", limited.detail);
         };
         Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", limited.detail)
             .header(header::RETRY_AFTER, HeaderValue::from(seconds))
-            .header(LIMIT, HeaderValue::from(standing.per_minute))
-            .header(REMAINING, HeaderValue::from(standing.remaining()))
+            .header(LIMIT, HeaderValue::from(state.per_minute))
+            .header(REMAINING, HeaderValue::from(state.remaining()))
             .header(RESET, HeaderValue::from(seconds))
             .header(POLICY, policy(text))
     }

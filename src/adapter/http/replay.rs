@@ -66,7 +66,7 @@ pub async fn replay(
     let speed = speed(params.speed.as_deref())?;
     let link = format!("/api/v1/patients/{patient_id}/replay");
     // Of the whole replay: one that goes on over a restore is refused when it is resumed.
-    let incarnation = past.log.history().number();
+    let incarnation = past.log.incarnations().number();
     let place = |id: &HeaderValue| place_of(id.to_str().ok(), incarnation, &link);
     let range = ReplayedRange {
         from: params.from.map_or(DateTime::UNIX_EPOCH, |t| t.0),
@@ -94,7 +94,7 @@ pub async fn replay(
                 }
             };
             // Asked after the reading: what was read may be of another history.
-            if past.log.history().number() != incarnation {
+            if past.log.incarnations().number() != incarnation {
                 let said = LogRestored { before: incarnation, place: None };
                 yield Event::default().event("log_restored").data(data(&said));
                 return;

@@ -32,7 +32,7 @@ use crate::intake::Intake;
 use crate::jobs::Jobs;
 use crate::limits::Limits;
 use crate::limits::shares::Shares;
-use crate::log::{Log, wall};
+use crate::log::{Log, row_security};
 use crate::query::live::Live;
 
 /// What the API stands on.
@@ -103,7 +103,7 @@ pub fn router(api: Api) -> EntryPoint {
         .with_state(questions.clone());
     // By a token, or by the link that came with the alert. Nothing else is let in so.
     let answering = Router::new()
-        .route("/alerts/{id}/ack", get(ack::look).post(ack::acknowledge))
+        .route("/alerts/{id}/ack", get(ack::show).post(ack::acknowledge))
         .with_state(questions.clone())
         .method_not_allowed_fallback(method_not_allowed);
     let pipeline = Arc::new(RequestPipeline::new(api.keys, api.limits, shares));
@@ -230,12 +230,14 @@ async fn handled(
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant.clone();
     request.extensions_mut().insert(caller);
-    let answer = wall::within(tenant.clone(), next.run(request)).await;
+    let answer = row_security::as_tenant(tenant.clone(), next.run(request)).await;
     // What is not whole yet asks on while it is sent.
     if answer.body().size_hint().exact().is_some() {
         return Ok(answer);
     }
-    Ok(answer.map(|body| Body::from_stream(wall::within_stream(tenant, body.into_data_stream()))))
+    Ok(answer.map(|body| {
+        Body::from_stream(row_security::stream_as_tenant(tenant, body.into_data_stream()))
+    }))
 }
 
 /// What every process answers, whatever its roles.

@@ -14,7 +14,7 @@ use super::problem::Problem;
 use super::reply::Reply;
 use super::rules_state::RulesState;
 use super::trials::refuse_too_many_pages;
-use super::{cursor, shown as shapes};
+use super::{cursor, to_wire};
 use crate::auth::Caller;
 use crate::rules::versions::{self, ChangeError, Unreadable, Version};
 use crate::rules::{Mode, Rule, RuleError};
@@ -62,7 +62,7 @@ pub async fn history(
     if items.is_empty() {
         return Err(Problem::not_found("rule"));
     }
-    let link = format!("/api/v1/rules/{}/versions", cursor::encode(&id));
+    let link = format!("/api/v1/rules/{}/versions", cursor::url_encode(&id));
     Reply::tagged(&headers, &Page::new(items, None, &link, ""))
 }
 
@@ -73,7 +73,7 @@ fn shown(version: Version) -> Result<RuleVersion, Problem> {
     Ok(RuleVersion {
         id,
         version: version.version,
-        mode: mode.map_or(Ok(wire::Mode::Draft), shapes::word)?,
+        mode: mode.map_or(Ok(wire::Mode::Draft), to_wire::word)?,
         rule: WrittenRule(version.rule),
         by: version.by,
         reason: version.reason,

@@ -12,7 +12,7 @@ use super::patients::{QueryState, limit};
 use super::problem::Problem;
 use super::reply::Reply;
 use super::rules_state::RulesState;
-use super::{cursor, shown as shapes};
+use super::{cursor, to_wire};
 use crate::auth::Caller;
 use crate::query::alerts::{Alert, AlertFilter};
 use crate::query::shadow::{self, ShadowQuery};
@@ -44,7 +44,7 @@ pub(super) fn shown(alert: &Alert) -> Result<wire::Alert, Problem> {
         ("patient", format!("/api/v1/patients/{}", alert.patient_id)),
         ("rule", format!("/api/v1/rules/{}", alert.rule)),
     ];
-    Ok(wire::Alert { mode: Some(OnTrial::Shadow), links: links.into(), ..shapes::alert(alert)? })
+    Ok(wire::Alert { mode: Some(OnTrial::Shadow), links: links.into(), ..to_wire::alert(alert)? })
 }
 
 #[derive(Deserialize)]
@@ -67,8 +67,8 @@ pub async fn report(
 ) -> Result<Reply<ShadowReport>, Problem> {
     caller.may_administer("rules:manage")?;
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
-    let link = format!("/api/v1/rules/{}/report", cursor::encode(&id));
-    let place = |cursor| cursor::place(&rules_state.log, cursor, &link);
+    let link = format!("/api/v1/rules/{}/report", cursor::url_encode(&id));
+    let place = |cursor| cursor::read(&rules_state.log, cursor, &link);
     let after: Option<(NaiveDate, String)> = params.cursor.as_deref().map(place).transpose()?;
     let to = params.to.map_or_else(|| rules_state.clock.now(), |time| time.0);
     let from = params.from.map_or(to - TimeDelta::days(DAYS_DEFAULT), |time| time.0);

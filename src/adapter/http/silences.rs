@@ -9,7 +9,7 @@ use super::extract::{Id, Json};
 use super::problem::Problem;
 use super::reply::Reply;
 use super::rules_state::RulesState;
-use super::shown as shapes;
+use super::to_wire;
 use crate::auth::Caller;
 use crate::event::{ID_RULE, is_fhir_id};
 use crate::rules::registry::Silence;
@@ -124,7 +124,7 @@ async fn receipt(
     let held = silences::held_back(&rules_state.log, &caller.tenant, silence.id).await?;
     let item = |(patient_id, data)| {
         let alert = serde_json::from_value(data);
-        let alert = alert.map_err(|error| shapes::unreadable("what was held back", error))?;
+        let alert = alert.map_err(|error| to_wire::unreadable("what was held back", error))?;
         Ok(HeldBack { alert, patient_id: String::into(patient_id) })
     };
     let held_back = held.into_iter().map(item).collect::<Result<_, Problem>>()?;

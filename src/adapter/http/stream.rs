@@ -124,7 +124,7 @@ pub fn data(of: &impl Serialize) -> String {
 fn refuse(error: SubscribeError) -> Problem {
     match error {
         SubscribeError::Database(error) => error.into(),
-        SubscribeError::Place(error) => {
+        SubscribeError::Position(error) => {
             Problem::unreadable("invalid_last_event_id", error.to_string())
         }
         SubscribeError::Archived(span) => {

@@ -20,7 +20,7 @@ use crate::clock::END_OF_TIME;
 use crate::jobs::{JobKind, JobRequest, SubmitError};
 use crate::rules::Rule;
 use crate::rules::backtest::{
-    self, BacktestError, BacktestQuery, JobProgress, Report, Trial, TrialError,
+    self, BacktestError, BacktestQuery, JobHandle, Report, Trial, TrialError,
 };
 use crate::wire::JobStarted;
 
@@ -61,7 +61,7 @@ pub(super) async fn refuse_too_many_pages(
         rules: vec![rule.clone()],
         keeps_times: false,
     };
-    let progress = JobProgress::default();
+    let progress = JobHandle::default();
     let tried = backtest::run(&rules_state.log, question, &progress, None);
     let limit = Duration::from_millis(TRIAL_MS_MAX);
     let Ok(found) = tokio::time::timeout(limit, tried).await else {

@@ -16,7 +16,7 @@ use super::patients::limit;
 use super::problem::Problem;
 use super::reply::Reply;
 use super::webhooks::{Registry, SCOPE, no_endpoint};
-use super::{cursor, shown as shapes};
+use super::{cursor, to_wire};
 use crate::auth::Caller;
 use crate::delivery::endpoint;
 use crate::delivery::events::{self, Numbered};
@@ -44,7 +44,7 @@ pub async fn list(
     caller.may_administer(SCOPE)?;
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
     let (log, link) = (&registry.log, format!("/api/v1/webhooks/{id}/events"));
-    let place = |cursor| cursor::place::<i64>(log, cursor, &link);
+    let place = |cursor| cursor::read::<i64>(log, cursor, &link);
     let place = params.cursor.as_deref().map(place).transpose()?;
     let after = place.or(params.after).unwrap_or(0);
     if after < 0 {
@@ -55,9 +55,9 @@ pub async fn list(
     if endpoint::get(pool, &caller.tenant, id).await?.is_none() {
         return Err(no_endpoint());
     }
-    let from = log.history().sequences_from();
+    let from = log.incarnations().sequences_from();
     if place.is_none() && (1..=from).contains(&after) {
-        let kept = cursor::cursor(log, &events::kept(pool, id, after, from).await?);
+        let kept = cursor::write(log, &events::kept(pool, id, after, from).await?);
         let detail = "the log was restored since, and this number may have been given in what is lost: \
                       go on with _links.next, and nothing that is to be told is missed";
         let next = format!("{link}?cursor={kept}");
@@ -70,7 +70,7 @@ pub async fn list(
     let next = cursor::next(log, &rows, limit, |last| last.sequence);
     let items = rows.into_iter().map(shown).collect::<Result<_, Problem>>()?;
     let page = Page::new(items, next, &link, "");
-    let incarnation = log.history().number();
+    let incarnation = log.incarnations().number();
     Reply::tagged(&headers, &wire::Numbered { page, last, incarnation })
 }
 
@@ -79,7 +79,7 @@ fn shown(numbered: Numbered) -> Result<NumberedEvent, Problem> {
         sequence: numbered.sequence,
         webhook_id: numbered.webhook_id,
         event: numbered.event,
-        state: shapes::word(numbered.state.name())?,
+        state: to_wire::word(numbered.state.name())?,
         created_at: numbered.created_at.into(),
         body: told(numbered.body)?,
     })

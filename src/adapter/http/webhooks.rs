@@ -11,10 +11,10 @@ use axum::http::{HeaderMap, StatusCode};
 use super::extract::{Id, Json, Optional};
 use super::problem::Problem;
 use super::reply::Reply;
-use super::shown as shapes;
+use super::to_wire;
 use crate::auth::Caller;
 use crate::clock::Clock;
-use crate::delivery::breaker::{self, Broken};
+use crate::delivery::breaker::{self, OpenBreaker};
 use crate::delivery::endpoint::{self, Endpoint, EndpointChange, EndpointError};
 use crate::delivery::ping;
 use crate::delivery::secrets::{self, RotateError};
@@ -200,11 +200,11 @@ pub async fn ping(
 }
 
 /// An endpoint; with its breaker, if that is among those which are not closed.
-fn shown(endpoint: Endpoint, broken: &[Broken]) -> Result<wire::Webhook, Problem> {
+fn shown(endpoint: Endpoint, broken: &[OpenBreaker]) -> Result<wire::Webhook, Problem> {
     let breaker = broken.iter().find(|breaker| breaker.endpoint_id == endpoint.id);
     let breaker = breaker.map(|breaker| {
         Ok::<_, Problem>(wire::Breaker {
-            state: shapes::word(breaker.state.name())?,
+            state: to_wire::word(breaker.state.name())?,
             since: breaker.since.into(),
             until: breaker.until.into(),
             reason: breaker.reason.clone(),
@@ -216,14 +216,14 @@ fn shown(endpoint: Endpoint, broken: &[Broken]) -> Result<wire::Webhook, Problem
         url: endpoint.url,
         events: endpoint.events,
         description: endpoint.description,
-        state: shapes::word(endpoint.state.name())?,
+        state: to_wire::word(endpoint.state.name())?,
         reason: endpoint.reason,
         breaker: breaker.transpose()?,
-        signature: shapes::word(endpoint.signature.name())?,
+        signature: to_wire::word(endpoint.signature.name())?,
         public_key: endpoint.public_key,
         header_names: endpoint.header_names,
         client_certificate: endpoint.client_certificate.as_deref().map(certificates_only),
-        payload: shapes::word(endpoint.payload.name())?,
+        payload: to_wire::word(endpoint.payload.name())?,
         heartbeat: endpoint.heartbeat_seconds.map(|seconds| format!("{seconds}s")),
         fallback: endpoint.fallback,
         ordered: endpoint.ordered,

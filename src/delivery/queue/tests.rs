@@ -58,11 +58,11 @@ fn what_a_full_queue_has_no_capacity_for_is_looked_for_when_something_of_it_ends
     let queue = DeliveryQueue::default();
     let endpoint = filled(&queue, "t", QUEUED_PER_ENDPOINT_MAX as i64);
     queue.made(vec![Made::Waits { endpoint_id: endpoint }]);
-    assert!(queue.told_to_look().now_or_never().is_none(), "it would be claimed in vain");
+    assert!(queue.claim_requested().now_or_never().is_none(), "it would be claimed in vain");
     drop(queue.start());
-    assert!(queue.told_to_look().now_or_never().is_some());
+    assert!(queue.claim_requested().now_or_never().is_some());
     queue.made(vec![Made::Waits { endpoint_id: Uuid::new_v4() }]);
-    assert!(queue.told_to_look().now_or_never().is_some(), "there is capacity for another's");
+    assert!(queue.claim_requested().now_or_never().is_some(), "there is capacity for another's");
 }
 
 #[test]

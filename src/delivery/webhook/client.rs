@@ -121,7 +121,7 @@ impl EndpointClients {
     /// Clients for what `guard` permits, with the secrets that `seal` opens.
     pub fn new(log: &Log, guard: Guard, seal: Seal) -> Result<EndpointClients, reqwest::Error> {
         let client = client_builder(&guard).build()?;
-        let (pool, history) = (log.pool().clone(), log.history().clone());
+        let (pool, history) = (log.pool().clone(), log.incarnations().clone());
         let known = Mutex::default();
         Ok(EndpointClients(Arc::new(Inner { pool, history, guard, seal, client, known })))
     }

@@ -11,8 +11,8 @@
 //! resolver about one. So [`Guard::check_url`] has to run before every send. Does
 //! not know about a proxy or a router that leads public addresses inwards.
 
-mod names;
 mod net;
+mod resolver;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -21,10 +21,10 @@ use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-pub use names::Resolver;
-use names::SystemNames;
 pub use net::{Allow, NetError};
 use net::{embedded_v4, special};
+pub use resolver::Resolver;
+use resolver::SystemResolver;
 
 /// The longest URL of an endpoint.
 pub const URL_BYTES_MAX: usize = 2048;
@@ -102,7 +102,7 @@ pub struct Guard {
     tenant: Option<Arc<str>>,
     /// The port that is connected to, where a URL does not say it.
     port: Option<u16>,
-    names: Arc<dyn Resolver>,
+    resolver: Arc<dyn Resolver>,
 }
 
 impl Default for Guard {
@@ -114,7 +114,12 @@ impl Default for Guard {
 impl Guard {
     /// The public internet, and what of the operator's `allow` is for everybody.
     pub fn new(allow: &[Allow]) -> Guard {
-        Guard { allowed: allow.to_vec(), tenant: None, port: None, names: Arc::new(SystemNames) }
+        Guard {
+            allowed: allow.to_vec(),
+            tenant: None,
+            port: None,
+            resolver: Arc::new(SystemResolver),
+        }
     }
 
     /// The same for a tenant, with what is allowed to it alone.
@@ -138,8 +143,8 @@ impl Guard {
     }
 
     /// The same by another resolver.
-    pub fn with_names(self, names: Arc<dyn Resolver>) -> Guard {
-        Guard { names, ..self }
+    pub fn with_resolver(self, resolver: Arc<dyn Resolver>) -> Guard {
+        Guard { resolver, ..self }
     }
 
     /// Whether an address may be connected to.
@@ -220,7 +225,7 @@ impl Guard {
     /// client puts in the URL's.
     async fn resolve(&self, host: &str) -> Result<Vec<SocketAddr>, ForbiddenUrl> {
         let limit = Duration::from_millis(RESOLVE_MS_MAX);
-        let found = tokio::time::timeout(limit, self.names.addresses(host));
+        let found = tokio::time::timeout(limit, self.resolver.addresses(host));
         let unresolved = |source| ForbiddenUrl::Unresolved { host: host.to_owned(), source };
         let found = found.await.map_err(|late| unresolved(io::Error::other(late)))?;
         let mut addresses = found.map_err(unresolved)?;

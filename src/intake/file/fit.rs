@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use flate2::read::MultiGzDecoder;
 
 use self::rates::{FitRates, WANTED};
-use self::records::{Broken, Records};
+use self::records::{BadRecords, Records};
 use super::contents::{FileError, FileRow, Wearer};
 use super::lines::GZIP_MAGIC;
 
@@ -127,7 +127,7 @@ impl Fit {
                         self.begin(end)?;
                     }
                 }
-                Err(Broken { at, why }) => {
+                Err(BadRecords { at, why }) => {
                     return Err(self.no_fit(self.part.start + at, why));
                 }
             }

@@ -19,10 +19,10 @@ const READ_BYTES: usize = 64 * 1024;
 pub const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// What [`Lines::advance`] came to.
+/// What [`FileLines::advance`] came to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum FileLine {
-    /// A line; [`Lines::text`] has it.
+    /// A line; [`FileLines::text`] has it.
     Text,
     /// A line beyond [`LINE_BYTES_MAX`], passed over.
     TooLong,

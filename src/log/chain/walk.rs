@@ -8,7 +8,7 @@ use std::iter::Peekable;
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 
-use super::{Broken, Commit, Link, Months};
+use super::{ChainFault, Commit, Link, Months};
 use crate::log::archive_reader::{ArchiveReader, MergedRow, NoArchives, Unreadable, merge};
 use crate::log::read::read_positions;
 
@@ -38,7 +38,7 @@ pub struct Walk {
     /// Commits that fit.
     pub commits: u64,
     /// The first that does not.
-    pub broken: Option<Broken>,
+    pub broken: Option<ChainFault>,
 }
 
 /// Recomputes a shard's chain from its rows, up to the head at the start.
@@ -75,9 +75,9 @@ pub async fn verify_with(
         return Ok(walk);
     }
     walk.broken = if end.at != head || end.hash != head_hash {
-        Some(Broken::Head { shard, head, last: end.at })
+        Some(ChainFault::Head { shard, head, last: end.at })
     } else if let Some(row) = archives.take(shard, i64::MAX).await?.first() {
-        Some(Broken::Stray { shard, position: row.recorded.position })
+        Some(ChainFault::Stray { shard, position: row.recorded.position })
     } else {
         stray_row(&mut connection, shard).await?
     };
@@ -112,7 +112,7 @@ pub async fn verify_part(
     .await?;
     let mut walk = Walk::default();
     let Some(to) = to else {
-        walk.broken = Some(Broken::Stray { shard, position: from });
+        walk.broken = Some(ChainFault::Stray { shard, position: from });
         return Ok(walk);
     };
     archives.skip_to(shard, at);
@@ -169,7 +169,7 @@ impl Commit {
         previous: &[u8],
         rows: &mut Peekable<impl Iterator<Item = MergedRow>>,
         walk: &mut Walk,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), ChainFault> {
         let mut link = Link::new(previous, shard, self);
         let (mut found, mut archived, mut months) = (0, 0, Months::default());
         let mut times_agree = true;
@@ -178,7 +178,7 @@ impl Commit {
         while let Some(row) = rows.next_if(|r| r.recorded.position <= self.position_to) {
             let MergedRow { recorded: row, span } = row;
             if row.position < self.position_from {
-                return Err(Broken::Stray { shard, position: row.position });
+                return Err(ChainFault::Stray { shard, position: row.position });
             }
             times_agree &= row.recorded_at == self.recorded_at;
             link.add(row.position, &row.event);
@@ -195,7 +195,7 @@ impl Commit {
         times_agree &= times == Some((self.occurred_min, self.occurred_max));
         let agrees = link.finish().as_slice() == self.hash;
         if !agrees || !times_agree || found != self.events as usize {
-            return Err(Broken::Commit {
+            return Err(ChainFault::Commit {
                 shard,
                 from: self.position_from,
                 to: self.position_to,
@@ -243,7 +243,7 @@ async fn commits_after(
 async fn stray_row(
     connection: &mut PgConnection,
     shard: i16,
-) -> Result<Option<Broken>, sqlx::Error> {
+) -> Result<Option<ChainFault>, sqlx::Error> {
     let position: Option<i64> = sqlx::query_scalar(
         "select e.position from event e \
          where e.shard = $1 and (e.position <= 0 \
@@ -253,5 +253,5 @@ async fn stray_row(
     .bind(shard)
     .fetch_optional(connection)
     .await?;
-    Ok(position.map(|position| Broken::Stray { shard, position }))
+    Ok(position.map(|position| ChainFault::Stray { shard, position }))
 }

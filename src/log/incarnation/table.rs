@@ -93,14 +93,14 @@ pub(super) async fn add_lost(
 
 /// What stood ahead of the log goes on from its head; in words, if there was anything.
 pub(super) async fn set_back(tx: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
-    let (consumers, states, book, deliveries): (Option<String>, i64, i64, i64) =
+    let (consumers, states, rule_changes, deliveries): (Option<String>, i64, i64, i64) =
         sqlx::query_as("select * from public.set_back_to_heads()").fetch_one(&mut *tx).await?;
     let consumers = consumers.unwrap_or_default();
     if consumers.is_empty() && deliveries == 0 {
         return Ok(None);
     }
     let said = format!(
-        "{consumers}; forgotten: {states} states of rules, {book} changes of rules, {deliveries} deliveries"
+        "{consumers}; forgotten: {states} states of rules, {rule_changes} changes of rules, {deliveries} deliveries"
     );
     tracing::error!(said, "what stood ahead of the log was set back to it");
     Ok(Some(said))

@@ -16,7 +16,7 @@ use super::query::{BacktestError, BacktestOutput, BacktestQuery};
 use super::rows::{Directory, ScannedRow, ScannedRows};
 
 use crate::clock::rfc3339;
-use crate::event::{AlertState, READING_RETRACTED, number};
+use crate::event::{AlertEventKind, READING_RETRACTED, number};
 use crate::log::Log;
 use crate::rules::facts::Facts;
 use crate::rules::input::{Context, Input, Judged, Reading, Transition};
@@ -239,7 +239,7 @@ impl Judge<'_> {
             installation: self.installation,
             facts: &patient.facts,
             inhibited: false,
-            held: false,
+            device_distrusted: false,
             silence: None,
         };
         for (index, (rule, trial)) in
@@ -318,20 +318,20 @@ impl Trial {
     ) -> Option<(Transition, Transition)> {
         let at = said.at.timestamp_micros();
         match said.data.state {
-            AlertState::Raised => {
+            AlertEventKind::Raised => {
                 self.tally.alerts += 1;
                 self.open = Some(Box::new(OpenAlert { raised: said, observed: observed.by(at) }));
                 None
             }
-            AlertState::Cleared | AlertState::Retracted => {
+            AlertEventKind::Cleared | AlertEventKind::Retracted => {
                 let raised = self.close((at, observed.by(at)), keeps_times)?;
                 Some((raised, said))
             }
-            AlertState::Escalated | AlertState::ReAlarmed => {
+            AlertEventKind::Escalated | AlertEventKind::ReAlarmed => {
                 self.tally.repeats += 1;
                 None
             }
-            AlertState::Missed | AlertState::Corrected => None,
+            AlertEventKind::Missed | AlertEventKind::Corrected => None,
         }
     }
 

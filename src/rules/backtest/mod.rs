@@ -3,7 +3,7 @@
 //!
 //! Guarantees that the same [`super::step()`] judges as live, every reading as if it had
 //! come at once, in the order in which it was measured; several rules are tried over one
-//! reading of the history; memory is bounded by [`ROWS_HELD_MAX`] and does not grow with
+//! reading of the history; memory is bounded by [`rows::ROWS_HELD_MAX`] and does not grow with
 //! the history. Writes nothing.
 //!
 //! Looks at each rule alone: it is not inhibited by others, nor held by a silent device.
@@ -20,7 +20,7 @@ mod slice;
 mod sweep;
 mod trial;
 
-pub use crate::jobs::JobProgress;
+pub use crate::jobs::JobHandle;
 pub use fold::{BacktestTotals, PatientTrials, Tally};
 pub use query::{BacktestError, BacktestOutput, BacktestQuery};
 pub use report::{Report, WardNumbers, compared};

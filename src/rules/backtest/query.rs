@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, Utc};
 
-use crate::log::copy::Broken;
+use crate::log::copy::BadCopy;
 use crate::rules::model::Rule;
 use crate::vital::Vital;
 
@@ -83,8 +83,8 @@ pub enum BacktestError {
     Cancelled,
 }
 
-impl From<Broken> for BacktestError {
-    fn from(_: Broken) -> BacktestError {
+impl From<BadCopy> for BacktestError {
+    fn from(_: BadCopy) -> BacktestError {
         BacktestError::Format("COPY sent what is not its binary form")
     }
 }

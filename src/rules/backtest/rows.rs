@@ -14,7 +14,7 @@ use sqlx::{PgConnection, PgPool};
 
 use super::query::{BacktestError, BacktestQuery};
 use super::slice::Pages;
-use crate::jobs::JobProgress;
+use crate::jobs::JobHandle;
 use crate::log::copy::{self, Field, Next};
 use crate::vital::Vital;
 
@@ -171,7 +171,7 @@ impl ScannedRows {
         sql: &str,
         pages: &[Pages],
         numbers: &Numbers,
-        progress: &JobProgress,
+        progress: &JobHandle,
     ) -> Result<bool, BacktestError> {
         let mut connection = pool.acquire().await?;
         self.rows.iter_mut().for_each(Vec::clear);
@@ -193,7 +193,7 @@ impl ScannedRows {
         connection: &mut PgConnection,
         statement: &str,
         numbers: &Numbers,
-        progress: &JobProgress,
+        progress: &JobHandle,
     ) -> Result<bool, BacktestError> {
         let mut stream = connection.copy_out_raw(statement).await?;
         let (mut bytes, mut begun) = (Vec::with_capacity(2 * CHUNK_BYTES), false);
@@ -264,7 +264,7 @@ pub fn middle(held: &[ScannedRows]) -> DateTime<Utc> {
 }
 
 /// Counts what was read; an error when it is not to go on.
-fn have_read(progress: &JobProgress, rows: u64) -> Result<(), BacktestError> {
+fn have_read(progress: &JobHandle, rows: u64) -> Result<(), BacktestError> {
     progress.done.fetch_add(rows, Ordering::Relaxed);
     if progress.stop.is_cancelled() { Err(BacktestError::Cancelled) } else { Ok(()) }
 }

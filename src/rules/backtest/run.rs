@@ -15,7 +15,7 @@ use super::fold::{BacktestTotals, Fold, cores};
 use super::query::{BacktestError, BacktestOutput, BacktestQuery};
 use super::rows::{self, Numbers, ROWS_HELD_MAX, ScannedRows};
 use super::slice::Slice;
-use crate::jobs::JobProgress;
+use crate::jobs::JobHandle;
 use crate::log::{Log, archived_months};
 use crate::rules::facts::Facts;
 use crate::rules::model::{Mode, Per, Rule};
@@ -25,7 +25,7 @@ use crate::rules::model::{Mode, Per, Rule};
 pub async fn run(
     log: &Log,
     question: BacktestQuery,
-    progress: &JobProgress,
+    progress: &JobHandle,
     lines: Option<BacktestOutput>,
 ) -> Result<BacktestTotals, BacktestError> {
     run_holding(ROWS_HELD_MAX, log, question, progress, lines).await
@@ -36,7 +36,7 @@ pub async fn run_holding(
     rows_held_max: usize,
     log: &Log,
     question: BacktestQuery,
-    progress: &JobProgress,
+    progress: &JobHandle,
     lines: Option<BacktestOutput>,
 ) -> Result<BacktestTotals, BacktestError> {
     refuse_archived(log, &question).await?;
@@ -102,7 +102,7 @@ async fn read(
     sql: &str,
     numbers: &Numbers,
     held: Vec<ScannedRows>,
-    progress: &JobProgress,
+    progress: &JobHandle,
 ) -> Result<(Vec<ScannedRows>, bool), BacktestError> {
     let parts = slice.parts(held.len());
     let readers = held.into_iter().zip(parts).map(|(mut held, pages)| {

@@ -139,22 +139,22 @@ async fn what_was_acknowledged_and_is_not_there_begins_a_new_incarnation_once() 
         let appended = log.append(shard, &[reading("p", at)]).await.unwrap();
         last = appended.positions[0].unwrap();
     }
-    log.look().await.unwrap();
+    log.check_incarnation().await.unwrap();
     assert!(log.restored().await.unwrap().is_none());
-    let first = log.history().number();
+    let first = log.incarnations().number();
     cut_after(log.pool(), &[(shard, last - 1)]).await;
-    log.look().await.unwrap();
+    log.check_incarnation().await.unwrap();
     let now = log.restored().await.unwrap().expect("a new incarnation");
-    assert!(now.number > first && now.number == log.history().number());
+    assert!(now.number > first && now.number == log.incarnations().number());
     let of = usize::try_from(shard).unwrap();
     assert_eq!((now.heads[of], now.acknowledged[of], now.lost()), (last - 1, last, 1));
     // Who comes later takes it over, and who looks again finds nothing new.
-    other.look().await.unwrap();
-    log.look().await.unwrap();
-    assert_eq!([log.history().number(), other.history().number()], [now.number; 2]);
+    other.check_incarnation().await.unwrap();
+    log.check_incarnation().await.unwrap();
+    assert_eq!([log.incarnations().number(), other.incarnations().number()], [now.number; 2]);
     assert_eq!(restored(log.pool()).await.len(), log.shards().count());
-    assert_eq!(log.history().common_with(first).unwrap()[of], last - 1);
-    assert_eq!(log.history().common_with(first + 1), None);
+    assert_eq!(log.incarnations().common_with(first).unwrap()[of], last - 1);
+    assert_eq!(log.incarnations().common_with(first + 1), None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -23,7 +23,7 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 
 use super::format::TableFormat;
-use crate::adapter::http::shown;
+use crate::adapter::http::to_wire;
 use crate::clock::rfc3339;
 use crate::limits::shares::Permit;
 use crate::log::Log;
@@ -113,7 +113,7 @@ fn as_lines(
             for row in rows.map_err(told)? {
                 text.push_str(&match format {
                     TableFormat::Csv => csv(&patient_id, &row),
-                    _ => serde_json::to_string(&shown::reading(&patient_id, row))?,
+                    _ => serde_json::to_string(&to_wire::reading(&patient_id, row))?,
                 });
                 text.push('\n');
             }

@@ -88,11 +88,11 @@ pub const BODY: Refusals = &[
     (503, "body_budget_used"),
 ];
 /// What a patient or device is named in, or the token is narrowed to.
-const NARROW: Refusals = &[(403, "outside_token")];
+const OUTSIDE_TOKEN: Refusals = &[(403, "outside_token")];
 const PATIENT: Refusals = &[(403, "outside_token"), (422, "invalid_id")];
-const FOUND: Refusals = &[(404, "not_found")];
+const NOT_FOUND: Refusals = &[(404, "not_found")];
 const PAGED: Refusals = &[(400, "invalid_limit invalid_cursor"), (409, "log_restored")];
-const KEPT: Refusals = &[(410, "month_archived")];
+const MONTH_ARCHIVED: Refusals = &[(410, "month_archived")];
 const APPENDS: Refusals = &[(503, "log_unavailable")];
 const STREAM: Refusals = &[
     (400, "invalid_last_event_id"),
@@ -272,12 +272,12 @@ pub const PARAMETERS: &[(&str, &str, &str)] = &[
     ("cursor", r#"{"type": "string"}"#, "Where the page before ended: its `next`."),
 ];
 
-const P: &str = "patients:manage";
-const R: &str = "vitals:read";
-const A: &str = "alerts:read";
-const K: &str = "alerts:ack";
-const M: &str = "rules:manage";
-const H: &str = "webhooks:manage";
+const PATIENTS_MANAGE: &str = "patients:manage";
+const VITALS_READ: &str = "vitals:read";
+const ALERTS_READ: &str = "alerts:read";
+const ALERTS_ACK: &str = "alerts:ack";
+const RULES_MANAGE: &str = "rules:manage";
+const WEBHOOKS_MANAGE: &str = "webhooks:manage";
 const FORM: &str = "application/x-www-form-urlencoded";
 const HTML: &str = "text/html";
 const CSV: &str = "text/csv";
@@ -291,96 +291,96 @@ pub const OPERATIONS: &[Operation] = &[
     on("post", "/readings", "readings:write", "Stores readings; answered after the commit").body_also_as::<wire::Readings>(&[NDJSON])
         .answers(&[201, 207], &readings::store).refuses(&[READINGS]),
 
-    on("get", "/patients", R, "The patients with their states, now or at a moment").query(&["ward", "asOf", "knownAt", "cursor", "limit<=500"])
-        .tagged(&patients::list).refuses(&[PAGED, NARROW, KEPT]),
-    on("get", "/patients/{patient_id}", R, "A patient's state, now or at a moment").query(&["asOf", "knownAt"])
-        .tagged(&patients::state).refuses(&[PATIENT, FOUND, KEPT]),
-    on("put", "/patients/{patient_id}", P, "The same as `PUT` of the record").body::<wire::Record>()
+    on("get", "/patients", VITALS_READ, "The patients with their states, now or at a moment").query(&["ward", "asOf", "knownAt", "cursor", "limit<=500"])
+        .tagged(&patients::list).refuses(&[PAGED, OUTSIDE_TOKEN, MONTH_ARCHIVED]),
+    on("get", "/patients/{patient_id}", VITALS_READ, "A patient's state, now or at a moment").query(&["asOf", "knownAt"])
+        .tagged(&patients::state).refuses(&[PATIENT, NOT_FOUND, MONTH_ARCHIVED]),
+    on("put", "/patients/{patient_id}", PATIENTS_MANAGE, "The same as `PUT` of the record").body::<wire::Record>()
         .answers(&[200], &record::put).refuses(&[PATIENT, RECORD, &[(422, "would_erase")], APPENDS]),
-    on("get", "/patients/{patient_id}/record", R, "A patient's record, and who changed it last")
-        .tagged(&record::get).refuses(&[PATIENT, FOUND]),
-    on("put", "/patients/{patient_id}/record", P, "The whole record; null removes a field, and one that steers alarms is not left out").body::<wire::Record>()
+    on("get", "/patients/{patient_id}/record", VITALS_READ, "A patient's record, and who changed it last")
+        .tagged(&record::get).refuses(&[PATIENT, NOT_FOUND]),
+    on("put", "/patients/{patient_id}/record", PATIENTS_MANAGE, "The whole record; null removes a field, and one that steers alarms is not left out").body::<wire::Record>()
         .answers(&[200], &record::put).refuses(&[PATIENT, RECORD, &[(422, "would_erase")], APPENDS]),
-    on("patch", "/patients/{patient_id}/record", P, "A part of the record: what is left out stays, null removes").body::<wire::Record>()
+    on("patch", "/patients/{patient_id}/record", PATIENTS_MANAGE, "A part of the record: what is left out stays, null removes").body::<wire::Record>()
         .answers(&[200], &record::patch).refuses(&[PATIENT, RECORD, APPENDS]),
-    on("get", "/patients/{patient_id}/readings", R, "History: a page, buckets, points, or by `Accept` a whole table")
+    on("get", "/patients/{patient_id}/readings", VITALS_READ, "History: a page, buckets, points, or by `Accept` a whole table")
         .query(&["vital", "from", "to", "every", "points", "limit<=10000", "cursor"]).tagged(&history::readings).also_as(&[CSV, NDJSON, PARQUET])
-        .refuses(&[PAGED, PATIENT, FOUND, KEPT, &[(400, "unknown_vital vital_required every_or_points invalid_every invalid_points whole_table"), (406, "not_acceptable"), (422, "too_many_readings")], TABLE]),
-    on("get", "/patients/{patient_id}/diff", R, "What was known at a moment against what is known of it now").query(&["asOf", "knownAt", "from", "limit<=10000", "cursor"])
-        .tagged(&diff::diff).refuses(&[PAGED, PATIENT, FOUND, KEPT, &[(400, "as_of_required")]]),
+        .refuses(&[PAGED, PATIENT, NOT_FOUND, MONTH_ARCHIVED, &[(400, "unknown_vital vital_required every_or_points invalid_every invalid_points whole_table"), (406, "not_acceptable"), (422, "too_many_readings")], TABLE]),
+    on("get", "/patients/{patient_id}/diff", VITALS_READ, "What was known at a moment against what is known of it now").query(&["asOf", "knownAt", "from", "limit<=10000", "cursor"])
+        .tagged(&diff::diff).refuses(&[PAGED, PATIENT, NOT_FOUND, MONTH_ARCHIVED, &[(400, "as_of_required")]]),
     on("post", "/patients/{patient_id}/readings/retract", "readings:correct", "A reading was entered in error").body::<wire::Retraction>()
-        .answers(&[200, 201], &corrections::retract).refuses(&[PATIENT, RETRACTION, FOUND, KEPT, APPENDS]),
-    on("get", "/patients/{patient_id}/{vital}", R, "The newest reading of a vital")
+        .answers(&[200, 201], &corrections::retract).refuses(&[PATIENT, RETRACTION, NOT_FOUND, MONTH_ARCHIVED, APPENDS]),
+    on("get", "/patients/{patient_id}/{vital}", VITALS_READ, "The newest reading of a vital")
         .tagged(&patients::vital).refuses(&[PATIENT, &[(404, "not_found unknown_vital")]]),
-    on("get", "/devices", R, "What sends: last heard of, expected interval, coverage").query(&["patientId", "limit<=500", "cursor"])
-        .tagged(&devices::list).refuses(&[PAGED, NARROW]),
-    on("get", "/devices/{id}", R, "A device, at each patient that it has measured")
-        .tagged(&devices::get).refuses(&[NARROW, FOUND]),
-    on("get", "/patients/{patient_id}/replay", R, "What happened, at a multiple of real time; resumes with `Last-Event-ID`").query(&["from", "to", "knownAt", "speed"])
-        .resumes().events().refuses(&[PATIENT, FOUND, KEPT, STREAM, &[(400, "invalid_speed")]]),
-    on("get", "/stream", R, "What happens, as it happens; resumes with `Last-Event-ID`").query(&["types"])
-        .resumes().events().refuses(&[KEPT, STREAM, &[(400, "invalid_types")]]),
+    on("get", "/devices", VITALS_READ, "What sends: last heard of, expected interval, coverage").query(&["patientId", "limit<=500", "cursor"])
+        .tagged(&devices::list).refuses(&[PAGED, OUTSIDE_TOKEN]),
+    on("get", "/devices/{id}", VITALS_READ, "A device, at each patient that it has measured")
+        .tagged(&devices::get).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
+    on("get", "/patients/{patient_id}/replay", VITALS_READ, "What happened, at a multiple of real time; resumes with `Last-Event-ID`").query(&["from", "to", "knownAt", "speed"])
+        .resumes().events().refuses(&[PATIENT, NOT_FOUND, MONTH_ARCHIVED, STREAM, &[(400, "invalid_speed")]]),
+    on("get", "/stream", VITALS_READ, "What happens, as it happens; resumes with `Last-Event-ID`").query(&["types"])
+        .resumes().events().refuses(&[MONTH_ARCHIVED, STREAM, &[(400, "invalid_types")]]),
 
-    on("get", "/alerts", A, "Alerts, newest first; with `mode=shadow` what rules on trial would have raised").query(&["mode", "alertState", "patientId", "limit<=1000", "cursor"])
-        .tagged(&alerts::list).refuses(&[PAGED, STATE, NARROW, &[(400, "invalid_id")]]),
-    on("get", "/alerts/{id}", A, "An alert, and what raised it")
-        .tagged(&alerts::get).refuses(&[FOUND]),
-    on("get", "/alerts/{id}/ack", K, "A page with one button, for a phone: what it is, and who has seen it").query(&["link"]).by_link()
-        .page().refuses(&[FOUND, LINK]),
-    on("post", "/alerts/{id}/ack", K, "Somebody has seen it; a form is answered with the page").query(&["link"]).by_link()
-        .body_also_as::<wire::AcknowledgementRequest>(&[FORM]).answers(&[200], &ack::acknowledge).also_as(&[HTML]).refuses(&[FOUND, TEXT, APPENDS, LINK]),
-    on("post", "/alerts/{id}/clear", K, "It is over, says a person").body::<wire::AcknowledgementRequest>()
-        .answers(&[200], &ack::clear).refuses(&[FOUND, TEXT, APPENDS]),
+    on("get", "/alerts", ALERTS_READ, "Alerts, newest first; with `mode=shadow` what rules on trial would have raised").query(&["mode", "alertState", "patientId", "limit<=1000", "cursor"])
+        .tagged(&alerts::list).refuses(&[PAGED, STATE, OUTSIDE_TOKEN, &[(400, "invalid_id")]]),
+    on("get", "/alerts/{id}", ALERTS_READ, "An alert, and what raised it")
+        .tagged(&alerts::get).refuses(&[NOT_FOUND]),
+    on("get", "/alerts/{id}/ack", ALERTS_ACK, "A page with one button, for a phone: what it is, and who has seen it").query(&["link"]).by_link()
+        .page().refuses(&[NOT_FOUND, LINK]),
+    on("post", "/alerts/{id}/ack", ALERTS_ACK, "Somebody has seen it; a form is answered with the page").query(&["link"]).by_link()
+        .body_also_as::<wire::AcknowledgementRequest>(&[FORM]).answers(&[200], &ack::acknowledge).also_as(&[HTML]).refuses(&[NOT_FOUND, TEXT, APPENDS, LINK]),
+    on("post", "/alerts/{id}/clear", ALERTS_ACK, "It is over, says a person").body::<wire::AcknowledgementRequest>()
+        .answers(&[200], &ack::clear).refuses(&[NOT_FOUND, TEXT, APPENDS]),
 
-    on("get", "/rules", M, "The newest version of each rule")
-        .tagged(&rules::list).refuses(&[NARROW]),
-    on("post", "/rules/backtest", M, "What a rule would have raised over the history: a job").body::<wire::Backtest>()
-        .answers(&[202], &trials::start).located().refuses(&[NARROW, &[(422, "invalid_rule invalid_sweep invalid_against"), (429, "too_many_jobs"), (503, "jobs_busy")]]),
-    on("get", "/rules/{id}", M, "The newest version of a rule")
-        .tagged(&rules::get).refuses(&[NARROW, FOUND]),
-    on("put", "/rules/{id}", M, "Writes a rule: a new version").query(&["reason", "force"]).body_also_as::<wire::Rule>(&[TOML])
-        .answers(&[200], &rules::put).refuses(&[NARROW, RULE, REASON, APPENDS]),
-    on("delete", "/rules/{id}", M, "Retires a rule").query(&["reason"])
-        .nothing().refuses(&[NARROW, FOUND, REASON, APPENDS, &[(422, "invalid_rule")]]),
-    on("get", "/rules/{id}/versions", M, "Every version of a rule, with who and why")
-        .tagged(&rules::history).refuses(&[NARROW, FOUND]),
-    on("get", "/rules/{id}/report", M, "The pages that the version on trial would have sent, by day (UTC) and patient, beside those that the rules at work have sent").query(&["from", "to", "limit<=1000", "cursor"])
-        .tagged(&shadow::report).refuses(&[NARROW, FOUND, PAGED, &[(400, "invalid_range")]]),
-    on("get", "/silences", K, "The silences, newest first")
-        .tagged(&silences::list).refuses(&[NARROW]),
-    on("post", "/silences", K, "Holds pages of a rule, a patient or a ward back; never of high priority, and refused when it could hold none back").body::<wire::NewSilence>()
-        .answers(&[201], &silences::create).refuses(&[NARROW, APPENDS, &[(422, "invalid_silence silence_has_no_effect")]]),
-    on("get", "/silences/{id}", K, "A silence, with what it held back")
-        .tagged(&silences::get).refuses(&[NARROW, FOUND]),
-    on("delete", "/silences/{id}", K, "Ends a silence")
-        .answers(&[200], &silences::end).refuses(&[NARROW, FOUND, APPENDS]),
-    on("get", "/jobs/{id}", M, "How far a job is, then its result")
-        .answers(&[200], &jobs::get).refuses(&[NARROW, FOUND]),
-    on("delete", "/jobs/{id}", M, "Stops a job")
-        .nothing().refuses(&[NARROW, FOUND]),
+    on("get", "/rules", RULES_MANAGE, "The newest version of each rule")
+        .tagged(&rules::list).refuses(&[OUTSIDE_TOKEN]),
+    on("post", "/rules/backtest", RULES_MANAGE, "What a rule would have raised over the history: a job").body::<wire::Backtest>()
+        .answers(&[202], &trials::start).located().refuses(&[OUTSIDE_TOKEN, &[(422, "invalid_rule invalid_sweep invalid_against"), (429, "too_many_jobs"), (503, "jobs_busy")]]),
+    on("get", "/rules/{id}", RULES_MANAGE, "The newest version of a rule")
+        .tagged(&rules::get).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
+    on("put", "/rules/{id}", RULES_MANAGE, "Writes a rule: a new version").query(&["reason", "force"]).body_also_as::<wire::Rule>(&[TOML])
+        .answers(&[200], &rules::put).refuses(&[OUTSIDE_TOKEN, RULE, REASON, APPENDS]),
+    on("delete", "/rules/{id}", RULES_MANAGE, "Retires a rule").query(&["reason"])
+        .nothing().refuses(&[OUTSIDE_TOKEN, NOT_FOUND, REASON, APPENDS, &[(422, "invalid_rule")]]),
+    on("get", "/rules/{id}/versions", RULES_MANAGE, "Every version of a rule, with who and why")
+        .tagged(&rules::history).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
+    on("get", "/rules/{id}/report", RULES_MANAGE, "The pages that the version on trial would have sent, by day (UTC) and patient, beside those that the rules at work have sent").query(&["from", "to", "limit<=1000", "cursor"])
+        .tagged(&shadow::report).refuses(&[OUTSIDE_TOKEN, NOT_FOUND, PAGED, &[(400, "invalid_range")]]),
+    on("get", "/silences", ALERTS_ACK, "The silences, newest first")
+        .tagged(&silences::list).refuses(&[OUTSIDE_TOKEN]),
+    on("post", "/silences", ALERTS_ACK, "Holds pages of a rule, a patient or a ward back; never of high priority, and refused when it could hold none back").body::<wire::NewSilence>()
+        .answers(&[201], &silences::create).refuses(&[OUTSIDE_TOKEN, APPENDS, &[(422, "invalid_silence silence_has_no_effect")]]),
+    on("get", "/silences/{id}", ALERTS_ACK, "A silence, with what it held back")
+        .tagged(&silences::get).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
+    on("delete", "/silences/{id}", ALERTS_ACK, "Ends a silence")
+        .answers(&[200], &silences::end).refuses(&[OUTSIDE_TOKEN, NOT_FOUND, APPENDS]),
+    on("get", "/jobs/{id}", RULES_MANAGE, "How far a job is, then its result")
+        .answers(&[200], &jobs::get).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
+    on("delete", "/jobs/{id}", RULES_MANAGE, "Stops a job")
+        .nothing().refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
 
-    on("get", "/webhooks", H, "The tenant's endpoints")
-        .tagged(&webhooks::list).refuses(&[NARROW]),
-    on("post", "/webhooks", H, "Makes an endpoint; its secret is told this once").body::<wire::NewWebhook>()
-        .answers(&[201], &webhooks::create).located().refuses(&[NARROW, ENDPOINT, APPENDS]),
-    on("get", "/webhooks/{id}", H, "An endpoint")
-        .tagged(&webhooks::get).refuses(&[NARROW, FOUND]),
-    on("patch", "/webhooks/{id}", H, "Changes an endpoint, or pauses it").body::<wire::ChangedWebhook>()
-        .answers(&[200], &webhooks::change).refuses(&[NARROW, FOUND, ENDPOINT, APPENDS, &[(422, "invalid_state")]]),
-    on("delete", "/webhooks/{id}", H, "Ends an endpoint")
-        .nothing().refuses(&[NARROW, FOUND, APPENDS]),
-    on("post", "/webhooks/{id}/rotate-secret", H, "A new secret, told this once; the one before signs too for 24 hours").body::<wire::Rotation>().may_be_empty()
-        .answers(&[200], &webhooks::rotate).refuses(&[NARROW, FOUND, &[(409, "rotated_too_often"), (422, "invalid_signature invalid_secret")]]),
-    on("post", "/webhooks/{id}/ping", H, "Sends a signed test event now and says what came of it")
-        .answers(&[200], &webhooks::ping).refuses(&[NARROW, FOUND]),
-    on("post", "/webhooks/{id}/replay", H, "Sends the deliveries of a time once more, under their ids").body::<wire::Replay>()
-        .answers(&[202], &deliveries::replay_range).refuses(&[NARROW, FOUND, &[(409, "webhook_disabled"), (422, "invalid_range invalid_state too_many_deliveries")]]),
-    on("get", "/webhooks/{id}/deliveries", H, "What was sent to it, newest first").query(&["deliveryState", "limit<=1000", "cursor"])
-        .tagged(&deliveries::list).refuses(&[NARROW, FOUND, PAGED, STATE]),
-    on("get", "/webhooks/{id}/events", H, "What it was to be told, by number, without gaps").query(&["after", "limit<=1000", "cursor"])
-        .tagged(&webhook_events::list).refuses(&[NARROW, FOUND, PAGED, &[(400, "invalid_after")]]),
-    on("get", "/deliveries/{id}", H, "A delivery with every attempt")
-        .tagged(&deliveries::get).refuses(&[NARROW, FOUND]),
-    on("post", "/deliveries/{id}/replay", H, "Sends a delivery once more, under its id")
-        .answers(&[202], &deliveries::replay).refuses(&[NARROW, FOUND, &[(409, "webhook_disabled")]]),
+    on("get", "/webhooks", WEBHOOKS_MANAGE, "The tenant's endpoints")
+        .tagged(&webhooks::list).refuses(&[OUTSIDE_TOKEN]),
+    on("post", "/webhooks", WEBHOOKS_MANAGE, "Makes an endpoint; its secret is told this once").body::<wire::NewWebhook>()
+        .answers(&[201], &webhooks::create).located().refuses(&[OUTSIDE_TOKEN, ENDPOINT, APPENDS]),
+    on("get", "/webhooks/{id}", WEBHOOKS_MANAGE, "An endpoint")
+        .tagged(&webhooks::get).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
+    on("patch", "/webhooks/{id}", WEBHOOKS_MANAGE, "Changes an endpoint, or pauses it").body::<wire::ChangedWebhook>()
+        .answers(&[200], &webhooks::change).refuses(&[OUTSIDE_TOKEN, NOT_FOUND, ENDPOINT, APPENDS, &[(422, "invalid_state")]]),
+    on("delete", "/webhooks/{id}", WEBHOOKS_MANAGE, "Ends an endpoint")
+        .nothing().refuses(&[OUTSIDE_TOKEN, NOT_FOUND, APPENDS]),
+    on("post", "/webhooks/{id}/rotate-secret", WEBHOOKS_MANAGE, "A new secret, told this once; the one before signs too for 24 hours").body::<wire::Rotation>().may_be_empty()
+        .answers(&[200], &webhooks::rotate).refuses(&[OUTSIDE_TOKEN, NOT_FOUND, &[(409, "rotated_too_often"), (422, "invalid_signature invalid_secret")]]),
+    on("post", "/webhooks/{id}/ping", WEBHOOKS_MANAGE, "Sends a signed test event now and says what came of it")
+        .answers(&[200], &webhooks::ping).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
+    on("post", "/webhooks/{id}/replay", WEBHOOKS_MANAGE, "Sends the deliveries of a time once more, under their ids").body::<wire::Replay>()
+        .answers(&[202], &deliveries::replay_range).refuses(&[OUTSIDE_TOKEN, NOT_FOUND, &[(409, "webhook_disabled"), (422, "invalid_range invalid_state too_many_deliveries")]]),
+    on("get", "/webhooks/{id}/deliveries", WEBHOOKS_MANAGE, "What was sent to it, newest first").query(&["deliveryState", "limit<=1000", "cursor"])
+        .tagged(&deliveries::list).refuses(&[OUTSIDE_TOKEN, NOT_FOUND, PAGED, STATE]),
+    on("get", "/webhooks/{id}/events", WEBHOOKS_MANAGE, "What it was to be told, by number, without gaps").query(&["after", "limit<=1000", "cursor"])
+        .tagged(&webhook_events::list).refuses(&[OUTSIDE_TOKEN, NOT_FOUND, PAGED, &[(400, "invalid_after")]]),
+    on("get", "/deliveries/{id}", WEBHOOKS_MANAGE, "A delivery with every attempt")
+        .tagged(&deliveries::get).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
+    on("post", "/deliveries/{id}/replay", WEBHOOKS_MANAGE, "Sends a delivery once more, under its id")
+        .answers(&[202], &deliveries::replay).refuses(&[OUTSIDE_TOKEN, NOT_FOUND, &[(409, "webhook_disabled")]]),
 ];

@@ -87,7 +87,7 @@ impl FitMessage<'_> {
 
 /// Where the records cannot be followed any further.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Broken {
+pub struct BadRecords {
     /// At which byte of them.
     pub at: usize,
     /// What is wrong.
@@ -109,8 +109,8 @@ impl Records {
         &'a mut self,
         bytes: &'a [u8],
         wanted: &[u8],
-    ) -> Result<Option<FitMessage<'a>>, Broken> {
-        let cut = |at| Broken { at, why: "a record that goes beyond the end" };
+    ) -> Result<Option<FitMessage<'a>>, BadRecords> {
+        let cut = |at| BadRecords { at, why: "a record that goes beyond the end" };
         loop {
             let begin = self.at;
             let Some(header) = bytes.get(begin).copied() else { return Ok(None) };
@@ -129,7 +129,7 @@ impl Records {
                 None => usize::from(header & 0x0f),
             };
             let Some(definition) = self.definitions[local].as_ref() else {
-                return Err(Broken { at: begin, why: "a record that nothing has described" });
+                return Err(BadRecords { at: begin, why: "a record that nothing has described" });
             };
             let body = bytes.get(self.at..self.at + definition.size).ok_or_else(|| cut(begin))?;
             self.at += definition.size;

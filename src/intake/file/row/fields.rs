@@ -8,7 +8,7 @@ const QUOTED_CHARS_MAX: usize = 120;
 /// What is wrong with a line.
 #[derive(Debug)]
 pub struct RowFault {
-    /// Stable; the codes are listed at [`Row::Bad`].
+    /// Stable; the codes are listed at [`super::super::contents::FileRow::Bad`].
     pub code: &'static str,
     /// What is wrong and how to mend it.
     pub detail: String,

@@ -1,6 +1,6 @@
-//! Knowing which history of the log it is, for as long as it is served.
+//! Knowing which incarnation of the log it is, for as long as it is served.
 //!
-//! Guarantees that another history is noticed within [`HISTORY_MS`], also behind a pooler that
+//! Guarantees that another incarnation is noticed within [`INCARNATION_CHECK_MS`], also behind a pooler that
 //! changes servers under its connections, and that what was derived from a lost one is derived
 //! anew. New connections look by themselves, before they are used.
 
@@ -17,10 +17,10 @@ use crate::config::{Role, Serving};
 use crate::log::Log;
 use crate::tasks::Tasks;
 
-/// How often it is looked which history of the log this is.
-const HISTORY_MS: u64 = 1_000;
+/// How often it is looked which incarnation of the log this is.
+const INCARNATION_CHECK_MS: u64 = 1_000;
 
-/// Knows which history of the log this is, and publishes its heads where that is asked for.
+/// Knows which incarnation of the log this is, and publishes its heads where that is asked for.
 pub(super) async fn keep(
     log: &Log,
     database: &Database,
@@ -36,20 +36,20 @@ pub(super) async fn keep(
     // Tables of what is gone are rebuilt by whoever folds.
     let folds = serving.roles.contains(&Role::Workers);
     let of_rebuilds = folds.then(|| log.with_pool(database.owner_pool(REBUILD_CONNECTIONS_MAX)));
-    tasks.spawn_until("the history", stop, watch(log.clone(), of_rebuilds));
+    tasks.spawn_until("the incarnation", stop, watch(log.clone(), of_rebuilds));
     Ok(())
 }
 
-/// Looks which history of the log it is; new connections do so by themselves. What is
+/// Looks which incarnation of the log it is; new connections do so by themselves. What is
 /// archived is learned anew with it.
 async fn watch(log: Log, of_rebuilds: Option<Log>) {
-    let mut number = log.history().number();
+    let mut number = log.incarnations().number();
     loop {
-        tokio::time::sleep(Duration::from_millis(HISTORY_MS)).await;
-        if let Err(error) = log.look().await {
+        tokio::time::sleep(Duration::from_millis(INCARNATION_CHECK_MS)).await;
+        if let Err(error) = log.check_incarnation().await {
             tracing::debug!(%error, "not known whether the log is what it was");
         }
-        let now = log.history().number();
+        let now = log.incarnations().number();
         if now != number && log.reload_archived().await.is_ok() {
             number = now;
             if let Some(log) = &of_rebuilds {

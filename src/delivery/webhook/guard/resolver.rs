@@ -17,9 +17,9 @@ pub trait Resolver: Send + Sync + fmt::Debug {
 
 /// The machine's resolver.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SystemNames;
+pub(super) struct SystemResolver;
 
-impl Resolver for SystemNames {
+impl Resolver for SystemResolver {
     fn addresses(&self, host: &str) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
         let host = host.to_owned();
         Box::pin(async move { Ok(tokio::net::lookup_host((host, 0)).await?.collect()) })

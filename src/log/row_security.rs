@@ -18,18 +18,18 @@ tokio::task_local! {
 }
 
 /// Answers somebody of a tenant.
-pub async fn within<T>(tenant: Arc<str>, answer: impl Future<Output = T>) -> T {
+pub async fn as_tenant<T>(tenant: Arc<str>, answer: impl Future<Output = T>) -> T {
     TENANT.scope(tenant, answer).await
 }
 
 /// The same for an answer that goes on when its beginning was given.
-pub fn within_stream<S: Stream>(tenant: Arc<str>, stream: S) -> impl Stream<Item = S::Item> {
+pub fn stream_as_tenant<S: Stream>(tenant: Arc<str>, stream: S) -> impl Stream<Item = S::Item> {
     let mut stream: Pin<Box<S>> = Box::pin(stream);
     poll_fn(move |cx| TENANT.sync_scope(tenant.clone(), || stream.as_mut().poll_next(cx)))
 }
 
 /// Tells a connection whom this task answers, whomever it answered before.
-pub async fn put_up(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+pub async fn set_tenant(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let tenant = TENANT.try_with(Arc::clone).ok();
     sqlx::query("select set_config('vitals.tenant', $1, false)")
         .bind(tenant.as_deref().unwrap_or_default())
