@@ -8,7 +8,7 @@
 //! ward out. Symmetric keys in a set are passed over, for whoever can read it has them.
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
@@ -16,6 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey, Header};
+use parking_lot::RwLock;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -168,7 +169,7 @@ impl Jwks {
     }
 
     fn set(&self) -> Option<Arc<Set>> {
-        self.set.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.set.read().clone()
     }
 
     fn knows(&self, header: &Header) -> bool {
@@ -199,7 +200,7 @@ impl Jwks {
         };
         if self.set().is_none_or(|set| set.text != text) {
             let set = Set { keys: read(&text)?, text, known: TokenCache::default() };
-            *self.set.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(set));
+            *self.set.write() = Some(Arc::new(set));
         }
         Ok(())
     }

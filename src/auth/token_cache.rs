@@ -6,7 +6,9 @@
 
 use std::collections::HashMap;
 use std::mem;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::caller::Caller;
 
@@ -28,7 +30,7 @@ struct Seen {
 impl TokenCache {
     /// Whose token it is.
     pub fn get(&self, token: &str) -> Option<Arc<Caller>> {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.0.lock();
         if let Some(caller) = seen.lately.get(token) {
             return Some(caller.clone());
         }
@@ -40,7 +42,7 @@ impl TokenCache {
     /// Remembers a token that was verified.
     pub fn put(&self, token: &str, caller: &Arc<Caller>) {
         if token.len() <= TOKEN_BYTES_MAX {
-            let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut seen = self.0.lock();
             seen.remember(token.into(), caller.clone());
         }
     }
@@ -87,7 +89,7 @@ mod tests {
             }
         }
         assert!(known.get("once-0").is_none());
-        let seen = known.0.lock().unwrap();
+        let seen = known.0.lock();
         assert!(seen.lately.len() + seen.before.len() <= 2 * TOKENS);
     }
 

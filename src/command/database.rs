@@ -4,10 +4,11 @@
 //! rebuilds and archives run as it, on connections that are closed soon after; and that
 //! questions of somebody see the rows of their tenant only.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use parking_lot::Mutex;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{ConnectOptions, PgConnection};
 use tokio::time::timeout;
@@ -216,7 +217,7 @@ impl Database {
     }
 
     fn kept(&self, pool: PgPool) -> PgPool {
-        self.pools.lock().unwrap_or_else(PoisonError::into_inner).push(pool.clone());
+        self.pools.lock().push(pool.clone());
         pool
     }
 
@@ -250,7 +251,7 @@ impl Database {
     /// Ends our use of it.
     pub async fn close(self) -> Result<(), Error> {
         let Database { pools, embedded, .. } = self;
-        let pools = pools.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let pools = pools.into_inner();
         let stopped = async {
             // A server that stops while a connection is being given back is one more warning
             // that says nothing.

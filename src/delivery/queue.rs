@@ -138,7 +138,6 @@ impl Queues {
 
 impl DeliveryQueue {
     fn queues(&self) -> MutexGuard<'_, Queues> {
-        // Whole after every statement; a panic elsewhere did not spoil it.
         self.0.queues.lock()
     }
 

@@ -1,8 +1,8 @@
 //! A share in the server of a data directory: joined, started or created, and left again.
 
+use parking_lot::Mutex;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;

@@ -9,7 +9,7 @@
 //! PostgreSQL itself starts what it lost of its processes. Of several vitals on one data
 //! directory one starts it, and the others find it there.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{ConnectOptions, Connection, PgConnection};
@@ -152,7 +152,7 @@ impl Embedded {
 
     /// What became of it, if no process of it lives.
     fn end_of_it(&self) -> Option<String> {
-        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut child = self.child.lock();
         match server::end(&self.dirs, &mut child) {
             Ok(end) => end,
             Err(error) => {
@@ -172,7 +172,7 @@ impl Embedded {
             reached => reached?,
         };
         if child.is_some() {
-            *self.child.lock().unwrap_or_else(PoisonError::into_inner) = child;
+            *self.child.lock() = child;
         }
         if sockets != self.sockets {
             return Err(EmbeddedError::Moved { from: self.sockets.clone(), to: sockets });

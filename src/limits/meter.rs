@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use governor::clock::{Clock, MonotonicClock, Reference};
@@ -17,6 +17,7 @@ use governor::nanos::Nanos;
 use governor::state::StateStore;
 use governor::state::keyed::ShrinkableKeyedStateStore;
 use governor::{Quota, RateLimiter};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::auth::Subject;
 
@@ -136,7 +137,7 @@ struct Subjects(Arc<Mutex<HashMap<Subject, Nanos>>>);
 impl Subjects {
     fn known(&self) -> MutexGuard<'_, HashMap<Subject, Nanos>> {
         // Nothing that runs under the lock leaves it half-done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

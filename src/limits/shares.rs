@@ -8,9 +8,10 @@
 //! beside this counts by the minute).
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::auth::{Caller, Subject};
@@ -243,8 +244,7 @@ impl Share {
 
 impl Inner {
     fn lent(&self) -> MutexGuard<'_, Lent> {
-        // Whole after every statement; a panic elsewhere did not spoil it.
-        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lent.lock()
     }
 
     fn refuse(&self, short: &Short, n: usize) -> UsedUp {

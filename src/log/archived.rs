@@ -4,9 +4,10 @@
 //! thin one: both change in one transaction (`exchange.rs`). What a process holds of
 //! it is a cache that may be late; the partition's constraint never is.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use parking_lot::RwLock;
 use sqlx::{FromRow, PgPool};
 
 use super::partition::Span;
@@ -108,13 +109,12 @@ pub(super) struct Cache(RwLock<Archived>);
 
 impl Cache {
     pub(super) fn get(&self) -> Archived {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.read().clone()
     }
 
     pub(super) async fn reload(&self, pool: &PgPool) -> Result<(), sqlx::Error> {
         let months = archived_months(pool).await?;
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) =
-            months.iter().map(|month| month.span).collect();
+        *self.0.write() = months.iter().map(|month| month.span).collect();
         Ok(())
     }
 }

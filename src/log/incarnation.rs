@@ -18,9 +18,10 @@
 
 mod table;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use parking_lot::Mutex;
 use serde_json::json;
 use sqlx::{Connection, PgConnection, PgPool};
 use tokio::sync::watch;
@@ -118,13 +119,13 @@ impl Incarnations {
     /// An append was acknowledged: it must be there for ever.
     pub(super) fn acknowledged(&self, shard: i16, position: i64, recorded_at: DateTime<Utc>) {
         let Some(mark) = self.0.acknowledged.get(usize::from(shard.unsigned_abs())) else { return };
-        *mark.lock().unwrap_or_else(PoisonError::into_inner) = Some(Mark { position, recorded_at });
+        *mark.lock() = Some(Mark { position, recorded_at });
     }
 
     fn marks(&self) -> Vec<(i16, Mark)> {
         let marks = self.0.acknowledged.iter().enumerate();
         let of = |(shard, mark): (usize, &Mutex<Option<Mark>>)| {
-            let mark = *mark.lock().unwrap_or_else(PoisonError::into_inner);
+            let mark = *mark.lock();
             mark.map(|mark| (shard as i16, mark))
         };
         marks.filter_map(of).collect()
@@ -132,7 +133,7 @@ impl Incarnations {
 
     fn forget_marks(&self) {
         for mark in &self.0.acknowledged {
-            *mark.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *mark.lock() = None;
         }
     }
 

@@ -7,9 +7,9 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{PoisonError, RwLock};
 
 use chrono::{DateTime, Datelike, NaiveDate, NaiveTime, Utc};
+use parking_lot::RwLock;
 use sqlx::{PgConnection, PgExecutor, PgPool};
 
 use super::timeouts::{GuardedConnection, on_connection};
@@ -129,14 +129,14 @@ impl KnownPartitions {
         times: impl Iterator<Item = DateTime<Utc>>,
     ) -> Result<(), sqlx::Error> {
         let missing: HashSet<Span> = {
-            let known = self.spans.read().unwrap_or_else(PoisonError::into_inner);
+            let known = self.spans.read();
             let spans = times.filter_map(|t| Span::of(t, self.months_from));
             spans.filter(|span| known.0 != incarnation || !known.1.contains(span)).collect()
         };
         for span in missing {
             let created = async |connection: &mut PgConnection| create(connection, span).await;
             on_connection(pool, &mut GuardedConnection::for_one_question(), created).await?;
-            let mut known = self.spans.write().unwrap_or_else(PoisonError::into_inner);
+            let mut known = self.spans.write();
             if known.0 != incarnation {
                 *known = (incarnation, HashSet::new());
             }
@@ -147,7 +147,7 @@ impl KnownPartitions {
 
     /// They are not there, whatever was known.
     pub(super) fn forget(&self, times: impl Iterator<Item = DateTime<Utc>>) {
-        let mut known = self.spans.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.spans.write();
         for span in times.filter_map(|t| Span::of(t, self.months_from)) {
             known.1.remove(&span);
         }

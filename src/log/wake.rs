@@ -9,9 +9,10 @@
 //! hurries for. A reader who waits for a fold asks it to hurry in the same ways.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 use tokio::sync::watch;
@@ -155,7 +156,7 @@ impl Wake {
     }
 
     fn wanted(&self, consumer: &str, shard: i16) -> watch::Sender<u64> {
-        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wanted = self.wanted.lock();
         wanted.entry((consumer.to_owned(), shard)).or_default().clone()
     }
 

@@ -5,10 +5,11 @@
 //! judge: that is [`super::evaluate`], which knows nothing of databases.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use parking_lot::{Mutex, RwLock};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
@@ -61,14 +62,13 @@ impl Urgency {
     /// Whether somebody waits for this reading: it may raise, or clear.
     fn has(&self, event: &Event) -> bool {
         let (Some(vital), Some(value)) = (event.vital, event.value) else { return false };
-        let snapshot = self.snapshot.read().unwrap_or_else(PoisonError::into_inner);
+        let snapshot = self.snapshot.read();
         // Not known yet: whatever it is may be.
         let Some(snapshot) = &*snapshot else { return true };
         if snapshot.is_urgent(&event.tenant, vital, value) {
             return true;
         }
-        let with_active_alert =
-            self.with_active_alert.read().unwrap_or_else(PoisonError::into_inner);
+        let with_active_alert = self.with_active_alert.read();
         with_active_alert
             .get(&event.tenant)
             .is_some_and(|patients| patients.contains(&event.patient_id))
@@ -77,8 +77,7 @@ impl Urgency {
 
     fn learn(&self, alert_event: &Event) {
         let Ok(Some(alert)) = alert_event.alert() else { return };
-        let mut with_active_alert =
-            self.with_active_alert.write().unwrap_or_else(PoisonError::into_inner);
+        let mut with_active_alert = self.with_active_alert.write();
         let patients = with_active_alert.entry(alert_event.tenant.clone()).or_default();
         match alert.state {
             AlertEventKind::Raised => {
@@ -123,7 +122,7 @@ impl RulesConsumer {
         position: i64,
     ) -> Result<Arc<RuleSnapshot>, ConsumerError> {
         {
-            let snapshots = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+            let snapshots = self.snapshots.lock();
             if let Some((at, snapshot)) = snapshots.get(&shard)
                 && *at == (At { incarnation: self.log.incarnations().number(), position })
             {
@@ -296,11 +295,11 @@ impl Consumer for RulesConsumer {
     }
 
     fn committed(&self, window: &Window, raised: Raised) {
-        let mut snapshots = self.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut snapshots = self.snapshots.lock();
         let at = At { incarnation: raised.incarnation, position: window.to };
         snapshots.insert(window.shard, (at, raised.snapshot.clone()));
         drop(snapshots);
-        let mut hint = self.urgency.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+        let mut hint = self.urgency.snapshot.write();
         if hint.as_ref().is_none_or(|snapshot| !Arc::ptr_eq(snapshot, &raised.snapshot)) {
             *hint = Some(raised.snapshot);
         }

@@ -12,8 +12,8 @@ mod watch;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -22,6 +22,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 #[cfg(target_os = "linux")]
+use parking_lot::{Mutex, MutexGuard};
 use rustix::net::sockopt::set_tcp_user_timeout;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -197,8 +198,7 @@ struct Connections {
 
 impl Connections {
     fn all(&self) -> MutexGuard<'_, HashMap<u64, Arc<ConnectionState>>> {
-        // A map of whole values: a panic elsewhere did not spoil it.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock()
     }
 
     /// The next connection, once few enough are ending.

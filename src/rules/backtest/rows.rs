@@ -5,11 +5,12 @@
 //! rows: PostgreSQL sends them as they lie, which costs it least.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt;
+use parking_lot::Mutex;
 use sqlx::{PgConnection, PgPool};
 
 use super::query::{BacktestError, BacktestQuery};
@@ -60,7 +61,7 @@ struct Met {
 
 impl Directory {
     fn number(&self, name: &[u8]) -> u32 {
-        let mut met = self.met.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut met = self.met.lock();
         let next = met.names.len() as u32;
         if let Some(number) = met.numbers.get(name) {
             return *number;
@@ -72,7 +73,7 @@ impl Directory {
 
     /// The names, each at the place of its number.
     pub fn names(&self) -> Vec<Arc<str>> {
-        self.met.lock().unwrap_or_else(PoisonError::into_inner).names.clone()
+        self.met.lock().names.clone()
     }
 }
 

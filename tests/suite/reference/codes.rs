@@ -6,6 +6,15 @@ use serde_json::Value;
 
 use super::{header, row};
 
+/// What is answered where the description has no operation, and by `/health/ready`.
+const BESIDE: [(&str, &str, &str); 5] = [
+    ("database_away", "503", "`/health/ready`"),
+    ("database_slow", "503", "`/health/ready`"),
+    ("invalid_path", "400", "any path"),
+    ("method_not_allowed", "405", "any path"),
+    ("no_such_route", "404", "any path"),
+];
+
 /// Where and with which statuses a code is answered.
 #[derive(Default)]
 struct Code {
@@ -43,7 +52,47 @@ fn all() -> (BTreeMap<String, Code>, usize, usize) {
             }
         }
     }
+    for (name, status, of) in BESIDE {
+        let code = codes.entry(name.to_owned()).or_default();
+        code.statuses.insert(status.to_owned());
+        code.resources.insert(of.to_owned());
+    }
     (codes, count, bodies)
+}
+
+/// The code of each problem that a source makes with one written beside it.
+fn written(source: &str) -> impl Iterator<Item = &str> {
+    source.split("Problem::").skip(1).filter_map(|made| {
+        let (kind, made) = made.split(';').next()?.split_once('(')?;
+        // What was not found is named; its code is one for all.
+        let code = made.split('"').nth(1).filter(|_| kind != "not_found")?;
+        let is_code = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        (code.starts_with(char::is_alphabetic) && code.chars().all(is_code)).then_some(code)
+    })
+}
+
+#[test]
+fn every_code_of_the_sources_is_in_the_table() {
+    let (known, _, _) = all();
+    let mut found = 0;
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/adapter/http");
+    let mut folders = vec![root];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap_or_default();
+            let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+            for code in written(text) {
+                assert!(known.contains_key(code), "{}: {code} is told nowhere", path.display());
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 60, "only {found} codes");
 }
 
 /// What the table that stands there says is to be done, by code.
