@@ -96,11 +96,6 @@ pub fn router(api: Api) -> EntryPoint {
     };
     let past =
         Router::new().route("/patients/{patient_id}/replay", get(replay::replay)).with_state(past);
-    let nurses = Router::new()
-        .route("/alerts", get(alerts::list))
-        .route("/alerts/{id}", get(alerts::get))
-        .route("/alerts/{id}/clear", post(ack::clear))
-        .with_state(questions.clone());
     // By a token, or by the link that came with the alert. Nothing else is let in so.
     let answering = Router::new()
         .route("/alerts/{id}/ack", get(ack::show).post(ack::acknowledge))
@@ -126,7 +121,7 @@ pub fn router(api: Api) -> EntryPoint {
         .merge(dashboards(questions.clone()))
         .merge(streams)
         .merge(past)
-        .merge(nurses)
+        .merge(nurses(questions.clone()))
         .merge(clinicians(rules_state))
         .merge(hospitals(registry))
         .route_layer(middleware::from_fn(parameters::known_only))
@@ -165,6 +160,15 @@ fn dashboards(questions: patients::QueryState) -> Router {
         .route("/patients/{patient_id}/{vital}", get(patients::vital))
         .route("/devices", get(devices::list))
         .route("/devices/{id}", get(devices::get))
+        .with_state(questions)
+}
+
+/// What calls a nurse.
+fn nurses(questions: patients::QueryState) -> Router {
+    Router::new()
+        .route("/alerts", get(alerts::list))
+        .route("/alerts/{id}", get(alerts::get))
+        .route("/alerts/{id}/clear", post(ack::clear))
         .with_state(questions)
 }
 
