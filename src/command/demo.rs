@@ -38,7 +38,7 @@ const TOKEN_SECONDS: i64 = 7 * 86_400;
 #[derive(Args)]
 pub struct Options {
     /// Stop after this long and say whether all agrees
-    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    #[arg(id = "for", long = "for", value_name = "TIME", value_parser = duration)]
     for_: Option<Duration>,
     /// How much faster than life
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=3600))]
