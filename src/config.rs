@@ -12,6 +12,7 @@ use std::time::Duration;
 use clap::{Args, Command, ValueEnum};
 
 use crate::delivery::webhook::guard::Allow;
+use crate::event::is_fhir_id;
 
 /// The file that is read unless another is named.
 const FILE: &str = "vitals.toml";
@@ -294,6 +295,14 @@ fn origin(text: &str) -> Result<String, String> {
         Some(origin) => Err(format!("write it as browsers do: {origin}")),
         None => Err("write it as https://app.example.org; each origin is named".to_owned()),
     }
+}
+
+/// The id of a tenant, a patient or a device.
+pub fn id(text: &str) -> Result<String, String> {
+    let is_one = is_fhir_id(text).then(|| text.to_owned());
+    is_one.ok_or_else(|| {
+        "an id is 1 to 64 letters, digits, dashes and dots, and not . or ..".to_owned()
+    })
 }
 
 /// A limit a minute.

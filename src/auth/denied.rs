@@ -16,3 +16,15 @@ pub enum Denied {
     #[error("the keys of tokens are not known yet: try again")]
     KeysUnavailable,
 }
+
+impl Denied {
+    /// Stable, and the same by every adapter.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Denied::Unauthorised(_) => "unauthorised",
+            Denied::ScopeMissing(_) => "scope_missing",
+            Denied::OutsideToken(_) => "outside_token",
+            Denied::KeysUnavailable => "keys_unavailable",
+        }
+    }
+}

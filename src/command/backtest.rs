@@ -36,7 +36,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     rule: PathBuf,
     /// Whose patients
-    #[arg(long, value_parser = super::ids::id, default_value = "default")]
+    #[arg(long, value_parser = crate::config::id, default_value = "default")]
     tenant: String,
     /// Readings measured from here on, RFC 3339
     #[arg(long, value_name = "T")]

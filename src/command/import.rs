@@ -57,13 +57,13 @@ pub struct Options {
     #[arg(long)]
     format: Source,
     /// Who wore the watch that wrote a FIT file
-    #[arg(long, value_name = "P", value_parser = super::ids::id)]
+    #[arg(long, value_name = "P", value_parser = crate::config::id)]
     patient: Option<String>,
     /// The watch that wrote a FIT file
-    #[arg(long, value_name = "D", value_parser = super::ids::id)]
+    #[arg(long, value_name = "D", value_parser = crate::config::id)]
     device: Option<String>,
     /// Whose readings these are
-    #[arg(long, value_parser = super::ids::id, default_value = "default")]
+    #[arg(long, value_parser = crate::config::id, default_value = "default")]
     tenant: String,
     /// Minute 0 of icu-csv
     #[arg(long, value_name = "T0", default_value = "2026-01-01T00:00:00Z")]

@@ -11,7 +11,6 @@ mod database;
 mod demo;
 mod descriptors;
 mod error;
-mod ids;
 mod import;
 mod incarnation;
 mod migrate;

@@ -27,12 +27,12 @@ pub struct Options {
     #[arg(value_parser = stream)]
     patient: String,
     /// Of this tenant only
-    #[arg(long, value_parser = super::ids::id)]
+    #[arg(long, value_parser = crate::config::id)]
     tenant: Option<String>,
 }
 
 fn stream(text: &str) -> Result<String, String> {
-    if text == NO_PATIENT { Ok(text.to_owned()) } else { super::ids::id(text) }
+    if text == NO_PATIENT { Ok(text.to_owned()) } else { crate::config::id(text) }
 }
 
 /// Lists who is parked.

@@ -26,10 +26,10 @@ const OUT_BYTES: usize = 256 * 1024;
 #[derive(Args)]
 pub struct Options {
     /// Whose events
-    #[arg(long, value_parser = super::ids::id)]
+    #[arg(long, value_parser = crate::config::id)]
     patient: String,
     /// Whose patient
-    #[arg(long, value_parser = super::ids::id, default_value = "default")]
+    #[arg(long, value_parser = crate::config::id, default_value = "default")]
     tenant: String,
     /// From here on, RFC 3339
     #[arg(long, value_name = "T")]

@@ -15,7 +15,7 @@ use crate::config::{Common, duration};
 #[derive(Args)]
 pub struct Options {
     /// Whose data it opens
-    #[arg(long, value_parser = super::ids::id)]
+    #[arg(long, value_parser = crate::config::id)]
     tenant: String,
     /// Who will use it
     #[arg(long)]
@@ -24,10 +24,10 @@ pub struct Options {
     #[arg(long)]
     scope: String,
     /// Only this device
-    #[arg(long, value_parser = super::ids::id)]
+    #[arg(long, value_parser = crate::config::id)]
     device: Option<String>,
     /// Only this patient
-    #[arg(long, value_parser = super::ids::id)]
+    #[arg(long, value_parser = crate::config::id)]
     patient: Option<String>,
     /// How long it is good for
     #[arg(long, value_parser = duration, default_value = "12h")]

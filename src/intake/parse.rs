@@ -105,6 +105,19 @@ pub enum ParseError {
     TooMany(usize),
 }
 
+impl ParseError {
+    /// Stable, and the same by every adapter.
+    pub fn code(&self) -> &'static str {
+        match self {
+            ParseError::NotUtf8 { .. } => "not_utf8",
+            ParseError::NotJson(_) => "unreadable_json",
+            ParseError::NeitherObjectNorArray => "not_readings",
+            ParseError::Empty => "empty_batch",
+            ParseError::TooMany(_) => "batch_too_large",
+        }
+    }
+}
+
 /// Reads a body, one reading or an array of them, into an empty batch.
 pub fn parse(body: &[u8], batch: &mut Batch<'_>) -> Result<(), ParseError> {
     let text =

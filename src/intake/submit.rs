@@ -86,6 +86,26 @@ pub enum Why {
     Unwritten(WritersError),
 }
 
+impl Why {
+    /// Stable, and the same by every adapter.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Why::Denied(denied) => denied.code(),
+            Why::Limited(limited) => limited.code(),
+            Why::Unwritten(error) => error.code(),
+        }
+    }
+
+    /// For a person, with the mend.
+    pub fn detail(&self) -> String {
+        match self {
+            Why::Denied(denied) => denied.to_string(),
+            Why::Limited(limited) => limited.detail.clone(),
+            Why::Unwritten(error) => error.to_string(),
+        }
+    }
+}
+
 impl Intake {
     /// The way to these writers, for who keeps to these limits.
     pub fn new(writers: Writers, limits: Option<Limits>, clock: Clock) -> Intake {

@@ -68,6 +68,13 @@ pub struct Limited {
     pub again: Option<Again>,
 }
 
+impl Limited {
+    /// Stable, and the same by every adapter.
+    pub fn code(&self) -> &'static str {
+        if self.again.is_some() { "rate_limited" } else { "batch_too_large" }
+    }
+}
+
 /// What somebody is told who may come again.
 #[derive(Clone, Debug)]
 pub struct Again {

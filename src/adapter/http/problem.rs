@@ -154,10 +154,6 @@ impl From<AppendError> for Problem {
 
 impl From<WritersError> for Problem {
     fn from(error: WritersError) -> Problem {
-        let code = match error {
-            WritersError::QueueFull => "queue_full",
-            WritersError::Unavailable => "log_unavailable",
-        };
-        Problem::unavailable(code, error.to_string())
+        Problem::unavailable(error.code(), error.to_string())
     }
 }

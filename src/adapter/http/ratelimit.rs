@@ -50,11 +50,11 @@ fn policy(text: Bytes) -> HeaderValue {
 
 impl From<Limited> for Problem {
     fn from(limited: Limited) -> Problem {
+        let code = limited.code();
         let Some(Again { seconds, state, policy: text }) = limited.again else {
-            let status = StatusCode::PAYLOAD_TOO_LARGE;
-            return Problem::new(status, "batch_too_large", limited.detail);
+            return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, code, limited.detail);
         };
-        Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", limited.detail)
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, code, limited.detail)
             .header(header::RETRY_AFTER, HeaderValue::from(seconds))
             .header(LIMIT, HeaderValue::from(state.per_minute))
             .header(REMAINING, HeaderValue::from(state.remaining()))

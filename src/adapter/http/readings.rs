@@ -61,14 +61,10 @@ pub async fn store(
 }
 
 fn refuse(error: ParseError) -> Problem {
-    let detail = error.to_string();
+    let (code, detail) = (error.code(), error.to_string());
     match error {
-        ParseError::NotUtf8 { .. } => Problem::unreadable("not_utf8", detail),
-        ParseError::NotJson(_) => Problem::unreadable("unreadable_json", detail),
-        ParseError::NeitherObjectNorArray => Problem::invalid("not_readings", "", detail),
-        ParseError::Empty => Problem::invalid("empty_batch", "", detail),
-        ParseError::TooMany(_) => {
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "batch_too_large", detail)
-        }
+        ParseError::NotUtf8 { .. } | ParseError::NotJson(_) => Problem::unreadable(code, detail),
+        ParseError::NeitherObjectNorArray | ParseError::Empty => Problem::invalid(code, "", detail),
+        ParseError::TooMany(_) => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, code, detail),
     }
 }

@@ -34,15 +34,12 @@ fn unauthorised(detail: String) -> Problem {
 
 impl From<Denied> for Problem {
     fn from(denied: Denied) -> Problem {
-        let detail = denied.to_string();
+        let (code, detail) = (denied.code(), denied.to_string());
         match denied {
-            Denied::Unauthorised(_) => {
-                Problem::new(StatusCode::UNAUTHORIZED, "unauthorised", detail)
-                    .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
-            }
-            Denied::ScopeMissing(_) => Problem::forbidden("scope_missing", detail),
-            Denied::OutsideToken(_) => Problem::forbidden("outside_token", detail),
-            Denied::KeysUnavailable => Problem::unavailable("keys_unavailable", detail),
+            Denied::Unauthorised(_) => Problem::new(StatusCode::UNAUTHORIZED, code, detail)
+                .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+            Denied::ScopeMissing(_) | Denied::OutsideToken(_) => Problem::forbidden(code, detail),
+            Denied::KeysUnavailable => Problem::unavailable(code, detail),
         }
     }
 }

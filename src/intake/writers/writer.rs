@@ -27,6 +27,16 @@ pub enum WritersError {
     Unavailable,
 }
 
+impl WritersError {
+    /// Stable, and the same by every adapter.
+    pub fn code(&self) -> &'static str {
+        match self {
+            WritersError::QueueFull => "queue_full",
+            WritersError::Unavailable => "log_unavailable",
+        }
+    }
+}
+
 /// Readings after which no further request joins a transaction. Larger ones gain nothing
 /// and make others wait (decision 0005).
 const READINGS_PER_COMMIT_MAX: usize = 1_000;
