@@ -14,7 +14,7 @@ use super::append::{AppendError, Appended, Expect, append, append_expecting};
 use super::archived::{self, Archived};
 use super::incarnation::{self, Incarnation, Incarnations};
 use super::install::{LogOpenError, install, migrations_ahead};
-use super::timeouts::{self, GuardedConnection, answered_soon, is_broken};
+use super::timeouts::{self, GuardedConnection, answered_soon};
 use super::wake::Wake;
 use super::{partition, roles};
 use crate::clock::Clock;
@@ -204,13 +204,7 @@ impl Log {
     ) -> Result<Appended, AppendError> {
         let times = || events.iter().map(|event| event.occurred_at);
         self.ensure_partitions(times()).await?;
-        let was_kept = held.is_some();
         match self.append_once(held, shard, events).await {
-            // The server has gone and may be back. Each reading is stored once, however often
-            // it is sent.
-            Err(AppendError::Database(error)) if was_kept && is_broken(&error) => {
-                self.append_once(held, shard, events).await
-            }
             Err(AppendError::NoPartition) => {
                 self.partitions.forget(times());
                 self.ensure_partitions(times()).await?;

@@ -154,12 +154,6 @@ pub(crate) async fn on_connection<T, E: From<sqlx::Error>>(
     }
 }
 
-/// Whether a connection was broken before it was asked, or while it was: another one may do.
-/// One that did not answer in time is none of these.
-pub(super) fn is_broken(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::Io(error) if error.kind() != io::ErrorKind::TimedOut)
-}
-
 fn no_answer(ms: u64) -> sqlx::Error {
     let said = format!("no answer for {ms} ms");
     sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, said))

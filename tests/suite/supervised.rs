@@ -46,7 +46,12 @@ async fn a_killed_embedded_database_is_started_again_by_the_process_that_uses_it
     let hospital = Hospital::new(&server, "ward");
     let cluster = Cluster::of(dir.path());
     for n in 1..=3 {
-        assert!(store(&hospital, "p").await);
+        // Each shard's writer may have kept a connection to the server before, and then one of
+        // its senders is told to come again.
+        eventually("a reading to be stored", SOON, async || {
+            store(&hospital, "p").await.then_some(())
+        })
+        .await;
         let before = cluster.postmaster();
         cluster.signal(Signal::KILL);
         eventually("another server", SOON, async || (cluster.postmaster() != before).then_some(()))
@@ -56,7 +61,7 @@ async fn a_killed_embedded_database_is_started_again_by_the_process_that_uses_it
             store(&hospital, "q").await.then_some(())
         })
         .await;
-        assert_eq!(stored(&hospital, "p").await, n);
+        assert!(stored(&hospital, "p").await >= n, "what was acknowledged is there");
     }
     let said = server.logged();
     assert!(said.contains("the embedded database is away"), "{said}");
