@@ -126,8 +126,8 @@ fn verified(bedside: &Bedside, receiver: &Receiver) -> (BTreeSet<Said>, Vec<f64>
 
 impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let raised = |book: &BTreeSet<Said>| book.iter().filter(|(_, raised, _)| *raised).count();
-        let both = |book| format!("{} raised, {} cleared", raised(book), book.len() - raised(book));
+        let raised = |said: &BTreeSet<Said>| said.iter().filter(|(_, raised, _)| *raised).count();
+        let both = |said| format!("{} raised, {} cleared", raised(said), said.len() - raised(said));
         writeln!(f, "readings   {} acknowledged, {} in the log", self.acknowledged, self.in_log)?;
         writeln!(f, "expected   {}", both(&self.expected))?;
         writeln!(f, "alerts     {}", both(&self.logged))?;

@@ -188,11 +188,11 @@ impl Writers {
     ) -> impl Iterator<Item = (&mpsc::UnboundedSender<writer::Request>, OfShard)> {
         let writers = &self.queues(events.len()).writers;
         let mut shards: Vec<OfShard> = writers.iter().map(|_| OfShard::default()).collect();
-        for (place, event) in events.into_iter().enumerate() {
+        for (index, event) in events.into_iter().enumerate() {
             let shard = self.0.log.shard_of(&event.tenant, &event.patient_id);
             if let Some(of_shard) = usize::try_from(shard).ok().and_then(|s| shards.get_mut(s)) {
                 of_shard.events.push(event);
-                of_shard.indices.push(place);
+                of_shard.indices.push(index);
             }
         }
         writers.iter().zip(shards).filter(|(_, of_shard)| !of_shard.events.is_empty())

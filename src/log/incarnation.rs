@@ -13,8 +13,8 @@
 //!
 //! Does not notice a copy of the files that was put back in place while no process was
 //! running: inside it, all is as it was. A head that was published elsewhere does (`anchor.rs`).
-//! Behind a pooler that changes servers under a connection it is noticed by the next look of
-//! [`super::Log::look`], and not by the first question.
+//! Behind a pooler that changes servers under a connection it is noticed by the next
+//! [`super::Log::check_incarnation`], and not by the first question.
 
 mod table;
 

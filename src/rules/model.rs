@@ -2,7 +2,7 @@
 //!
 //! Guarantees that a [`Rule`] can be evaluated as it is: its parts were read by
 //! [`super::written`], which refuses what does not fit, and no other code makes one.
-//! Does not judge anything: that is [`super::step`].
+//! Does not judge anything: that is [`mod@super::step`].
 
 use std::fmt;
 

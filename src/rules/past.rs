@@ -1,8 +1,8 @@
 //! What the rules read again when a reading was entered in error.
 //!
 //! Guarantees a bounded cost, whatever the patient's history is: the newest
-//! [`READINGS_MAX`] readings of each vital, and the newest [`HAPPENINGS_MAX`] of what else
-//! happened. Within that, [`super::correct`] finds what it would have found in the whole log.
+//! [`READINGS_MAX`] readings of each vital, and the newest [`NON_READINGS_MAX`] of all
+//! other events. Within that, [`super::correct`] finds what it would have found in the whole log.
 
 use sqlx::PgConnection;
 

@@ -31,7 +31,7 @@ pub fn next<'a, T, P: Serialize>(
     last.map(|last| write(log, &place(last)))
 }
 
-/// Reads a cursor that [`write`] made; `link` is the list's own. One from before a restore is
+/// Reads a cursor that [`write()`] made; `link` is the list's own. One from before a restore is
 /// refused: it would pass over what is new since then.
 pub fn read<T: DeserializeOwned>(log: &Log, cursor: &str, link: &str) -> Result<T, Problem> {
     let text = URL_SAFE_NO_PAD.decode(cursor).ok().filter(|text| !holds_nul(text));
