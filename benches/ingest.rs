@@ -1,12 +1,13 @@
 //! How fast readings get in:
-//! `cargo bench --bench ingest -- [--json] [--seconds 10] [--shards 1,2,4,8] [--roles api,workers] [--loads 8x100,256x1,1x1+8x10000]`,
+//! `cargo bench --bench ingest -- [--json] [--seconds 10] [--shards 1,2,4,8] [--roles api,workers] [--ids uuid|short] [--loads 8x100,256x1,1x1+8x10000,many]`,
 //! where `1x1+8x10000` is what one connection sees while eight of another token send 10,000
-//! readings a request.
+//! readings a request, and `many` is 8x1000 of 100,000 devices with 12 vitals each.
 //!
 //! Everything is on: tokens, limits, deduplication, the hash chain, fsync, and the
-//! workers behind the log. The same run inserts rows of the same shape by psql, in
-//! batches of 2,000, into a table like the log's: what plain SQL does on this machine
-//! at this moment. Prints a table and writes `target/bench/ingest.json`.
+//! workers behind the log. The same run inserts readings with the same ids by psql, 2,000 a
+//! statement, into one wide table with all texts in each row ("plain SQL"), and into a table
+//! like the log's, where a row names its series: what SQL does on this machine at this
+//! moment. Prints a table and writes `target/bench/ingest.json`.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,13 +26,15 @@ use std::time::{Duration, Instant};
 
 use vitals::embedded::Embedded;
 
-use support::{Latencies, Measured, PATIENTS, Readings, Server, load, token};
+use support::{Latencies, Measured, PATIENTS, Readings, Server, load, token, uuid_like_sql};
 
 /// Rows of one plain statement, and how many statements.
 const PLAIN_BATCH: u32 = 2_000;
 const PLAIN_BATCHES: u32 = 200;
 const CONNECTIONS_MAX: usize = 256;
 const FSYNCS: usize = 200;
+const DEVICES: u64 = 100_000;
+const VITALS: u64 = 12;
 
 struct Options {
     json: bool,
@@ -39,6 +42,8 @@ struct Options {
     /// Nothing: as many as the server chooses.
     shards: Vec<Option<String>>,
     roles: String,
+    /// Ids of 36 characters, as hospitals have them.
+    uuids: bool,
     loads: Vec<Load>,
 }
 
@@ -49,6 +54,8 @@ type Size = (usize, usize);
 struct Load {
     measured: Size,
     beside: Option<Size>,
+    /// Of many devices.
+    many: bool,
 }
 
 impl Load {
@@ -57,8 +64,11 @@ impl Load {
             let (connections, batch) = text.split_once('x').unwrap();
             (connections.parse().unwrap(), batch.parse().unwrap())
         };
+        if text == "many" {
+            return Load { measured: (8, 1_000), beside: None, many: true };
+        }
         let (measured, beside) = text.split_once('+').map_or((text, None), |(m, b)| (m, Some(b)));
-        Load { measured: size(measured), beside: beside.map(size) }
+        Load { measured: size(measured), beside: beside.map(size), many: false }
     }
 }
 
@@ -88,10 +98,11 @@ fn options() -> Options {
         shards: value("--shards")
             .map_or(vec![None], |s| s.split(',').map(|n| Some(n.to_owned())).collect()),
         loads: value("--loads")
-            .unwrap_or_else(|| "8x100,8x1000,256x1,1x1,1x1+8x10000".to_owned())
+            .unwrap_or_else(|| "8x100,8x1000,256x1,1x1,1x1+8x10000,many".to_owned())
             .split(',')
             .map(Load::read)
             .collect(),
+        uuids: value("--ids").is_none_or(|ids| ids == "uuid"),
         roles: value("--roles").unwrap_or_else(|| "api,workers".to_owned()),
     }
 }
@@ -122,11 +133,15 @@ async fn run(options: &Options, shards: Option<&str>) -> serde_json::Value {
     for n in 0..CONNECTIONS_MAX {
         tokens.push(token(&dir, &format!("gateway-{n}")).await);
     }
-    let readings = Arc::new(Readings::default());
+    let readings = Arc::new(Readings::of(PATIENTS, 1, options.uuids));
+    let of_many = Arc::new(Readings::of(DEVICES, VITALS, true));
     let lasting = Duration::from_secs(options.seconds);
     // A share in the server's own database.
     let embedded = Embedded::start(&dir).await.unwrap();
-    let psql = Psql(embedded.connect_options().get_socket().unwrap().to_owned());
+    let psql = Psql {
+        socket: embedded.connect_options().get_socket().unwrap().to_owned(),
+        uuids: options.uuids,
+    };
 
     let shards = psql.run("select shards from installation").trim().to_owned();
     println!("{shards} shards, roles {}", options.roles);
@@ -136,21 +151,23 @@ async fn run(options: &Options, shards: Option<&str>) -> serde_json::Value {
     );
     let fsync = fsync(&dir);
     println!("{:<44} {:>29.2} {:>8.2}", "fdatasync of 8 kB", fsync.ms(0.5), fsync.ms(0.99));
-    let one_index = psql.plain(false);
     // Before each load and after the last: the machine is not the same for long.
-    let mut plain = psql.plain(true);
+    let mut plain = psql.plain();
     let mut plains = vec![plain];
+    let by_series = psql.by_series();
     row("plain SQL, 2,000 a statement", plain, plain, None, None);
-    row("  the same with one index only", one_index, plain, None, None);
-    let mut measured = Vec::new();
-    for &Load { measured: (connections, batch), beside } in &options.loads {
+    row("  the same, a row naming its series", by_series, plain, None, None);
+    let mut many_devices = serde_json::Value::Null;
+    let (mut measured, mut series, mut bytes) = (Vec::new(), vec![by_series], None);
+    for &Load { measured: (connections, batch), beside, many } in &options.loads {
         let before = server.on_core();
-        let foreground = load(&server, &readings, &tokens[..connections], batch, lasting);
+        let readings = if many { &of_many } else { &readings };
+        let foreground = load(&server, readings, &tokens[..connections], batch, lasting);
         let (found, behind): (Measured, Option<Measured>) = match beside {
             None => (foreground.await, None),
             Some((many, large)) => {
                 let one = vec![tokens[CONNECTIONS_MAX - 1].clone(); many];
-                let background = load(&server, &readings, &one, large, lasting);
+                let background = load(&server, readings, &one, large, lasting);
                 let (found, behind) = tokio::join!(foreground, background);
                 (found, Some(behind))
             }
@@ -159,29 +176,47 @@ async fn run(options: &Options, shards: Option<&str>) -> serde_json::Value {
         // Of the server's own, PostgreSQL apart: less at the mercy of the neighbours.
         let on_core = (server.on_core() - before).as_secs_f64() * 1e6;
         let (mb, each_us) = (server.resident_mb(), on_core / count as f64);
-        let after = psql.plain(true);
+        bytes.get_or_insert_with(|| psql.bytes_a_reading());
+        let after = psql.plain();
+        series.push(psql.by_series());
         let around = f64::midpoint(plain, after);
         plain = after;
         plains.push(after);
         let beside_what =
             beside.map_or(String::new(), |(n, large)| format!(", beside {n} × {large}"));
-        let what = format!("{connections} connections, {batch} a request{beside_what}");
+        let of = if many { ", 100,000 devices" } else { "" };
+        let what = format!("{connections} connections, {batch} a request{beside_what}{of}");
         row(&what, found.per_second, around, Some(&found), Some((mb, each_us)));
         if let (Some((n, large)), Some(behind)) = (beside, &behind) {
             row(&format!("  the {n} × {large}"), behind.per_second, around, Some(behind), None);
         }
-        measured.push((connections, batch, beside.is_some(), found, mb, around));
+        if !many {
+            measured.push((connections, batch, beside.is_some(), found, mb, around));
+            continue;
+        }
+        let known = psql.run("select count(*) from series").trim().to_owned();
+        println!("{:<44} {known:>11} series", "");
+        many_devices = serde_json::json!({
+            "per_s": found.per_second, "ratio": found.per_second / around, "rss_mb": mb,
+            "series": known.parse::<u64>().unwrap(),
+        });
     }
-    let average = plains.iter().sum::<f64>() / plains.len() as f64;
-    row("plain SQL, on average", average, plain, None, None);
+    let average = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
+    row("plain SQL, on average", average(&plains), plain, None, None);
+    row("  a row naming its series", average(&series), average(&plains), None, None);
+    println!("{:<44} {:>11.1} bytes a reading", "", bytes.unwrap_or_default());
     server.stop().await;
     embedded.stop().await.unwrap();
     let mut said = ratios(&measured);
     said["shards"] = shards.into();
     said["roles"] = options.roles.clone().into();
     said["fdatasync_p50_ms"] = fsync.ms(0.5).into();
+    let ratio = said["batch_ratio"].as_f64().unwrap_or_default();
+    said["series_ratio"] = (ratio * average(&plains) / average(&series)).into();
     said["plain_per_s"] = plains.into();
-    said["plain_one_index_per_s"] = one_index.into();
+    said["series_per_s"] = series.into();
+    said["bytes_per_reading"] = bytes.into();
+    said["many_devices"] = many_devices;
     said
 }
 
@@ -205,6 +240,7 @@ fn ratios(measured: &[Done]) -> serde_json::Value {
         "batch_p99_ms": ms(batch, 0.99),
         "large_batch_per_s": per_second(large),
         "single_per_s": per_second(single),
+        "single_ratio": ratio(single),
         "single_p50_ms": ms(single, 0.5),
         "single_p99_ms": ms(single, 0.99),
         "one_conn_p50_ms": ms(one, 0.5),
@@ -231,26 +267,60 @@ fn fsync(dir: &Path) -> Latencies {
 }
 
 /// PostgreSQL's own client on the server's database.
-struct Psql(PathBuf);
+struct Psql {
+    socket: PathBuf,
+    uuids: bool,
+}
 
 impl Psql {
-    /// Readings a second, in batches, into a table like the log's own.
-    fn plain(&self, all_indexes: bool) -> f64 {
+    /// Readings a second into one wide table: every row has all its texts.
+    fn plain(&self) -> f64 {
+        self.insert(
+            "create table plain ( \
+                 shard smallint not null, position bigint not null, tenant text not null, \
+                 patient_id text not null, type text not null, vital vital, value float8, quality real, \
+                 suspect boolean not null, occurred_at timestamptz not null, \
+                 recorded_at timestamptz not null, source_id text not null, data json \
+             ) partition by range (occurred_at); \
+             create unique index on plain (shard, tenant, patient_id, vital, occurred_at, source_id); \
+             create index on plain (shard, position); \
+             create index on plain (shard, position) where type <> 'reading';",
+            "insert into plain (shard, position, tenant, patient_id, type, vital, value, suspect, occurred_at, recorded_at, source_id) \
+             select shard, n, 'bench', patient_id, 'reading', 'heart_rate', 80, false, occurred_at, now(), device_id",
+        )
+    }
+
+    /// The same into a table like the log's.
+    fn by_series(&self) -> f64 {
+        self.insert(
+            "create table plain ( \
+                 position bigint not null, occurred_at timestamptz not null, recorded_at timestamptz not null, \
+                 value float8 not null, series integer not null, quality real, shard smallint not null, \
+                 suspect boolean not null \
+             ) partition by range (occurred_at); \
+             create unique index on plain (shard, series, occurred_at); \
+             create index on plain (shard, position);",
+            "insert into plain (position, occurred_at, recorded_at, value, series, shard, suspect) \
+             select n, occurred_at, now(), 80, series, shard, false",
+        )
+    }
+
+    fn insert(&self, table: &str, insert: &str) -> f64 {
         let rows = PLAIN_BATCH * PLAIN_BATCHES;
-        let indexes = if all_indexes {
-            "create index on plain (shard, position); \
-             create index on plain (shard, position) where type <> 'reading';"
-        } else {
-            ""
+        let patient = format!("n % {PATIENTS}");
+        let (id, device) = match self.uuids {
+            true => {
+                let of = format!("({patient})");
+                (uuid_like_sql(&of, 'a'), uuid_like_sql(&of, 'd'))
+            }
+            false => (format!("'p' || {patient}"), "'bench'".to_owned()),
         };
         self.run(&format!(
-            "set client_min_messages = warning; drop table if exists plain, source; \
-             create table plain (like event including defaults) partition by range (occurred_at); \
+            "set client_min_messages = warning; drop table if exists plain, source; {table} \
              create table plain_now partition of plain default; \
-             create unique index on plain (shard, tenant, patient_id, vital, occurred_at, source_id); \
-             {indexes} \
              create unlogged table source as \
-             select n, (n % 4)::smallint as shard, 'p' || n % {PATIENTS} as patient_id, \
+             select n, (n % 4)::smallint as shard, {id} as patient_id, {device} as device_id, \
+                    ({patient})::integer as series, \
                     now() - interval '2 hours' + n / {PATIENTS} * interval '1 millisecond' as occurred_at \
              from generate_series(1, {rows}) n; \
              create index on source (n); analyze source; checkpoint;"
@@ -259,9 +329,7 @@ impl Psql {
         for batch in 0..PLAIN_BATCHES {
             let first = batch * PLAIN_BATCH;
             statements.push_str(&format!(
-                "insert into plain (shard, position, tenant, patient_id, type, vital, value, suspect, occurred_at, recorded_at, source_id) \
-                 select shard, n, 'bench', patient_id, 'reading', 'heart_rate', 80, false, occurred_at, now(), 'bench' \
-                 from source where n > {first} and n <= {first} + {PLAIN_BATCH} on conflict do nothing;\n"
+                "{insert} from source where n > {first} and n <= {first} + {PLAIN_BATCH} on conflict do nothing;\n"
             ));
         }
         let started = Instant::now();
@@ -271,10 +339,23 @@ impl Psql {
         f64::from(rows) / took.as_secs_f64()
     }
 
+    /// What the log takes on the disk, all its tables and indexes, for each reading.
+    fn bytes_a_reading(&self) -> f64 {
+        self.run(
+            "select (select sum(pg_total_relation_size(c.oid)) from pg_class c \
+                     where c.relname in ('series', 'reading_context', 'non_reading', 'log_commit', 'shard_head') \
+                        or c.oid in (select inhrelid from pg_inherits where inhparent = 'reading'::regclass)) \
+                    / (select count(*) from reading)",
+        )
+        .trim()
+        .parse()
+        .unwrap()
+    }
+
     fn run(&self, sql: &str) -> String {
         let mut psql = Command::new("psql")
             .args(["-qAt", "-v", "ON_ERROR_STOP=1", "-U", "vitals", "-d", "vitals", "-h"])
-            .arg(&self.0)
+            .arg(&self.socket)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -173,9 +173,10 @@ async fn lag(log: &Log, rules: Vec<Rule>) -> (i64, i64) {
 async fn reading_alone(log: &Log) -> f64 {
     let started = Instant::now();
     let mut connection = log.pool().acquire().await.unwrap();
-    let sql = "copy (select patient_id, null, null, occurred_at, value, position, null, quality \
-               from event where vital = 'heart_rate' and not suspect and tenant = 'bench' \
-               and type = 'reading') to stdout (format binary)";
+    let sql = "copy (select r.shard, r.series, occurred_at, value, position, null, quality \
+               from reading r join series s on s.shard = r.shard and s.series = r.series \
+               where s.vital = 'heart_rate' and not suspect and s.tenant = 'bench') \
+               to stdout (format binary)";
     let mut rows = connection.copy_out_raw(sql).await.unwrap();
     while let Some(row) = rows.next().await {
         row.unwrap();

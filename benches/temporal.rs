@@ -1,7 +1,7 @@
 //! How fast the past is asked for:
 //! `cargo bench --bench temporal -- [--json] [--readings 1000000] [--asks 1000]`.
 //!
-//! One patient with a million readings of five vitals over 22 months of partitions, one in
+//! One patient with a million readings of 40 series (five vitals, eight monitors) over 22 months of partitions, one in
 //! a hundred recorded two hours late, on the real binary and an embedded PostgreSQL with
 //! durability on. Beside each answer the same run asks the bare SQL of it, prepared, on a
 //! connection of its own; beside the replay psql copies the same events out. Prints a table
@@ -34,6 +34,8 @@ use support::{Client, Latencies, Server, token, vitals};
 
 const TENANT: &str = "bench";
 const PATIENT: &str = "p";
+/// Five vitals by eight monitors.
+const SERIES: usize = 40;
 /// From the first reading to the last.
 const DAYS: i64 = 660;
 /// Answers that are thrown away: plans are made, pages are read.
@@ -150,26 +152,28 @@ impl Bench {
         log.ensure_partitions(days).await.unwrap();
         // Not by appends: they would all be recorded today.
         let fill = format!(
-            "insert into event (shard, position, tenant, patient_id, type, vital, value, suspect, \
-                                occurred_at, recorded_at, source_id) \
-             select {shard}, row_number() over (order by recorded_at, n), '{TENANT}', '{PATIENT}', \
-                    'reading', \
+            "insert into series (shard, series, tenant, patient_id, vital, source_id) \
+             select {shard}, 1 + n, '{TENANT}', '{PATIENT}', \
                     ('{{heart_rate,respiratory_rate,spo2,systolic_bp,body_temperature}}'::vital[])[1 + n % 5], \
+                    'monitor-' || n / 5 \
+             from generate_series(0, {SERIES} - 1) n; \
+             insert into reading (shard, position, series, value, suspect, occurred_at, recorded_at) \
+             select {shard}, row_number() over (order by recorded_at, n), 1 + n % {SERIES}, \
                     (array[80, 16, 96, 120, 37])[1 + n % 5] + (n::bigint * 7919 % 40) / 10.0, false, \
-                    occurred_at, recorded_at, 'monitor-' || n % 2 \
+                    occurred_at, recorded_at \
              from (select n, occurred_at, \
                           occurred_at + case when n % 100 = 99 then interval '2 hours' \
                                              else interval '800 ms' end as recorded_at \
                    from (select n, timestamptz '{}' - (({readings} - n) / 5) * \
                                    (interval '{} seconds' / {readings}) as occurred_at \
                          from generate_series(1, {readings}) n) t) r; \
-             insert into log_commit (shard, position_from, position_to, events, occurred_min, \
+             insert into log_commit (shard, position_from, position_to, events, series_to, occurred_min, \
                                      occurred_max, recorded_at, hash) \
-             select {shard}, min(position), max(position), count(*), min(occurred_at), \
+             select {shard}, min(position), max(position), count(*), {SERIES}, min(occurred_at), \
                     max(occurred_at), max(recorded_at), '' \
-             from event group by (position - 1) / 5000; \
-             update shard_head set position = {readings}, \
-                                   recorded_at = (select max(recorded_at) from event) \
+             from reading group by (position - 1) / 5000; \
+             update shard_head set position = {readings}, series = {SERIES}, series_committed = {SERIES}, \
+                                   recorded_at = (select max(recorded_at) from reading) \
              where shard = {shard}",
             end.to_rfc3339(),
             DAYS * 86_400 * 5,
@@ -224,27 +228,30 @@ impl Bench {
 
     /// The least that PostgreSQL can be asked for the same.
     async fn bare(&self, question: Question, at: DateTime<Utc>) -> Vec<PgRow> {
-        let newest = "select v.vital, e.* from unnest(enum_range(null::vital)) as v (vital) \
+        let newest = "select distinct on (s.vital) s.vital, e.* from series s \
                       cross join lateral ( \
-                          select value, suspect, occurred_at, recorded_at, source_id from event \
-                          where shard = $1 and tenant = $2 and patient_id = $3 and vital = v.vital \
+                          select value, suspect, occurred_at, recorded_at, s.source_id from reading r \
+                          where r.shard = $1 and r.series = s.series \
                             and occurred_at <= $4 and recorded_at <= $5 \
-                          order by occurred_at desc, position desc limit 1) e";
-        let late = "select vital, value, occurred_at, recorded_at, source_id from event \
-                    where shard = $1 and tenant = $2 and patient_id = $3 and type = 'reading' \
-                      and vital = any(enum_range(null::vital)) \
+                          order by occurred_at desc limit 1) e \
+                      where s.shard = $1 and s.tenant = $2 and s.patient_id = $3 \
+                      order by s.vital, e.occurred_at desc";
+        let late = "select vital, value, occurred_at, recorded_at, source_id \
+                    from series s join reading r on r.shard = $1 and r.series = s.series \
+                    where s.shard = $1 and s.tenant = $2 and s.patient_id = $3 \
                       and occurred_at > $4 - interval '1 day' and occurred_at <= $4 and recorded_at > $5 \
                     order by occurred_at limit 500";
-        let page = "select vital, value, occurred_at, recorded_at, source_id from event \
-                    where shard = $1 and tenant = $2 and patient_id = $3 \
-                      and vital = any(enum_range(null::vital)) \
+        let page = "select vital, value, occurred_at, recorded_at, source_id \
+                    from series s join reading r on r.shard = $1 and r.series = s.series \
+                    where s.shard = $1 and s.tenant = $2 and s.patient_id = $3 \
                       and occurred_at >= $4 and occurred_at < $5 order by occurred_at limit 500";
-        let buckets = "select date_bin($6, occurred_at, 'epoch'), min(value), max(value), avg(value), \
-                              count(*) from event \
-                       where shard = $1 and tenant = $2 and patient_id = $3 and vital = 'heart_rate' \
+        let buckets = "select date_bin($6, occurred_at, 'epoch'), min(value), max(value), avg(value), count(*) \
+                       from series s join reading r on r.shard = $1 and r.series = s.series \
+                       where s.shard = $1 and s.tenant = $2 and s.patient_id = $3 and s.vital = 'heart_rate' \
                          and occurred_at >= $4 and occurred_at < $5 group by 1 order by 1";
-        let all = "select value, occurred_at, recorded_at, source_id from event \
-                   where shard = $1 and tenant = $2 and patient_id = $3 and vital = 'heart_rate' \
+        let all = "select value, occurred_at, recorded_at, source_id \
+                   from series s join reading r on r.shard = $1 and r.series = s.series \
+                   where s.shard = $1 and s.tenant = $2 and s.patient_id = $3 and s.vital = 'heart_rate' \
                      and occurred_at >= $4 and occurred_at < $5 order by occurred_at";
         let day = |days| at - TimeDelta::days(days);
         let (sql, from, to, every) = match question {

@@ -102,7 +102,7 @@ pub struct Recorded {
 }
 
 /// What an alert event says. Version 2 of its schema; older ones are read as this one
-/// (`event_data` of `migrations/0009_upcast.sql`).
+/// (`event_data` of `migrations/0002_append.sql`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AlertData {

@@ -94,31 +94,94 @@ pub async fn token_of(dir: &Path, tenant: &str, subject: &str) -> String {
 }
 
 /// Where readings come from; no two are the same reading.
-#[derive(Default)]
-pub struct Readings(AtomicU64);
+pub struct Readings {
+    next: AtomicU64,
+    /// Each has a device of their own.
+    patients: u64,
+    /// How many of [`VITALS`] are measured.
+    vitals: u64,
+    /// Ids as hospitals have them, of 36 characters.
+    uuids: bool,
+}
+
+/// Vitals, their units, and values that nobody is paged for.
+const VITALS: [(&str, &str, &str); 12] = [
+    ("heart_rate", "/min", "80"),
+    ("respiratory_rate", "/min", "16"),
+    ("spo2", "%", "97"),
+    ("body_temperature", "Cel", "37.2"),
+    ("systolic_bp", "mm[Hg]", "121"),
+    ("diastolic_bp", "mm[Hg]", "79"),
+    ("mean_bp", "mm[Hg]", "93"),
+    ("blood_glucose", "mmol/L", "5.4"),
+    ("body_weight", "kg", "71.5"),
+    ("oxygen_flow", "L/min", "2"),
+    ("consciousness", "{AVPU}", "0"),
+    ("heart_rate_variability", "ms", "43"),
+];
+
+impl Default for Readings {
+    fn default() -> Readings {
+        Readings::of(PATIENTS, 1, false)
+    }
+}
 
 impl Readings {
+    pub fn of(patients: u64, vitals: u64, uuids: bool) -> Readings {
+        Readings { next: AtomicU64::new(0), patients, vitals, uuids }
+    }
+
     /// The body of a request with so many readings.
     pub fn body(&self, count: usize, value: f64) -> String {
-        let first = self.0.fetch_add(count as u64, Ordering::Relaxed);
-        let readings: Vec<String> = (first..first + count as u64)
-            .map(|n| {
-                reading(&format!("p{}", n % PATIENTS), value, 3_600_000_000 + n / PATIENTS * 1_000)
-            })
-            .collect();
+        let first = self.next.fetch_add(count as u64, Ordering::Relaxed);
+        let readings: Vec<String> =
+            (first..first + count as u64).map(|n| self.reading(n, value)).collect();
         match &*readings {
             [one] => one.clone(),
             many => format!("[{}]", many.join(",")),
         }
     }
+
+    fn reading(&self, n: u64, value: f64) -> String {
+        let (patient, round) = (n % self.patients, n / self.patients);
+        let back_micros = 3_600_000_000 + round / self.vitals * 1_000;
+        if !self.uuids {
+            return reading(&format!("p{patient}"), value, back_micros);
+        }
+        let (vital, unit, value) = VITALS[(round % self.vitals) as usize];
+        let (id, device) = (uuid_like(patient, 'a'), uuid_like(patient, 'd'));
+        reading_of(&id, &device, (vital, unit, value), back_micros)
+    }
+}
+
+/// 36 characters that differ from the first one on, as [`uuid_like_sql`] makes them.
+fn uuid_like(n: u64, kind: char) -> String {
+    format!("{:08x}-0000-4000-8000-{kind}{n:011x}", n.wrapping_mul(2_654_435_761) & 0xffff_ffff)
+}
+
+/// The same of `n`, and of a kind, in SQL.
+pub fn uuid_like_sql(n: &str, kind: char) -> String {
+    format!(
+        "lpad(to_hex({n}::bigint * 2654435761 & 4294967295), 8, '0') || '-0000-4000-8000-{kind}' \
+         || lpad(to_hex({n}), 11, '0')"
+    )
 }
 
 /// A reading measured `back_micros` ago.
 pub fn reading(patient: &str, value: f64, back_micros: u64) -> String {
+    reading_of(patient, "bench", ("heart_rate", "/min", &value.to_string()), back_micros)
+}
+
+fn reading_of(
+    patient: &str,
+    device: &str,
+    (vital, unit, value): (&str, &str, &str),
+    back_micros: u64,
+) -> String {
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_micros() as i64;
     let at = chrono::DateTime::from_timestamp_micros(now - back_micros as i64).unwrap();
     format!(
-        r#"{{"patientId":"{patient}","deviceId":"bench","vital":"heart_rate","value":{value},"unit":"/min","measuredAt":"{}"}}"#,
+        r#"{{"patientId":"{patient}","deviceId":"{device}","vital":"{vital}","value":{value},"unit":"{unit}","measuredAt":"{}"}}"#,
         at.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
     )
 }

@@ -1,16 +1,15 @@
 -- follows: non-readings
 -- pace: 5 ms
 --
--- Folds shard $1, positions ($2, $3], which lie in the times [$4, $5].
+-- Folds shard $1, positions ($2, $3]; in which times ($4, $5) they lie does not matter here.
 -- Reduces to one row an alert first; a later window adds what an earlier one lacked.
 with said as (
     select tenant, patient_id, (data ->> 'alertId')::uuid as id, data ->> 'state' as said,
            event_data(type, data) as data, occurred_at, recorded_at, position
-    from event
+    from non_reading
     where shard = $1 and position > $2 and position <= $3
-      and occurred_at >= $4 and occurred_at <= $5
       -- By type, as Event::is_alert: other events' data may hold what a caller wrote.
-      and type <> 'reading' and (type = 'alert_acknowledged' or type ~ '^[A-Z]') and patient_id <> '_tenant'
+      and (type = 'alert_acknowledged' or type ~ '^[A-Z]') and patient_id <> '_tenant'
 ), reduced as (
     select tenant, patient_id, id,
            (array_agg(data order by position) filter (where said in ('raised', 'missed')))[1] as raised,

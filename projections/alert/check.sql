@@ -5,8 +5,8 @@
 with said as (
     select tenant, patient_id, (data ->> 'alertId')::uuid as id, data ->> 'state' as said,
            event_data(type, data) as data, occurred_at, recorded_at, position
-    from event
-    where shard = $1 and position <= $2 and type <> 'reading'
+    from non_reading
+    where shard = $1 and position <= $2
       and (type = 'alert_acknowledged' or type ~ '^[A-Z]') and patient_id <> '_tenant'
       -- By each key as well, for the index: it finds no pairs.
       and ($3::text[] is null or tenant = any ($3) and patient_id = any ($4)

@@ -4,14 +4,12 @@
 -- Folds shard $1, positions ($2, $3], which lie in the times [$4, $5].
 -- "Newest" is by the time it was measured; of two at one instant, the later position.
 with retracted as materialized (
-    -- Almost always none, and found by the index of what is no reading.
+    -- Almost always none.
     select tenant, patient_id, (data ->> 'vital')::vital as vital,
            -- Read here, so that a retraction that nobody can read is not passed over.
            (data ->> 'readingPosition')::bigint as position
-    from event
-    where shard = $1 and position > $2 and position <= $3
-      and occurred_at >= $4 and occurred_at <= $5
-      and type <> 'reading' and type = 'reading_retracted'
+    from non_reading
+    where shard = $1 and position > $2 and position <= $3 and type = 'reading_retracted'
 ), again as materialized (
     -- Who lost a reading gets the newest that is left: the log is asked, and only by this
     -- window's end. A retraction lies at its reading's own time.
@@ -19,49 +17,64 @@ with retracted as materialized (
            n.recorded_at, n.source_id, n.position
     from (select distinct tenant, patient_id, vital from retracted) k
     left join lateral (
-        select value, quality, suspect, occurred_at, recorded_at, source_id, position
-        from event e
-        where shard = $1 and tenant = k.tenant and patient_id = k.patient_id and vital = k.vital
-          and position <= $3 and type = 'reading'
-          and not exists (
-              select from event x
-              where x.shard = $1 and x.tenant = k.tenant and x.patient_id = k.patient_id
-                and x.vital is null and x.occurred_at = e.occurred_at and x.position <= $3
-                and x.type = 'reading_retracted'
-                and (x.data ->> 'readingPosition')::bigint = e.position
-              -- One look a row, and not a join with all that is no reading.
-              offset 0)
-        order by occurred_at desc, position desc
+        select e.*, s.source_id
+        from series s
+        cross join lateral (
+            select value, quality, suspect, occurred_at, recorded_at, position
+            from reading r
+            where r.shard = $1 and r.series = s.series and r.position + 0 <= $3
+              and not exists (
+                  select from non_reading x
+                  where x.shard = $1 and x.tenant = k.tenant and x.patient_id = k.patient_id
+                    and x.occurred_at = r.occurred_at and x.position + 0 <= $3
+                    and x.type = 'reading_retracted'
+                    and (x.data ->> 'readingPosition')::bigint = r.position
+                  -- One look a row, and not a join with all that is no reading.
+                  offset 0)
+            order by occurred_at desc
+            limit 1
+        ) e
+        where s.shard = $1 and s.tenant = k.tenant and s.patient_id = k.patient_id and s.vital = k.vital
+        order by e.occurred_at desc, e.position desc
         limit 1
     ) n on true
 ), gone as (
     delete from current_vitals c using again a
     where c.shard = $1 and c.tenant = a.tenant and c.patient_id = a.patient_id and c.vital = a.vital
       and a.position is null
-), reading as materialized (
-    select tenant, patient_id, vital, value, quality, suspect,
-           occurred_at, recorded_at, source_id, position
-    from event
-    where shard = $1 and position > $2 and position <= $3
-      and occurred_at >= $4 and occurred_at <= $5
-      and type = 'reading' and rested(position)
--- By hashing, and only what is left is sorted: sorting every reading by five columns
--- took five times as long.
-), newest as materialized (
-    select tenant, patient_id, vital, max(occurred_at) as occurred_at,
-           min(recorded_at) as first_recorded
+), window_reading as materialized (
+    select series, value, quality, suspect, occurred_at, recorded_at, position
     from reading
-    group by tenant, patient_id, vital
-), registered as materialized (
-    -- Few, and found by the index of what is no reading.
-    select tenant, patient_id, recorded_at, data -> 'record' as record, position
-    from event
     where shard = $1 and position > $2 and position <= $3
-      and occurred_at >= $4 and occurred_at <= $5
-      and type <> 'reading' and type = 'patient_registered'
+      and occurred_at >= $4 and occurred_at <= $5 and rested(position)
+-- By hashing, and only what is left is sorted: sorting every reading took five times as long.
+), newest as materialized (
+    select series, max(occurred_at) as occurred_at, min(recorded_at) as first_recorded
+    from window_reading
+    group by series
+), said as materialized (
+    -- The natural key: there is one such reading of a series. "is true": looked up by a hash.
+    -- Of a window's size the statistics know nothing, and a join by loops took all of a core.
+    select s.tenant, s.patient_id, s.vital, s.source_id, r.value, r.quality, r.suspect, r.occurred_at,
+           r.recorded_at, r.position
+    from window_reading r
+    cross join lateral (
+        select tenant, patient_id, vital, source_id from series
+        where shard = $1 and series = r.series offset 0
+    ) s
+    where ((r.series, r.occurred_at) in (select series, occurred_at from newest)) is true
+), registered as materialized (
+    -- Few.
+    select tenant, patient_id, recorded_at, data -> 'record' as record, position
+    from non_reading
+    where shard = $1 and position > $2 and position <= $3 and type = 'patient_registered'
 ), heard_of as (
     select tenant, patient_id, min(recorded_at) as recorded_at
-    from (select tenant, patient_id, first_recorded as recorded_at from newest
+    from (select s.tenant, s.patient_id, first_recorded as recorded_at
+          from newest n
+          cross join lateral (
+              select tenant, patient_id from series where shard = $1 and series = n.series offset 0
+          ) s
           union all
           select tenant, patient_id, recorded_at from registered) heard
     group by tenant, patient_id
@@ -84,13 +97,9 @@ with retracted as materialized (
     (select distinct on (tenant, patient_id, vital)
             tenant, patient_id, vital, value, quality, suspect,
             occurred_at, recorded_at, source_id, position
-     from reading
-     -- "is true": looked up by a hash. Of a window's size the statistics know nothing, and
-     -- a join by loops took all of a core.
-     where ((tenant, patient_id, vital, occurred_at)
-            in (select tenant, patient_id, vital, occurred_at from newest)) is true
-       and ((tenant, patient_id, vital) in (select tenant, patient_id, vital from retracted)) is not true
-     order by tenant, patient_id, vital, position desc)
+     from said
+     where ((tenant, patient_id, vital) in (select tenant, patient_id, vital from retracted)) is not true
+     order by tenant, patient_id, vital, occurred_at desc, position desc)
     union all
     select * from again where position is not null
 )

@@ -5,9 +5,9 @@
 with said as materialized (
     -- Read once: looked for at every reading, each would cost all readings of its patient.
     select tenant, patient_id, type, data, recorded_at, position
-    from event
+    from non_reading
     where shard = $1 and position <= $2
-      and type <> 'reading' and type in ('reading_retracted', 'patient_registered')
+      and type in ('reading_retracted', 'patient_registered')
       -- By each key as well, for the index: it finds no pairs.
       and ($3::text[] is null or tenant = any ($3) and patient_id = any ($4)
            and (tenant, patient_id) in (select * from unnest($3::text[], $4::text[])))
@@ -15,16 +15,20 @@ with said as materialized (
     select tenant, patient_id, (data ->> 'vital')::vital as vital,
            (data ->> 'measuredAt')::timestamptz as occurred_at, data ->> 'deviceId' as source_id
     from said where type = 'reading_retracted'
-), reading as materialized (
-    select shard, tenant, patient_id, vital, value, quality, suspect,
-           occurred_at, recorded_at, source_id, position
-    from event
-    where shard = $1 and position <= $2 and type = 'reading'
+), chosen as materialized (
+    select series, tenant, patient_id, vital, source_id
+    from series
+    where shard = $1
       and ($3::text[] is null or tenant = any ($3) and patient_id = any ($4)
            and (tenant, patient_id) in (select * from unnest($3::text[], $4::text[])))
+), measured as materialized (
+    select c.tenant, c.patient_id, c.vital, c.source_id, r.value, r.quality, r.suspect,
+           r.occurred_at, r.recorded_at, r.position
+    from chosen c
+    join reading r on r.shard = $1 and r.series = c.series and r.position <= $2
 ), heard as (
     select tenant, patient_id, min(recorded_at) as first_seen
-    from (select tenant, patient_id, recorded_at from reading
+    from (select tenant, patient_id, recorded_at from measured
           union all
           select tenant, patient_id, recorded_at from said where type = 'patient_registered') of
     group by tenant, patient_id
@@ -37,11 +41,11 @@ with said as materialized (
            row(value, quality, suspect, occurred_at, recorded_at, source_id, position)::text as holds
     from (select *, row_number() over (partition by tenant, patient_id, vital
                                        order by occurred_at desc, position desc) as place
-          from reading
+          from measured m
           where not exists (select from retracted r
-                            where r.tenant = reading.tenant and r.patient_id = reading.patient_id
-                              and r.vital = reading.vital and r.occurred_at = reading.occurred_at
-                              and r.source_id = reading.source_id)) ranked
+                            where r.tenant = m.tenant and r.patient_id = m.patient_id
+                              and r.vital = m.vital and r.occurred_at = m.occurred_at
+                              and r.source_id = m.source_id)) ranked
     where place = 1
     union all
     select tenant, patient_id, 'record',

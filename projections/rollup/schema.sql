@@ -1,25 +1,23 @@
--- What each minute and each hour was: of a patient's vital, for trends and downsampling,
--- and of what sends the readings. Counted from 1970, as the buckets of the history.
+-- What each minute and each hour was: of a series, for trends and downsampling, and of what
+-- sends the readings. Counted from 1970, as the buckets of the history.
 --
 -- Suspect readings are in the buckets, as they are in the history; how many they are is
 -- told beside. What was retracted is not.
-create table vital_minute (
-    shard      smallint    not null,
-    tenant     text        not null,
-    patient_id text        not null,
-    vital      vital       not null,
+create table series_minute (
     start      timestamptz not null,
     count      bigint      not null,
     suspects   bigint      not null,   -- of them
     min        float8      not null,
     max        float8      not null,
+    series     integer     not null,
+    shard      smallint    not null,
     -- Of the values, each rounded to millionths of its unit: whole numbers add up to the
     -- same in any order, and floats do not.
     sum_millionths numeric not null,
-    primary key (shard, tenant, patient_id, vital, start)
+    primary key (shard, series, start)
 ) with (fillfactor = 80);
 
-create table vital_hour (like vital_minute including all) with (fillfactor = 80);
+create table series_hour (like series_minute including all) with (fillfactor = 80);
 
 -- When a device was last heard of, and how much of each hour it covered. A reading that
 -- was retracted was received all the same: its value was wrong, and the device was not

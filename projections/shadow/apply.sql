@@ -1,16 +1,15 @@
 -- follows: non-readings
 -- pace: 250 ms
 --
--- Folds shard $1, positions ($2, $3], which lie in the times [$4, $5].
+-- Folds shard $1, positions ($2, $3]; in which times ($4, $5) they lie does not matter here.
 -- Pages are added up; of an alert on trial a later window adds what an earlier one lacked.
 with said as (
     select tenant, patient_id, type = 'alert_shadowed' as shadow, (data ->> 'alertId')::uuid as id,
            data ->> 'state' as said, event_data(type, data) as data, occurred_at, recorded_at, position
-    from event
+    from non_reading
     where shard = $1 and position > $2 and position <= $3
-      and occurred_at >= $4 and occurred_at <= $5
       -- By type, as Event::is_alert: other events' data may hold what a caller wrote.
-      and type <> 'reading' and (type = 'alert_shadowed' or type ~ '^[A-Z]') and patient_id <> '_tenant'
+      and (type = 'alert_shadowed' or type ~ '^[A-Z]') and patient_id <> '_tenant'
 ), pages as (
     insert into page_day as p
     select $1, tenant, patient_id, data ->> 'rule', (data ->> 'ruleVersion')::int,

@@ -10,7 +10,8 @@ use super::reader::Archives;
 use super::store::{Access, PlaceError, StoredObject};
 use crate::event::Recorded;
 use crate::log::chain::{ChainFault, VerifyError, verify_part};
-use crate::log::exchange::{self, ExchangeError, MonthTable};
+use crate::log::exchange::{self, ExchangeError};
+use crate::log::month::MonthTable;
 use crate::log::partition::Span;
 use crate::log::{Log, archived_months};
 

@@ -142,7 +142,7 @@ impl Writer {
 
     /// Adds a row, which follows the one before in (shard, position).
     pub async fn add(&mut self, row: ArchiveRow) -> Result<(), ArchiveFileError> {
-        self.sha.update(chain::digest(&row.recorded.event));
+        self.sha.update(chain::plain_digest(&row.recorded.event));
         self.rows += 1;
         self.kept += u64::from(row.kept);
         self.held.push(row);

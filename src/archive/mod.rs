@@ -20,5 +20,5 @@ pub use back::{BackError, Brought, bring_back};
 pub use columns::{ArchiveRow, ROWS_PER_GROUP_MAX};
 pub use file::{About, ArchiveFileError, File, Group, ShardRange, Writer, WrittenFile};
 pub use out::{ArchiveError, ArchiveProgress, archive};
-pub use reader::{Archives, file_name};
+pub use reader::Archives;
 pub use store::{Access, ArchiveStore, PlaceError, StoredObject, Upload};

@@ -10,13 +10,13 @@ use tokio::time::Instant;
 
 use super::columns::ArchiveRow;
 use super::file::{About, ArchiveFileError, File, ShardRange, Writer, WrittenFile, hex};
-use super::reader::file_name;
 use super::store::{ArchiveStore, PlaceError, StoredObject};
 use crate::consumer::{self, Unread};
 use crate::log::archive_reader::is_same;
-use crate::log::exchange::{self, ExchangeError, MonthTable};
+use crate::log::exchange::{self, ExchangeError};
+use crate::log::month::{self, MonthTable};
 use crate::log::partition::{Span, attached};
-use crate::log::{ArchivedMonth, Log, archived_months};
+use crate::log::{ArchivedMonth, Log, archived_months, heads};
 
 /// How often a month is begun anew because readings came while it was copied.
 const ROUNDS_MAX: u32 = 3;
@@ -121,6 +121,8 @@ async fn one(
     progress: &mut impl FnMut(ArchiveProgress),
 ) -> Result<Option<ArchivedMonth>, ArchiveError> {
     let shards: Vec<i16> = log.shards().collect();
+    // Before the month is looked at: what comes later is seen when it is taken out.
+    let upto = heads(connection).await?;
     let last = exchange::last_positions(connection, span, &shards).await?;
     if last.is_empty() {
         return Ok(None);
@@ -133,7 +135,7 @@ async fn one(
         }
         tokio::time::sleep(Duration::from_millis(UNREAD_POLL_MS)).await;
     }
-    let name = file_name(span);
+    let name = span.file_name();
     place.sweep(&name)?;
     let object = place.object(&name);
     check_ours(log, &object, span).await?;
@@ -157,7 +159,9 @@ async fn one(
         rows_hash: written.rows_hash.to_vec(),
         positions_to,
     };
-    exchange::take_out(connection, &month, &last, &shards).await?;
+    let last_of = |shard| last.iter().find(|(of, _)| *of == shard).map_or(0, |(_, at)| *at);
+    let upto = shards.iter().zip(upto).map(|(&shard, head)| (shard, head.max(last_of(shard))));
+    exchange::take_out(connection, &month, &upto.collect::<Vec<_>>()).await?;
     Ok(Some(month))
 }
 
@@ -205,8 +209,8 @@ async fn write(
         let mut first = None;
         {
             let mut rows =
-                pin!(exchange::rows(&mut rows_from, span, MonthTable::Partition, (shard, to)));
-            let mut kept = pin!(exchange::kept_positions(&mut kept_from, span, shard));
+                pin!(month::rows(&mut rows_from, span, MonthTable::Partition, (shard, to)));
+            let mut kept = pin!(month::kept_positions(&mut kept_from, span, shard));
             let mut next_kept = kept.try_next().await?;
             while let Some(recorded) = rows.try_next().await? {
                 first.get_or_insert(recorded.position);
@@ -260,7 +264,7 @@ pub(super) async fn compare(
     for shard in log.shards() {
         let of_shard = || file.groups.iter().filter(|group| group.shard == shard);
         let to = of_shard().map(|group| group.last).max().unwrap_or(i64::MAX);
-        let mut rows = pin!(exchange::rows(&mut connection, span, table, (shard, to)));
+        let mut rows = pin!(month::rows(&mut connection, span, table, (shard, to)));
         for group in of_shard() {
             for read in file.read(*group).await? {
                 let position = read.recorded.position;

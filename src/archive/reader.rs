@@ -96,7 +96,9 @@ impl Archives {
         let mut readers = Vec::with_capacity(months.len());
         for month in months {
             let location = match moved {
-                Some(place) => format!("{}/{}", place.trim_end_matches('/'), file_name(month.span)),
+                Some(place) => {
+                    format!("{}/{}", place.trim_end_matches('/'), month.span.file_name())
+                }
                 None => month.location.clone(),
             };
             let file = match StoredObject::at(&location, access) {
@@ -119,7 +121,7 @@ impl Archives {
         let reader = self.0.iter().find(|reader| reader.span == span);
         let missing = || Unreadable {
             span,
-            location: file_name(span),
+            location: span.file_name(),
             why: "it is not among the archived months".to_owned(),
         };
         let reader = reader.ok_or_else(missing)?;
@@ -129,7 +131,8 @@ impl Archives {
     /// Takes the file of a month out.
     pub fn into_file(self, span: Span) -> Result<File, Unreadable> {
         self.file(span)?;
-        let missing = || Unreadable { span, location: file_name(span), why: "not here".to_owned() };
+        let missing =
+            || Unreadable { span, location: span.file_name(), why: "not here".to_owned() };
         let reader = self.0.into_iter().find(|reader| reader.span == span);
         reader.and_then(|reader| reader.file.ok()).ok_or_else(missing)
     }
@@ -154,9 +157,4 @@ impl ArchiveReader for Archives {
         let mut spans = self.0.iter().map(|reader| reader.span);
         spans.find(|span| (span.since()..span.until()).contains(&t))
     }
-}
-
-/// The name of a month's file.
-pub fn file_name(span: Span) -> String {
-    format!("{}.parquet", span.table())
 }

@@ -75,7 +75,7 @@ pub async fn ask_to_resume(
 }
 
 /// From here to the end of the transaction the log is without whom this consumer has
-/// parked: its "event" is the view `unparked.event`.
+/// parked: its "reading" and "non_reading" are the views of the schema `unparked`.
 pub(crate) async fn leave_out(tx: &mut PgConnection, consumer: &str) -> Result<(), sqlx::Error> {
     sqlx::query(
         "select set_config('vitals.consumer', $1, true), \
@@ -131,7 +131,7 @@ async fn park<C: Consumer>(
 ) -> Result<bool, sqlx::Error> {
     let parked: Option<(String, String)> = sqlx::query_as(
         "insert into parked (shard, consumer, tenant, patient_id, position, reason) \
-         select shard, $2, tenant, patient_id, position, $3 from event \
+         select shard, $2, tenant, patient_id, position, $3 from public.event \
          where shard = $1 and position = $4 and occurred_at >= $5 and occurred_at <= $6 \
          on conflict do nothing returning tenant, patient_id",
     )

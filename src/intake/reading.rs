@@ -134,8 +134,8 @@ fn judge_time(
     if let Some(span) = archived.at(time) {
         let detail = format!(
             "{span} is archived and takes no readings: have it brought back with vitals import \
-             --format parquet {}.parquet, and send again",
-            span.table()
+             --format parquet {}, and send again",
+            span.file_name()
         );
         return fault("month_archived", detail);
     }

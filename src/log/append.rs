@@ -8,8 +8,9 @@
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::{archived, chain};
-use crate::event::Event;
+use super::head::Mark;
+use super::{archived, chain, series};
+use crate::event::{Event, READING};
 
 /// The most events of one append; readers rely on it to bound their windows. One
 /// request on top of a batch that was almost full fits.
@@ -28,6 +29,13 @@ pub enum AppendError {
     /// the batch is stored.
     #[error("appending to the log: the partition of a month of these events is not there")]
     NoPartition,
+    /// A reading without a vital or a value, or something else that has one. Nothing of the
+    /// batch is stored.
+    #[error("event {0} of an append is neither a reading nor none")]
+    Malformed(usize),
+    /// The log was restored since the numbers of series were learned.
+    #[error("appending to the log: it is not the one that was known")]
+    Restored,
     /// The caller must split its batch.
     #[error("{0} events in one append, {EVENTS_PER_APPEND_MAX} at most")]
     TooMany(usize),
@@ -87,24 +95,48 @@ pub async fn append(
     shard: i16,
     events: &[Event],
 ) -> Result<Appended, AppendError> {
-    append_expecting(Expect::New, tx, shard, events).await
+    let readings: Vec<&Event> = readings(events).collect();
+    let numbers = match readings[..] {
+        [] => Vec::new(),
+        _ => series::name(tx, shard, &readings).await?.ok_or(AppendError::NoShard(shard))?,
+    };
+    append_named(tx, shard, events, Named { numbers: &numbers, by: None }, Expect::New).await
 }
 
-/// The same, with what is known of the batch.
-pub(super) async fn append_expecting(
-    expect: Expect,
+/// What the log calls a measurement.
+pub(super) fn readings(events: &[Event]) -> impl Iterator<Item = &Event> {
+    events.iter().filter(|event| event.kind == READING)
+}
+
+/// The numbers of the series of a batch's readings, in order.
+#[derive(Clone, Copy)]
+pub(super) struct Named<'a> {
+    pub(super) numbers: &'a [i32],
+    /// The commit by which they were known, unless all were asked for in this transaction.
+    pub(super) by: Option<Mark>,
+}
+
+/// The same, where the numbers of the series are known.
+pub(super) async fn append_named(
     tx: &mut PgConnection,
     shard: i16,
     events: &[Event],
+    named: Named<'_>,
+    expect: Expect,
 ) -> Result<Appended, AppendError> {
     if events.len() > EVENTS_PER_APPEND_MAX {
         return Err(AppendError::TooMany(events.len()));
     }
-    let head = insert(expect, tx, shard, events).await?.ok_or(AppendError::NoShard(shard))?;
-    let first = head.head + 1;
+    let columns = Columns::of(events, named.numbers)?;
+    let head = columns.insert(tx, shard, named.by, expect).await?;
+    let head = head.ok_or(AppendError::NoShard(shard))?;
+    let (Some(before), Some(recorded_at)) = (head.head, head.recorded) else {
+        return Err(AppendError::Restored);
+    };
+    let first = before + 1;
     let Some(stored) = head.stored else {
         let positions = (first..).take(events.len()).map(Some).collect();
-        return Ok(Appended { recorded_at: head.recorded, positions });
+        return Ok(Appended { recorded_at, positions });
     };
     let mut positions = vec![None; events.len()];
     for position in stored {
@@ -114,49 +146,112 @@ pub(super) async fn append_expecting(
             *slot = Some(position);
         }
     }
-    Ok(Appended { recorded_at: head.recorded, positions })
+    Ok(Appended { recorded_at, positions })
 }
 
-/// What `append_events` of `migrations/0010_strictly_later.sql` answers.
+/// What `append_events` of `migrations/0002_append.sql` answers.
 #[derive(sqlx::FromRow)]
 struct Head {
-    /// The last position before the batch.
-    head: i64,
-    recorded: DateTime<Utc>,
+    /// The last position before the batch; none when the log is not the one that was known.
+    head: Option<i64>,
+    recorded: Option<DateTime<Utc>>,
     /// The new positions, unless all are new.
     stored: Option<Vec<i64>>,
 }
 
-/// What is derived may be derived again; what the log says must be on disk, whatever the
-/// connection's own setting is.
-const APPEND: &str = "select a.* from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) a \
-     cross join set_config('synchronous_commit', 'on', true)";
+const APPEND: &str = "select * from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
+                                                  $13, $14, $15, $16, $17, $18, $19, $20)";
 
-async fn insert(
-    expect: Expect,
-    tx: &mut PgConnection,
-    shard: i16,
-    events: &[Event],
-) -> Result<Option<Head>, sqlx::Error> {
-    fn column<'a, T: 'a>(events: &'a [Event], of: impl Fn(&'a Event) -> T + 'a) -> Vec<T> {
-        events.iter().map(of).collect()
+/// A batch as `append_events` takes it.
+#[derive(Default)]
+struct Columns<'e> {
+    /// Of readings.
+    ordinals: Vec<i32>,
+    series: Vec<i32>,
+    values: Vec<f64>,
+    qualities: Vec<Option<f32>>,
+    suspects: Vec<bool>,
+    occurred: Vec<DateTime<Utc>>,
+    /// Of those that have one.
+    context_ordinals: Vec<i32>,
+    contexts: Vec<&'e str>,
+    /// Of what is no reading.
+    other_ordinals: Vec<i32>,
+    others: Vec<&'e Event>,
+    /// Of all.
+    digests: Vec<u8>,
+}
+
+impl<'e> Columns<'e> {
+    fn of(events: &'e [Event], series: &[i32]) -> Result<Columns<'e>, AppendError> {
+        let mut columns = Columns::default();
+        let mut series = series.iter();
+        for ((event, ordinal), nth) in events.iter().zip(1..).zip(0..) {
+            let malformed = AppendError::Malformed(nth);
+            let number = match (&*event.kind, event.vital, event.value) {
+                (READING, Some(_), Some(value)) => {
+                    let number = *series.next().ok_or(malformed)?;
+                    columns.reading(ordinal, event, number, value);
+                    Some(number)
+                }
+                (READING, ..) | (_, Some(_), _) | (_, _, Some(_)) => return Err(malformed),
+                _ => {
+                    columns.other_ordinals.push(ordinal);
+                    columns.others.push(event);
+                    None
+                }
+            };
+            columns.digests.extend(chain::digest(event, number));
+        }
+        Ok(columns)
     }
-    let mut digests = Vec::with_capacity(events.len() * chain::DIGEST_BYTES);
-    events.iter().for_each(|event| digests.extend(chain::digest(event)));
-    sqlx::query_as(APPEND)
-        .bind(shard)
-        .bind(column(events, |e| &*e.tenant))
-        .bind(column(events, |e| &*e.patient_id))
-        .bind(column(events, |e| &*e.kind))
-        .bind(column(events, |e| e.vital.map(|v| v.name())))
-        .bind(column(events, |e| e.value))
-        .bind(column(events, |e| e.quality))
-        .bind(column(events, |e| e.suspect))
-        .bind(column(events, |e| e.occurred_at))
-        .bind(column(events, |e| &*e.source_id))
-        .bind(column(events, |e| e.data.as_deref()))
-        .bind(digests)
-        .bind(expect == Expect::Duplicates)
-        .fetch_optional(tx)
-        .await
+
+    fn reading(&mut self, ordinal: i32, event: &'e Event, number: i32, value: f64) {
+        self.ordinals.push(ordinal);
+        self.series.push(number);
+        self.values.push(value);
+        self.qualities.push(event.quality);
+        self.suspects.push(event.suspect);
+        self.occurred.push(event.occurred_at);
+        if let Some(context) = &event.data {
+            self.context_ordinals.push(ordinal);
+            self.contexts.push(context);
+        }
+    }
+
+    async fn insert(
+        &self,
+        tx: &mut PgConnection,
+        shard: i16,
+        by: Option<Mark>,
+        expect: Expect,
+    ) -> Result<Option<Head>, sqlx::Error> {
+        fn column<'a, T>(events: &[&'a Event], of: impl Fn(&'a Event) -> T) -> Vec<T> {
+            events.iter().map(|event| of(event)).collect()
+        }
+        let others = &*self.others;
+        sqlx::query_as(APPEND)
+            .bind(shard)
+            .bind(by.map(|mark| mark.position))
+            .bind(by.map(|mark| mark.recorded_at))
+            .bind(&*self.ordinals)
+            .bind(&*self.series)
+            .bind(&*self.values)
+            .bind(&*self.qualities)
+            .bind(&*self.suspects)
+            .bind(&*self.occurred)
+            .bind(&*self.context_ordinals)
+            .bind(&*self.contexts)
+            .bind(&*self.other_ordinals)
+            .bind(column(others, |e| &*e.tenant))
+            .bind(column(others, |e| &*e.patient_id))
+            .bind(column(others, |e| &*e.kind))
+            .bind(column(others, |e| e.occurred_at))
+            .bind(column(others, |e| &*e.source_id))
+            .bind(column(others, |e| e.data.as_deref()))
+            .bind(&*self.digests)
+            .bind(expect == Expect::Duplicates)
+            .fetch_optional(tx)
+            .await
+    }
 }

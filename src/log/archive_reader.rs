@@ -6,7 +6,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::chain::{ChainFault, digest};
+use super::chain::{ChainFault, plain_digest};
 use super::partition::Span;
 use crate::event::Recorded;
 
@@ -68,26 +68,28 @@ impl ArchiveReader for NoArchives {
 /// A row, and the archive that it came from.
 pub(super) struct MergedRow {
     pub(super) recorded: Recorded,
+    /// Of a reading, the number of its series.
+    pub(super) series: Option<i32>,
     pub(super) span: Option<Span>,
 }
 
 /// The rows of the table and those of the archives, in order: what is in both is there
 /// once, and must be the same.
 pub(super) fn merge(
-    rows: Vec<Recorded>,
-    archived_rows: Vec<ArchivedRow>,
+    rows: Vec<(Recorded, Option<i32>)>,
+    archived_rows: Vec<(ArchivedRow, Option<i32>)>,
     archives: &impl ArchiveReader,
 ) -> Result<Vec<MergedRow>, ChainFault> {
     let mut merged = Vec::with_capacity(rows.len() + archived_rows.len());
     let mut archived_rows = archived_rows.into_iter().peekable();
-    for row in rows {
-        while let Some(before) = archived_rows.next_if(|s| s.recorded.position < row.position) {
+    for (row, series) in rows {
+        while let Some(before) = archived_rows.next_if(|s| s.0.recorded.position < row.position) {
             merged.push(only_archived(before)?);
         }
         let broken = |span, what| {
             Err(ChainFault::Archive { shard: row.shard, position: row.position, span, what })
         };
-        match archived_rows.next_if(|s| s.recorded.position == row.position) {
+        match archived_rows.next_if(|s| s.0.recorded.position == row.position).map(|same| same.0) {
             Some(same) if !same.kept => {
                 return broken(same.span, "the table has it still, or again");
             }
@@ -101,7 +103,7 @@ pub(super) fn merge(
                 }
             }
         }
-        merged.push(MergedRow { recorded: row, span: None });
+        merged.push(MergedRow { recorded: row, series, span: None });
     }
     for rest in archived_rows {
         merged.push(only_archived(rest)?);
@@ -109,10 +111,10 @@ pub(super) fn merge(
     Ok(merged)
 }
 
-fn only_archived(row: ArchivedRow) -> Result<MergedRow, ChainFault> {
+fn only_archived((row, series): (ArchivedRow, Option<i32>)) -> Result<MergedRow, ChainFault> {
     let ArchivedRow { span, recorded, kept } = row;
     match kept {
-        false => Ok(MergedRow { recorded, span: Some(span) }),
+        false => Ok(MergedRow { recorded, series, span: Some(span) }),
         true => Err(ChainFault::Archive {
             shard: recorded.shard,
             position: recorded.position,
@@ -125,5 +127,5 @@ fn only_archived(row: ArchivedRow) -> Result<MergedRow, ChainFault> {
 /// Whether two rows of one place are the same, to the bit.
 pub fn is_same(a: &Recorded, b: &Recorded) -> bool {
     (a.shard, a.position, a.recorded_at) == (b.shard, b.position, b.recorded_at)
-        && digest(&a.event) == digest(&b.event)
+        && plain_digest(&a.event) == plain_digest(&b.event)
 }

@@ -1,6 +1,7 @@
-//! The hash chain: each commit's SHA-256 covers the hash before it and its rows.
+//! The hash chain: each commit's SHA-256 covers the hash before it, its rows, and the series
+//! that are new in it.
 //!
-//! Guarantees that a row that was changed, removed, inserted or moved after its
+//! Guarantees that a row or a series that was changed, removed, inserted or moved after its
 //! commit makes [`verify`] fail at that commit, whether it lies in the table or in an
 //! archive; what is in both must be the same. Does not stop whoever owns the database
 //! from rewriting the chain with the rows: publish a head elsewhere for that.
@@ -20,12 +21,32 @@ pub use walk::{VerifyError, Walk, verify, verify_part, verify_with};
 /// The length of a [`digest`].
 pub const DIGEST_BYTES: usize = 32;
 
-/// A row's SHA-256: of its fields, but neither of its position nor of when it was
-/// recorded, so that it is known before the shard is locked.
+/// What a commit's hash covers of an event: of a reading its series' number, which is given
+/// an identity by the first commit that uses it; of what is no reading all its texts. Not its
+/// position and not when it was recorded, so that it is known before the shard is locked.
+pub(super) fn digest(event: &Event, series: Option<i32>) -> [u8; DIGEST_BYTES] {
+    let mut fields = Fields(Sha256::new());
+    match series {
+        Some(series) => {
+            fields.0.update([1]);
+            fields.0.update(series.to_be_bytes());
+            fields.number(event.value);
+            fields.number(event.quality.map(f64::from));
+            fields.0.update([u8::from(event.suspect)]);
+            fields.0.update(event.occurred_at.timestamp_micros().to_be_bytes());
+            fields.text(event.data.as_deref());
+        }
+        None => fields.add(event),
+    }
+    fields.0.finalize().into()
+}
+
+/// An event's SHA-256 in its own words, without the numbers of this log: what an archive is
+/// compared by.
 ///
 /// Texts carry their length and optional values a presence byte, so that no two
 /// different rows look the same.
-pub fn digest(event: &Event) -> [u8; DIGEST_BYTES] {
+pub fn plain_digest(event: &Event) -> [u8; DIGEST_BYTES] {
     let mut fields = Fields(Sha256::new());
     fields.add(event);
     fields.0.finalize().into()
@@ -35,6 +56,7 @@ struct Fields(Sha256);
 
 impl Fields {
     fn add(&mut self, event: &Event) {
+        self.0.update([2]);
         self.text(Some(&event.tenant));
         self.text(Some(&event.patient_id));
         self.text(Some(&event.kind));
@@ -70,41 +92,29 @@ impl Fields {
 }
 
 /// One commit's hash in the making, as `append_events` makes it: over the hash before
-/// it, the shard, the time, the first and the last position (all of them, where they
-/// have gaps) and the rows' digests.
+/// it, the shard, the time, the last series and what is new of them, the first and the last
+/// position (all of them, where they have gaps) and the rows' digests.
 struct Link {
-    /// The hash before, the shard, the time.
     begun: Sha256,
-    /// The first commits of old databases: each position, and the row's fields.
-    of_fields: bool,
     positions: Vec<i64>,
     digests: Vec<u8>,
 }
 
-/// See `log_commit.format`.
-const FORMAT_FIELDS: i16 = 1;
-
 impl Link {
-    /// Begins where `previous` ended.
-    fn new(previous: &[u8], shard: i16, commit: &Commit) -> Link {
+    /// Begins where `previous` ended, with the digests of the series that are new.
+    fn new(previous: &[u8], shard: i16, commit: &Commit, series: &[u8]) -> Link {
         let mut begun = Sha256::new();
         begun.update(previous);
         begun.update(shard.to_be_bytes());
         begun.update(commit.recorded_at.timestamp_micros().to_be_bytes());
-        let of_fields = commit.format == FORMAT_FIELDS;
-        Link { begun, of_fields, positions: Vec::new(), digests: Vec::new() }
+        begun.update(commit.series_to.to_be_bytes());
+        begun.update(series);
+        Link { begun, positions: Vec::new(), digests: Vec::new() }
     }
 
-    fn add(&mut self, position: i64, event: &Event) {
-        if self.of_fields {
-            self.begun.update(position.to_be_bytes());
-            let mut fields = Fields(std::mem::take(&mut self.begun));
-            fields.add(event);
-            self.begun = fields.0;
-        } else {
-            self.positions.push(position);
-            self.digests.extend(digest(event));
-        }
+    fn add(&mut self, position: i64, event: &Event, series: Option<i32>) {
+        self.positions.push(position);
+        self.digests.extend(digest(event, series));
     }
 
     /// The chain's hash after this commit.
@@ -168,6 +178,14 @@ pub enum ChainFault {
         /// Its position.
         position: i64,
     },
+    /// A series is there that no commit made.
+    #[error("shard {shard}, series {series}: a series that no commit recorded")]
+    StraySeries {
+        /// Where.
+        shard: i16,
+        /// Its number.
+        series: i32,
+    },
     /// Table and archive contradict each other.
     #[error("shard {shard}, position {position}, archived with {span}: {what}")]
     Archive {
@@ -199,11 +217,11 @@ struct Commit {
     position_from: i64,
     position_to: i64,
     events: i32,
+    series_to: i32,
     occurred_min: DateTime<Utc>,
     occurred_max: DateTime<Utc>,
     recorded_at: DateTime<Utc>,
     hash: Vec<u8>,
-    format: i16,
 }
 
 #[cfg(test)]
@@ -217,40 +235,49 @@ mod tests {
 
     #[test]
     fn moving_text_from_one_field_to_the_next_changes_the_digest() {
-        assert_ne!(digest(&event("ab", "c")), digest(&event("a", "bc")));
-        assert_eq!(digest(&event("a", "x")), digest(&event("a", "x")));
+        let digest = |event| digest(&event, None);
+        assert_ne!(digest(event("ab", "c")), digest(event("a", "bc")));
+        assert_eq!(digest(event("a", "x")), digest(event("a", "x")));
     }
 
-    /// Computed by another program; old databases keep the hashes they have.
+    /// Computed by another program: what is in a log cannot be changed.
     #[test]
-    fn a_commits_hash_is_that_of_its_format() {
-        let mut commit = Commit {
+    fn a_commits_hash_stays_what_it_is() {
+        let commit = Commit {
             position_from: 1,
             position_to: 1,
             events: 1,
+            series_to: 1,
             occurred_min: DateTime::UNIX_EPOCH,
             occurred_max: DateTime::UNIX_EPOCH,
             recorded_at: DateTime::UNIX_EPOCH,
             hash: Vec::new(),
-            format: FORMAT_FIELDS,
         };
-        let hash = |commit: &Commit, positions: &[i64]| {
-            let mut link = Link::new(&[0; 32], 0, commit);
-            positions.iter().for_each(|p| link.add(*p, &event("a", "x")));
+        let reading = Event {
+            vital: Some(crate::vital::Vital::HeartRate),
+            value: Some(72.5),
+            quality: Some(0.5),
+            ..event("a", "reading")
+        };
+        let hash = |positions: &[i64], series: &[u8]| {
+            let mut link = Link::new(&[0; 32], 0, &commit, series);
+            positions.iter().for_each(|p| match p % 2 {
+                0 => link.add(*p, &event("a", "x"), None),
+                _ => link.add(*p, &reading, Some(1)),
+            });
             link.finish().map(|byte| format!("{byte:02x}")).concat()
         };
         assert_eq!(
-            hash(&commit, &[1]),
-            "0a7f4eb4fce836ab24beefcbfe7484409c11a0a640b5e579243bdab95a0255f7"
-        );
-        commit.format = 2;
-        assert_eq!(
-            hash(&commit, &[1, 2]),
-            "902e1a05c22ced8dddb31b2cd3c6285b0ebf3d6fe6b4b3b63b2407005a6e939a"
+            hash(&[1], &[7; 32]),
+            "5b34e03af091806beb7de27cc7aeab5cc772591269422b22774d0c8ca94a9785"
         );
         assert_eq!(
-            hash(&commit, &[1, 3]),
-            "b11728fa2ced925c2cc437a20d06043bb8c23f51fcd7919b4fdf2841ac08dc45"
+            hash(&[1, 2], &[]),
+            "6d0fd4052f61ad86f1ca43a1d9437a867f9da8eab4fe6967b781ca5166e1bb3f"
+        );
+        assert_eq!(
+            hash(&[1, 3], &[]),
+            "d6608bc8876b6a6438d88bf28d632309f512782fcfb2b8e17d96ef3919b23bb3"
         );
     }
 }

@@ -1,24 +1,25 @@
 //! A month's partition, exchanged: the full one for a thin one, and back.
 //!
 //! Guarantees that at every instant, whatever is killed, either the full month is
-//! part of `event` and `archived_month` does not know it, or the thin one is and it
+//! part of `reading` and `archived_month` does not know it, or the thin one is and it
 //! does: partition and row change in one transaction. The table that was taken out is
-//! dropped after that commit; what a killed run leaves is dropped by the next one.
+//! dropped after that commit; what a killed run leaves is dropped by the next one. What is no
+//! reading is in the file as well, and never leaves its table.
 //!
-//! Locks: tables are filled beside `event`, which is not locked meanwhile. The exchange
-//! locks `event` and the partition exclusively, for some milliseconds. It waits for
+//! Locks: tables are filled beside `reading`, which is not locked meanwhile. The exchange
+//! locks `reading` and the partition exclusively, and `non_reading` against writing, for some
+//! milliseconds. It waits for
 //! that at most [`LOCK_MS_MAX`], because appends and questions queue behind it, then
 //! lets them pass and tries again.
 
 use std::time::Duration;
 
-use futures_util::{Stream, TryStreamExt};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::archived::{ArchivedMonth, CONSTRAINT};
 use super::partition::{Span, attach, bounds};
-use super::read::Tenants;
-use crate::event::{Event, Recorded};
+use super::series;
+use crate::event::{Event, READING, Recorded};
 
 /// The longest that the exchange waits for its locks, and others behind it.
 pub const LOCK_MS_MAX: u64 = 100;
@@ -54,12 +55,21 @@ pub enum ExchangeError {
 /// A shard and a position in it.
 pub type ShardPosition = (i16, i64);
 
-fn thin(span: Span) -> String {
+pub(super) fn thin(span: Span) -> String {
     format!("thin_{}", span.table())
 }
 
-fn full(span: Span) -> String {
+pub(super) fn full(span: Span) -> String {
     format!("full_{}", span.table())
+}
+
+fn gone(span: Span) -> String {
+    format!("gone_{}", span.table())
+}
+
+/// Where the contexts of a month wait that is brought back.
+pub(super) fn contexts(span: Span) -> String {
+    format!("context_{}", span.table())
 }
 
 /// Makes this session the only one that exchanges months, until it ends. `false` when
@@ -96,16 +106,33 @@ fn obtained(locked: Result<(), sqlx::Error>) -> Result<bool, sqlx::Error> {
 /// Drops what a killed run has left: tables that are part of nothing.
 pub async fn drop_leftovers(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let left: Vec<String> = sqlx::query_scalar(
-        "select c.relname::text from pg_class c join pg_class e on e.oid = 'event'::regclass \
-         where c.relnamespace = e.relnamespace and c.relkind = 'r' and not c.relispartition \
-           and c.relname ~ '^(thin|full|gone)_event_[0-9]{4}(_[0-9]{2})?$'",
+        "select c.relname::text from pg_class c join pg_class r on r.oid = 'reading'::regclass \
+         where c.relnamespace = r.relnamespace and c.relkind = 'r' and not c.relispartition \
+           and c.relname ~ '^(thin|full|gone|context)_reading_[0-9]{4}(_[0-9]{2})?$'",
     )
     .fetch_all(&mut *connection)
     .await?;
     for table in left {
-        run(connection, &format!("drop table {table}")).await?;
+        if table.starts_with("gone_") {
+            drop_gone(connection, &table).await?;
+        } else {
+            run(connection, &format!("drop table {table}")).await?;
+        }
     }
     Ok(())
+}
+
+/// Drops what is no month any more, with the contexts of the readings that went with it.
+async fn drop_gone(connection: &mut PgConnection, table: &str) -> Result<(), sqlx::Error> {
+    let sql = format!(
+        "delete from reading_context c using {table} g \
+         where c.shard = g.shard and c.position = g.position \
+           and not exists (select from reading r \
+                           where r.shard = g.shard and r.occurred_at = g.occurred_at \
+                             and r.series = g.series); \
+         drop table {table}"
+    );
+    run(connection, &sql).await
 }
 
 /// The last position of each shard in a month, of the shards that have any.
@@ -114,18 +141,38 @@ pub async fn last_positions(
     span: Span,
     shards: &[i16],
 ) -> Result<Vec<ShardPosition>, sqlx::Error> {
+    last_after(connection, span, &shards.iter().map(|shard| (*shard, 0)).collect::<Vec<_>>()).await
+}
+
+/// The same, of those after some positions.
+async fn last_after(
+    connection: &mut PgConnection,
+    span: Span,
+    after: &[ShardPosition],
+) -> Result<Vec<ShardPosition>, sqlx::Error> {
     let sql = format!(
-        "select s.shard, l.position from unnest($1::smallint[]) as s (shard) \
-         cross join lateral (select max(position) as position from {} e \
-                             where e.shard = s.shard) l \
+        "select s.shard, l.position from unnest($1::smallint[], $2::bigint[]) as s (shard, after) \
+         cross join lateral ( \
+             select greatest((select max(position) from {} r \
+                              where r.shard = s.shard and r.position > s.after), \
+                             (select max(position) from non_reading n \
+                              where n.shard = s.shard and n.position > s.after \
+                                and n.occurred_at >= $3 and n.occurred_at < $4)) as position) l \
          where l.position is not null order by s.shard",
         span.table()
     );
-    sqlx::query_as(AssertSqlSafe(sql)).bind(shards).fetch_all(connection).await
+    let (shards, after): (Vec<i16>, Vec<i64>) = after.iter().copied().unzip();
+    sqlx::query_as(AssertSqlSafe(sql))
+        .bind(shards)
+        .bind(after)
+        .bind(span.since())
+        .bind(span.until())
+        .fetch_all(connection)
+        .await
 }
 
-/// Makes the thin table of a month, with what must stay of the positions up to `last`.
-/// Returns how many rows that are.
+/// Makes the thin table of a month, with the readings that must stay of the positions up to
+/// `last`. Returns how many that are.
 pub async fn make_thin(
     connection: &mut PgConnection,
     span: Span,
@@ -134,7 +181,7 @@ pub async fn make_thin(
     let table = thin(span);
     run(
         connection,
-        &format!("drop table if exists {table}; create table {table} (like event including all)"),
+        &format!("drop table if exists {table}; create table {table} (like reading including all)"),
     )
     .await?;
     let (shards, positions): (Vec<i16>, Vec<i64>) = last.iter().copied().unzip();
@@ -157,20 +204,20 @@ pub async fn make_thin(
     Ok(kept)
 }
 
-/// Exchanges the full month for the thin table, if it still ends at `last`.
+/// Exchanges the full month for the thin table, if nothing of it came after the positions
+/// `upto` of all shards.
 pub async fn take_out(
     connection: &mut PgConnection,
     month: &ArchivedMonth,
-    last: &[ShardPosition],
-    shards: &[i16],
+    upto: &[ShardPosition],
 ) -> Result<(), ExchangeError> {
     let span = month.span;
     let mut tries = 0;
     loop {
         let mut tx = connection.begin().await?;
         if lock(&mut tx, span).await? {
-            // No append runs now. Positions only grow, so these are all its rows.
-            if last_positions(&mut tx, span, shards).await? != last {
+            // No append runs now, and positions only grow.
+            if !last_after(&mut tx, span, upto).await?.is_empty() {
                 tx.rollback().await?;
                 return Err(ExchangeError::Grown(span));
             }
@@ -182,46 +229,50 @@ pub async fn take_out(
         tx.rollback().await?;
         pause(&mut tries).await?;
     }
-    Ok(run(connection, &format!("drop table gone_{}", span.table())).await?)
+    Ok(drop_gone(connection, &gone(span)).await?)
 }
 
 /// Makes the empty table that a month is brought back into.
 pub async fn make_full(connection: &mut PgConnection, span: Span) -> Result<(), sqlx::Error> {
-    let (table, (since, until)) = (full(span), bounds(span));
+    let (table, contexts, (since, until)) = (full(span), contexts(span), bounds(span));
     // Checked row by row as they come, so that attaching need not look at them again.
     let sql = format!(
-        "drop table if exists {table}; create table {table} (like event including all); \
+        "drop table if exists {table}; create table {table} (like reading including all); \
+         drop table if exists {contexts}; create table {contexts} (like reading_context including all); \
          alter table {table} add constraint within check \
              (occurred_at >= '{since}' and occurred_at < '{until}')"
     );
     run(connection, &sql).await
 }
 
-/// Puts rows of one shard into the table that a month is brought back into.
+/// Puts readings of one shard into the table that a month is brought back into. What is no
+/// reading never left.
 pub async fn fill(
     connection: &mut PgConnection,
     span: Span,
     shard: i16,
     rows: &[Recorded],
 ) -> Result<(), sqlx::Error> {
-    fn column<'a, T: 'a>(rows: &'a [Recorded], of: impl Fn(&'a Event) -> T + 'a) -> Vec<T> {
-        rows.iter().map(|row| of(&row.event)).collect()
+    fn column<'a, T: 'a>(rows: &[&'a Recorded], of: impl Fn(&'a Recorded) -> T) -> Vec<T> {
+        rows.iter().map(|row| of(row)).collect()
     }
-    let sql = include_str!("fill.sql").replace("{full}", &full(span));
+    let rows: Vec<&Recorded> = rows.iter().filter(|row| row.event.kind == READING).collect();
+    let events: Vec<&Event> = rows.iter().map(|row| &row.event).collect();
+    // The chain has been walked: each has its series here.
+    let series = series::find(connection, shard, &events).await?;
+    let sql = include_str!("fill.sql")
+        .replace("{full}", &full(span))
+        .replace("{contexts}", &contexts(span));
     sqlx::query(AssertSqlSafe(sql))
         .bind(shard)
-        .bind(rows.iter().map(|row| row.position).collect::<Vec<_>>())
-        .bind(rows.iter().map(|row| row.recorded_at).collect::<Vec<_>>())
-        .bind(column(rows, |e| &*e.tenant))
-        .bind(column(rows, |e| &*e.patient_id))
-        .bind(column(rows, |e| &*e.kind))
-        .bind(column(rows, |e| e.vital.map(|v| v.name())))
-        .bind(column(rows, |e| e.value))
-        .bind(column(rows, |e| e.quality))
-        .bind(column(rows, |e| e.suspect))
-        .bind(column(rows, |e| e.occurred_at))
-        .bind(column(rows, |e| &*e.source_id))
-        .bind(column(rows, |e| e.data.as_deref()))
+        .bind(column(&rows, |row| row.position))
+        .bind(column(&rows, |row| row.recorded_at))
+        .bind(series)
+        .bind(column(&rows, |row| row.event.value))
+        .bind(column(&rows, |row| row.event.quality))
+        .bind(column(&rows, |row| row.event.suspect))
+        .bind(column(&rows, |row| row.event.occurred_at))
+        .bind(column(&rows, |row| row.event.data.as_deref()))
         .execute(connection)
         .await?;
     Ok(())
@@ -243,13 +294,19 @@ pub async fn put_back(connection: &mut PgConnection, span: Span) -> Result<(), E
                 return Err(ExchangeError::Changed(span));
             }
             swap(&mut tx, span, &full(span)).await?;
+            let contexts = contexts(span);
+            let sql = format!(
+                "insert into reading_context select * from {contexts} on conflict do nothing; \
+                 drop table {contexts}"
+            );
+            run(&mut tx, &sql).await?;
             tx.commit().await?;
             break;
         }
         tx.rollback().await?;
         pause(&mut tries).await?;
     }
-    Ok(run(connection, &format!("drop table gone_{}", span.table())).await?)
+    Ok(drop_gone(connection, &gone(span)).await?)
 }
 
 /// Waits a bounded time for the locks; `false` when others had them.
@@ -257,8 +314,9 @@ async fn lock(tx: &mut PgConnection, span: Span) -> Result<bool, ExchangeError> 
     // What the log says has left the table must be on the disk before it is dropped.
     let sql = format!(
         "set local lock_timeout = {LOCK_MS_MAX}; set local synchronous_commit = on; \
-         lock table only event in access exclusive mode; \
-         lock table {} in access exclusive mode",
+         lock table only reading in access exclusive mode; \
+         lock table {} in access exclusive mode; \
+         lock table non_reading in share mode",
         span.table()
     );
     Ok(obtained(run(tx, &sql).await)?)
@@ -277,7 +335,7 @@ async fn pause(tries: &mut u32) -> Result<(), ExchangeError> {
 async fn swap(tx: &mut PgConnection, span: Span, table: &str) -> Result<(), sqlx::Error> {
     let partition = span.table();
     let sql = format!(
-        "alter table event detach partition {partition}; \
+        "alter table reading detach partition {partition}; \
          alter table {partition} rename to gone_{partition}; \
          alter table {table} rename to {partition}; {}; \
          alter table {partition} drop constraint within; \
@@ -306,52 +364,6 @@ async fn record(tx: &mut PgConnection, month: &ArchivedMonth) -> Result<(), sqlx
     .execute(tx)
     .await?;
     Ok(())
-}
-
-/// One of a month's tables.
-#[derive(Clone, Copy, Debug)]
-pub enum MonthTable {
-    /// The partition.
-    Partition,
-    /// What was put beside it to be brought back.
-    Full,
-}
-
-/// A shard's rows of a month, up to a position, in order, one after the other.
-pub fn rows(
-    connection: &mut PgConnection,
-    span: Span,
-    table: MonthTable,
-    (shard, to): ShardPosition,
-) -> impl Stream<Item = Result<Recorded, sqlx::Error>> + '_ {
-    let table = match table {
-        MonthTable::Partition => span.table(),
-        MonthTable::Full => full(span),
-    };
-    let sql = format!(
-        "select position, recorded_at, tenant, patient_id, type, vital::text as vital, value, \
-                quality, suspect, occurred_at, source_id, data::text as data \
-         from {table} where shard = $1 and position <= $2 order by position"
-    );
-    let mut tenants = Tenants::default();
-    sqlx::query(AssertSqlSafe(sql))
-        .bind(shard)
-        .bind(to)
-        .fetch(connection)
-        .and_then(move |row| std::future::ready(super::read::recorded(&row, shard, &mut tenants)))
-}
-
-/// The positions of a shard in the thin table of a month, in order.
-pub fn kept_positions(
-    connection: &mut PgConnection,
-    span: Span,
-    shard: i16,
-) -> impl Stream<Item = Result<i64, sqlx::Error>> + '_ {
-    let sql = format!("select position from {} where shard = $1 order by position", thin(span));
-    sqlx::query(AssertSqlSafe(sql))
-        .bind(shard)
-        .fetch(connection)
-        .and_then(|row| std::future::ready(row.try_get("position")))
 }
 
 /// The chain's hashes around positions (from, to) of a shard: before the commit that

@@ -4,15 +4,12 @@ with role as (
     from pg_roles where rolname in ($1, $2)
 ), relation as (
     select c.oid, c.relname::text as name, c.relrowsecurity,
-           c.relname in ('event', 'log_commit', 'shard_head', 'installation')
+           c.relname in ('series', 'reading', 'reading_context', 'non_reading', 'log_commit', 'shard_head',
+                         'installation')
                or exists (select from pg_inherits i
-                          where i.inhrelid = c.oid and i.inhparent = 'public.event'::regclass) as of_log,
+                          where i.inhrelid = c.oid and i.inhparent = 'public.reading'::regclass) as of_log,
            exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'tenant'
-                                                and a.attnum > 0 and not a.attisdropped)
-               and (not exists (select from pg_attribute a
-                                where a.attrelid = c.oid and a.atttypid = to_regtype('public.vital')
-                                  and a.attnum > 0 and not a.attisdropped)
-                    or (select proleakproof from pg_proc where oid = 'enum_eq'::regproc)) as has_wall
+                                                and a.attnum > 0 and not a.attisdropped) as has_wall
     from pg_class c
     where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p')
 )

@@ -1,9 +1,11 @@
--- Rows of shard $1 that come back from an archive, as they were.
-insert into {full} (shard, position, recorded_at, tenant, patient_id, type, vital, value, quality,
-                    suspect, occurred_at, source_id, data)
-select $1, r.position, r.recorded_at, r.tenant, r.patient_id, r.type, r.vital::vital, r.value, r.quality,
-       r.suspect, r.occurred_at, r.source_id, r.data::json
-from unnest($2::bigint[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[],
-            $8::float8[], $9::real[], $10::boolean[], $11::timestamptz[], $12::text[], $13::text[])
-     as r (position, recorded_at, tenant, patient_id, type, vital, value, quality,
-           suspect, occurred_at, source_id, data)
+-- Readings of shard $1 that come back from an archive, as they were.
+with back as (
+    select * from unnest($2::bigint[], $3::timestamptz[], $4::integer[], $5::float8[], $6::real[],
+                         $7::boolean[], $8::timestamptz[], $9::text[])
+        as r (position, recorded_at, series, value, quality, suspect, occurred_at, context)
+), contexts as (
+    insert into {contexts} (shard, position, context)
+    select $1, position, context::json from back where context is not null
+)
+insert into {full} (position, occurred_at, recorded_at, value, series, quality, shard, suspect)
+select position, occurred_at, recorded_at, value, series, quality, $1, suspect from back

@@ -7,13 +7,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use sqlx::PgPool;
+use sqlx::{Connection, PgPool};
 use uuid::Uuid;
 
-use super::append::{AppendError, Appended, Expect, append, append_expecting};
+use super::append::{AppendError, Appended, Expect, Named, append, append_named, readings};
 use super::archived::{self, Archived};
+use super::head::newest_commit;
 use super::incarnation::{self, Incarnation, Incarnations};
-use super::install::{LogOpenError, install, migrations_ahead};
+use super::install::{LogOpenError, install, migrations_ahead, refuse_unreleased};
+use super::series::{self, SeriesCache};
 use super::timeouts::{self, GuardedConnection, answered_soon};
 use super::wake::Wake;
 use super::{partition, roles};
@@ -33,6 +35,7 @@ pub struct Log {
     partitions: Arc<partition::KnownPartitions>,
     archived: Arc<archived::Cache>,
     wake: Wake,
+    series: Arc<SeriesCache>,
     /// For each shard, how many appends are still made as if they met duplicates.
     doubts: Arc<[AtomicU32]>,
 }
@@ -44,6 +47,7 @@ impl Log {
     ///
     /// `shards` left out means whatever the database has, or what suits this machine.
     pub async fn open(pool: PgPool, shards: Option<i16>) -> Result<Log, LogOpenError> {
+        refuse_unreleased(&pool).await?;
         let identity = roles::identity(&mut *pool.acquire().await?).await?;
         if identity.may_rewrite || !identity.has_log {
             install(&pool, shards).await?;
@@ -65,9 +69,17 @@ impl Log {
         let archived = Arc::new(archived::Cache::default());
         archived.reload(&pool).await?;
         let doubts = (0..stored).map(|_| AtomicU32::new(0)).collect();
-        let wake = Wake::new(stored);
-        let shards = stored;
-        Ok(Log { pool, installation, shards, incarnations, partitions, archived, wake, doubts })
+        Ok(Log {
+            pool,
+            installation,
+            shards: stored,
+            incarnations,
+            partitions,
+            archived,
+            wake: Wake::new(stored),
+            series: Arc::new(SeriesCache::new(stored)),
+            doubts,
+        })
     }
 
     /// The same log over other connections, so that those who write do not wait for
@@ -208,10 +220,11 @@ impl Log {
             Err(AppendError::NoPartition) => {
                 self.partitions.forget(times());
                 self.ensure_partitions(times()).await?;
-                self.append_once(held, shard, events).await
             }
-            appended => appended,
+            Err(AppendError::Restored) => self.series.forget(shard),
+            appended => return appended,
         }
+        self.append_once(held, shard, events).await
     }
 
     async fn append_once(
@@ -223,11 +236,19 @@ impl Log {
         let doubts = usize::try_from(shard).ok().and_then(|shard| self.doubts.get(shard));
         let doubt = doubts.map_or(0, |doubts| doubts.load(Ordering::Relaxed));
         let expect = if doubt == 0 { Expect::New } else { Expect::Duplicates };
-        // One statement is a transaction of its own: one round trip.
-        let appended = timeouts::on_connection(&self.pool, held, async |connection| {
-            append_expecting(expect, connection, shard, events).await
-        });
-        let appended = appended.await;
+        let known = self.series.look_up(shard, readings(events));
+        let numbers: Option<Vec<i32>> = known.numbers.iter().copied().collect();
+        let appended = match numbers {
+            // One statement is a transaction of its own: one round trip.
+            Some(numbers) => {
+                let named = Named { numbers: &numbers, by: known.by };
+                timeouts::on_connection(&self.pool, held, async |connection| {
+                    append_named(connection, shard, events, named, expect).await
+                })
+                .await
+            }
+            None => self.append_naming(held, shard, events, known, expect).await,
+        };
         if matches!(appended, Err(AppendError::Archived)) {
             // So that a resend is refused before it is queued.
             self.reload_archived().await?;
@@ -242,6 +263,42 @@ impl Log {
         if let Some(last) = appended.positions.iter().rev().find_map(|position| *position) {
             self.incarnations.acknowledged(shard, last, appended.recorded_at);
             self.wake.appended(shard, events);
+        }
+        Ok(appended)
+    }
+
+    /// Appends readings of series that this process does not know, and knows them then.
+    async fn append_naming(
+        &self,
+        held: &mut GuardedConnection,
+        shard: i16,
+        events: &[crate::event::Event],
+        mut known: series::Known,
+        expect: Expect,
+    ) -> Result<Appended, AppendError> {
+        let unknown: Vec<_> = (readings(events).zip(&known.numbers))
+            .filter_map(|(event, number)| number.is_none().then_some(event))
+            .collect();
+        let (appended, numbers, by) =
+            timeouts::on_connection(&self.pool, held, async |connection| {
+                let mut tx = connection.begin().await?;
+                let asked = series::name(&mut tx, shard, &unknown).await?;
+                let mut asked = asked.ok_or(AppendError::NoShard(shard))?.into_iter();
+                let numbers: Vec<i32> = known
+                    .numbers
+                    .iter()
+                    .filter_map(|number| number.or_else(|| asked.next()))
+                    .collect();
+                let named = Named { numbers: &numbers, by: known.by };
+                let appended = append_named(&mut tx, shard, events, named, expect).await?;
+                let by = newest_commit(&mut tx, shard).await?;
+                tx.commit().await?;
+                Ok::<_, AppendError>((appended, numbers, by))
+            })
+            .await?;
+        known.numbers = numbers.into_iter().map(Some).collect();
+        if let Some(by) = by {
+            self.series.remember(shard, &known, by);
         }
         Ok(appended)
     }

@@ -28,9 +28,10 @@ use tokio::sync::watch;
 
 pub use table::Incarnation;
 pub(super) use table::newest_restored;
-use table::{Begun, Mark, add_lost, all, look, set_back};
+use table::{Begun, add_lost, all, look, set_back};
 
 use super::append::append;
+use super::head::Mark;
 use super::partition;
 use crate::clock::rfc3339;
 use crate::event::{Event, LOG_RESTORED, NO_PATIENT, NO_TENANT};

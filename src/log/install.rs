@@ -25,6 +25,12 @@ pub enum LogOpenError {
     /// PostgreSQL said no.
     #[error("reading the installation: {0}")]
     Database(#[from] sqlx::Error),
+    /// What is in it was never released.
+    #[error(
+        "this database was made by a version of vitals before the first release, and its log is laid \
+         out otherwise: start on an empty database (or an empty --data-dir) and send the readings again"
+    )]
+    BeforeRelease,
     /// Who migrates is somebody else, and has not.
     #[error(
         "the schema of this database lacks {0} of our migrations, and {1} may not make them: run vitals \
@@ -77,4 +83,15 @@ pub(super) async fn migrations_ahead(pool: &PgPool) -> Result<usize, sqlx::Error
         .fetch_all(pool)
         .await?;
     Ok(MIGRATIONS.iter().filter(|migration| !made.contains(&migration.version)).count())
+}
+
+/// Refuses a database of before the first release: its log is a table, and not a view.
+pub(super) async fn refuse_unreleased(pool: &PgPool) -> Result<(), LogOpenError> {
+    let is_unreleased: bool = sqlx::query_scalar(
+        "select exists (select from pg_class \
+                        where oid = to_regclass('public.event') and relkind = 'p')",
+    )
+    .fetch_one(pool)
+    .await?;
+    if is_unreleased { Err(LogOpenError::BeforeRelease) } else { Ok(()) }
 }

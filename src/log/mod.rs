@@ -1,5 +1,5 @@
-//! The log: the only writer of `event`, and the truth that every other table can
-//! be rebuilt from.
+//! The log: the only writer of `reading`, `non_reading` and `series`, and the truth that
+//! every other table can be rebuilt from.
 //!
 //! Guarantees: what [`Log::append`] acknowledged is committed; within a shard,
 //! position order is commit order, so a reader that asks for "position greater
@@ -20,10 +20,12 @@ mod handle;
 mod head;
 mod incarnation;
 mod install;
+pub mod month;
 pub mod partition;
 mod read;
 pub mod roles;
 pub mod row_security;
+mod series;
 mod settle;
 mod timeouts;
 mod turn;

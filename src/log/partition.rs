@@ -39,7 +39,7 @@ impl Span {
 
     /// The partition of a name, as [`Span::table`] writes it.
     pub fn of_table(name: &str) -> Option<Span> {
-        let text = name.strip_prefix("event_")?;
+        let text = name.strip_prefix("reading_")?;
         let (year, month) = match text.split_once('_') {
             Some((year, month)) => (year, Some(month.parse().ok()?)),
             None => (text, None),
@@ -59,12 +59,18 @@ impl Span {
         }
     }
 
-    /// `event_2026_01`, or `event_2019`.
+    /// `reading_2026_01`, or `reading_2019`.
     pub fn table(self) -> String {
         match self.month {
-            Some(month) => format!("event_{:04}_{month:02}", self.year),
-            None => format!("event_{:04}", self.year),
+            Some(month) => format!("reading_{:04}_{month:02}", self.year),
+            None => format!("reading_{:04}", self.year),
         }
+    }
+
+    /// The file of an archive: `event_2026_01.parquet`. It has all that happened, and not
+    /// only readings.
+    pub fn file_name(self) -> String {
+        format!("event_{}.parquet", self.to_string().replace('-', "_"))
     }
 
     /// The first moment.
@@ -88,7 +94,7 @@ impl FromStr for Span {
     type Err = BadSpan;
 
     fn from_str(text: &str) -> Result<Span, BadSpan> {
-        let span = Span::of_table(&format!("event_{}", text.replace('-', "_")));
+        let span = Span::of_table(&format!("reading_{}", text.replace('-', "_")));
         span.filter(|span| span.to_string() == text).ok_or_else(|| BadSpan(text.to_owned()))
     }
 }
@@ -166,11 +172,11 @@ impl KnownPartitions {
     }
 }
 
-/// The months and years that are part of `event` now, oldest first.
+/// The months and years that are part of `reading` now, oldest first.
 pub async fn attached<'c>(from: impl PgExecutor<'c>) -> Result<Vec<Span>, sqlx::Error> {
     let tables: Vec<String> = sqlx::query_scalar(
         "select c.relname::text from pg_inherits i join pg_class c on c.oid = i.inhrelid \
-         where i.inhparent = 'event'::regclass",
+         where i.inhparent = 'reading'::regclass",
     )
     .fetch_all(from)
     .await?;
@@ -180,7 +186,7 @@ pub async fn attached<'c>(from: impl PgExecutor<'c>) -> Result<Vec<Span>, sqlx::
 }
 
 /// Makes a partition and attaches it, in one statement: who is frozen in the middle holds
-/// no one up. The log's owner does, for whoever may append (`migrations/0036`).
+/// no one up. The log's owner does, for whoever may append (`migrations/0002_append.sql`).
 pub(super) async fn create(connection: &mut PgConnection, span: Span) -> Result<(), sqlx::Error> {
     sqlx::query("select ensure_partition($1, $2)")
         .bind(span.year)
@@ -193,7 +199,9 @@ pub(super) async fn create(connection: &mut PgConnection, span: Span) -> Result<
 /// The statement that makes a table the partition of a span.
 pub(super) fn attach(table: &str, span: Span) -> String {
     let (since, until) = bounds(span);
-    format!("alter table event attach partition {table} for values from ('{since}') to ('{until}')")
+    format!(
+        "alter table reading attach partition {table} for values from ('{since}') to ('{until}')"
+    )
 }
 
 /// A span's first moment and the first after it, as PostgreSQL reads them.
@@ -215,12 +223,12 @@ mod tests {
         let december = of("2025-12-31T23:59:59.999999Z").unwrap();
         assert_eq!(
             (december.table(), december.to_string()),
-            ("event_2025_12".into(), "2025-12".into())
+            ("reading_2025_12".into(), "2025-12".into())
         );
         assert_eq!(bounds(december).1, "2026-01-01T00:00:00Z");
         assert_eq!(december.until(), december.next().since());
         let year = of("2024-12-31T23:59:59Z").unwrap();
-        assert_eq!((year.table(), year.to_string()), ("event_2024".into(), "2024".into()));
+        assert_eq!((year.table(), year.to_string()), ("reading_2024".into(), "2024".into()));
         assert_eq!(year.until(), of("2025-01-01T00:00:00Z").unwrap().since());
         assert_eq!(of("1999-12-31T23:59:59Z"), None);
     }
@@ -231,12 +239,12 @@ mod tests {
             assert_eq!(Span::of_table(&of(t).unwrap().table()), of(t));
         }
         for name in [
-            "event_before_2000",
-            "event_2025_13",
-            "event_2025_1",
-            "event_99",
-            "event_1999",
-            "gone_event_2025_12",
+            "reading_before_2000",
+            "reading_2025_13",
+            "reading_2025_1",
+            "reading_99",
+            "reading_1999",
+            "gone_reading_2025_12",
         ] {
             assert_eq!(Span::of_table(name), None, "{name}");
         }

@@ -69,21 +69,24 @@ pub async fn read_window(
     decode_events(window.shard, &query.fetch_all(connection).await?)
 }
 
-/// The events at the positions (after, to], wherever in time they lie: for those who
-/// do not believe the commits' times, as the chain's check.
-pub async fn read_positions(
+/// The events at the positions (after, to], wherever in time they lie, each with the number
+/// of its series: for those who do not believe the commits' times, as the chain's check.
+pub(super) async fn read_positions(
     connection: &mut PgConnection,
     shard: i16,
     after: i64,
     to: i64,
-) -> Result<Vec<Recorded>, sqlx::Error> {
+) -> Result<Vec<(Recorded, Option<i32>)>, sqlx::Error> {
     let rows = sqlx::query(include_str!("read_positions.sql"))
         .bind(shard)
         .bind(after)
         .bind(to)
         .fetch_all(connection)
         .await?;
-    decode_events(shard, &rows)
+    let mut tenants = Tenants::default();
+    rows.iter()
+        .map(|row| Ok((recorded(row, shard, &mut tenants)?, row.try_get("series")?)))
+        .collect()
 }
 
 /// A tenant's events of a window, in order.
@@ -102,17 +105,16 @@ pub async fn read_window_of_tenant(
 }
 
 /// The events of a window that are no readings, in order. They are few, and have
-/// an index of their own.
+/// a table of their own.
 pub async fn read_non_readings(
     connection: &mut PgConnection,
     window: &Window,
 ) -> Result<Vec<Recorded>, sqlx::Error> {
-    let sql = concat!(
-        "select * from (",
-        include_str!("read_window.sql"),
-        ") w where type <> 'reading' order by position"
-    );
-    decode_events(window.shard, &bind_window(sqlx::query(sql), window).fetch_all(connection).await?)
+    let query = sqlx::query(include_str!("read_non_readings.sql"))
+        .bind(window.shard)
+        .bind(window.after)
+        .bind(window.to);
+    decode_events(window.shard, &query.fetch_all(connection).await?)
 }
 
 type Query = sqlx::query::Query<'static, sqlx::Postgres, sqlx::postgres::PgArguments>;

@@ -1,4 +1,4 @@
-//! Who the service is in the database, beside the owner of the log (`migrations/0036`).
+//! Who the service is in the database, beside the owner of the log (`migrations/0008_roles.sql`).
 //!
 //! Guarantees that what the service may is decided in one place, `share_all`, by the owner,
 //! and that who asks ([`faults`]) hears of everything that it may beyond that. Does not make
@@ -38,8 +38,7 @@ pub async fn identity(connection: &mut PgConnection) -> Result<Identity, sqlx::E
         .await
 }
 
-/// Makes the roles that are missing, for who may, and has a superuser say that comparing
-/// vitals leaks nothing. Two at a time are both content.
+/// Makes the roles that are missing, for who may. Two at a time are both content.
 pub async fn make(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     sqlx::raw_sql(include_str!("make_roles.sql")).execute(connection).await.map(|_| ())
 }

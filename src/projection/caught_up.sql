@@ -12,8 +12,8 @@ select array_agg(position order by n) as heads,
            join checkpoint c on c.shard = h.shard and c.position < h.position
            where c.consumer = any ($3)
               or (c.consumer = any ($4)
-                  and exists (select from event e
-                              where e.shard = h.shard and e.type <> 'reading'
+                  and exists (select from non_reading e
+                              where e.shard = h.shard
                                 and e.position > c.position and e.position <= h.position))
        ) as caught_up
 from head

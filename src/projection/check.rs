@@ -51,7 +51,7 @@ pub(super) async fn begin(
     .fetch_all(pool)
     .await?;
     let mut tables: Vec<&str> = standing.iter().map(String::as_str).collect();
-    tables.push("event");
+    tables.extend(["reading", "non_reading"]);
     begin_snapshot(pool, SNAPSHOT, &tables).await
 }
 

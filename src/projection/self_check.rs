@@ -100,10 +100,16 @@ async fn take_turn(
     let Some((mut tenant, mut id)) = turn else { return Ok((Vec::new(), Vec::new())) };
     let (mut tenants, mut ids) = (Vec::new(), Vec::new());
     while ids.len() < PATIENTS_PER_CHECK {
-        // By the natural key, from one patient to the next, however many readings each has.
+        // By the keys, from one patient to the next, however many readings each has.
         let next: Option<(String, String)> = sqlx::query_as(
-            "select tenant, patient_id from event \
-             where shard = $1 and (tenant, patient_id) > ($2, $3) \
+            "select tenant, patient_id \
+             from ((select tenant, patient_id from series \
+                    where shard = $1 and (tenant, patient_id) > ($2, $3) \
+                    order by tenant, patient_id limit 1) \
+                   union all \
+                   (select tenant, patient_id from non_reading \
+                    where shard = $1 and (tenant, patient_id) > ($2, $3) \
+                    order by tenant, patient_id limit 1)) next \
              order by tenant, patient_id limit 1",
         )
         .bind(shard)

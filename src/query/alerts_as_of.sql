@@ -1,11 +1,10 @@
 -- The alerts of one patient that stood at $4, by what had been recorded by $5; and last, as
--- a row without an id, their record as it was then. Events without a vital are found by the
--- natural key as well, in one walk over the months.
+-- a row without an id, their record as it was then.
 with said as (
     select type, (data ->> 'alertId')::uuid as id, data ->> 'state' as said, event_data(type, data) as data, occurred_at, recorded_at, position
-    from event
-    where shard = $1 and tenant = $2 and patient_id = $3 and vital is null
-      -- Nothing is recorded more than minutes before it was true: fewer months to look at.
+    from non_reading
+    where shard = $1 and tenant = $2 and patient_id = $3
+      -- Nothing is recorded more than minutes before it was true: fewer rows to look at.
       and occurred_at <= least($4, $5 + interval '10 min') and recorded_at <= $5
       and (type in ('alert_acknowledged', 'patient_registered') or type ~ '^[A-Z]')
 )

@@ -1,7 +1,7 @@
 -- A page of a tenant's devices in the order of (device, patient), with the hours that
 -- their coverage is made of, $8 hours up to the last reading, and with the usual gap of the
 -- vital that it sends most often: the median of at most 60 gaps of its last $9 minutes, of
--- $10 at least, so that a hole does not count. By the natural key, which has the device.
+-- $10 at least, so that a hole does not count.
 with device as (
     select *
     from device
@@ -28,21 +28,21 @@ left join lateral (
     select min(seconds) as seconds
     from (
         select percentile_disc(0.5) within group (order by gap) as seconds
-        from unnest(enum_range(null::vital)) as v (vital)
+        from series s
         cross join lateral (
             select extract(epoch from occurred_at - lead(occurred_at) over (order by occurred_at desc))::float8 as gap
             from (
                 select occurred_at
-                from event
-                where shard = d.shard and tenant = d.tenant and patient_id = d.patient_id and vital = v.vital
-                  and source_id = d.device_id
+                from reading
+                where shard = d.shard and series = s.series
                   and occurred_at > d.last_seen - make_interval(mins => $9) and occurred_at <= d.last_seen
                 order by occurred_at desc
                 limit 61
             ) newest
         ) gaps
-        where gap is not null
-        group by v.vital
+        where s.shard = d.shard and s.tenant = d.tenant and s.patient_id = d.patient_id
+          and s.source_id = d.device_id and gap is not null
+        group by s.vital
         having count(*) >= $10
     ) usual
 ) g on true

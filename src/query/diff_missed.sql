@@ -6,10 +6,10 @@ select (data ->> 'alertId')::uuid as id, $3 as patient_id, 'missed' as state,
        data ->> 'deviceId' as device_id, (data ->> 'since')::timestamptz as since,
        recorded_at as raised_at, null::timestamptz as cleared_since, null::float8 as cleared_value,
        null::text as acknowledged
-from (select event_data(type, data) as data, type, shard, tenant, patient_id, vital, occurred_at,
+from (select event_data(type, data) as data, type, shard, tenant, patient_id, occurred_at,
              recorded_at, position
-      from event) e
-where shard = $1 and tenant = $2 and patient_id = $3 and vital is null
+      from non_reading) e
+where shard = $1 and tenant = $2 and patient_id = $3
   and occurred_at >= $4 and occurred_at <= $5 and recorded_at > $6
   and type = 'ALERT_MISSED'
 order by occurred_at, position

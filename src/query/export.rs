@@ -7,6 +7,8 @@
 //!
 //! By `COPY` in its binary form ([`copy`]).
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
@@ -106,6 +108,7 @@ pub async fn export(
     let mut tx = log.pool().begin_with("begin isolation level repeatable read read only").await?;
     // By partition: each has a plan of its own, and rows come at once. Between them they
     // leave no gap, whatever partitions are made meanwhile.
+    let series = series(&mut tx, shard, tenant, patient_id).await?;
     let spans = attached(&mut *tx).await?;
     let cuts = spans.into_iter().map(|span| span.since());
     let mut cuts: Vec<_> = cuts.filter(|cut| range.from < *cut && *cut < range.to).collect();
@@ -113,7 +116,8 @@ pub async fn export(
     let mut from = range.from;
     for to in cuts {
         let part = ReplayedRange { from, to, ..range.clone() };
-        copy_part(&mut tx, shard, tenant, patient_id, &part, &mut each).await?;
+        let statement = statement(shard, tenant, patient_id, series.keys(), &part);
+        copy_part(&mut tx, &statement, &series, &mut each).await?;
         from = to;
     }
     tx.rollback().await?;
@@ -124,14 +128,11 @@ pub async fn export(
 
 async fn copy_part(
     connection: &mut PgConnection,
-    shard: i16,
-    tenant: &str,
-    patient_id: &str,
-    range: &ReplayedRange,
+    statement: &str,
+    series: &HashMap<i32, Measured>,
     each: &mut impl FnMut(ExportRow<'_>) -> std::io::Result<()>,
 ) -> Result<(), ExportError> {
-    let statement = statement(shard, tenant, patient_id, range);
-    let mut rows = connection.copy_out_raw(&statement).await?;
+    let mut rows = connection.copy_out_raw(statement).await?;
     let mut begun = false;
     while let Some(message) = rows.next().await {
         let message: Bytes = message?;
@@ -144,7 +145,7 @@ async fn copy_part(
         while !rest.is_empty() {
             match copy::row(rest).map_err(sqlx::Error::from)? {
                 Next::Row(fields, length) => {
-                    each(row(fields)?)?;
+                    each(row(fields, series)?)?;
                     rest = rest.get(length..).unwrap_or_default();
                 }
                 Next::End => break,
@@ -155,50 +156,107 @@ async fn copy_part(
     Ok(())
 }
 
+/// What a series of the patient measures, and by what.
+pub(super) struct Measured {
+    vital: Vital,
+    source_id: String,
+}
+
+pub(super) async fn series(
+    connection: &mut PgConnection,
+    shard: i16,
+    tenant: &str,
+    patient_id: &str,
+) -> Result<HashMap<i32, Measured>, sqlx::Error> {
+    let rows: Vec<(i32, String, String)> = sqlx::query_as(
+        "select series, vital::text, source_id from series \
+         where shard = $1 and tenant = $2 and patient_id = $3",
+    )
+    .bind(shard)
+    .bind(tenant)
+    .bind(patient_id)
+    .fetch_all(connection)
+    .await?;
+    let measured = |(series, vital, source_id): (i32, String, String)| {
+        let vital = vital.parse().map_err(|_| broken())?;
+        Ok((series, Measured { vital, source_id }))
+    };
+    rows.into_iter().map(measured).collect()
+}
+
 /// `COPY` takes no parameters: times, numbers and quoted ids are written into it.
 ///
-/// Sorted by PostgreSQL: to merge the vitals' own orders by the natural key took twice as
+/// Sorted by PostgreSQL: to merge the series' own orders by the natural key took twice as
 /// long, because it reads the table in the index's order and not in its own.
-fn statement(shard: i16, tenant: &str, patient_id: &str, range: &ReplayedRange) -> String {
-    let quote = |text: &str| format!("'{}'", text.replace('\'', "''"));
-    let micros = |time: DateTime<Utc>| {
-        format!("'epoch'::timestamptz + interval '{} microseconds'", time.timestamp_micros())
-    };
-    format!(
-        "copy (select position, recorded_at, occurred_at, nullif(type, '{READING}'), vital, value, \
-                      quality, suspect, source_id, \
-                      case when vital is null then event_data(type, data) else data end \
-               from event \
-               where shard = {shard}::smallint and tenant = {} and patient_id = {} \
-                 and occurred_at >= {} and occurred_at < {} and recorded_at <= {} \
-               order by occurred_at, position) to stdout (format binary)",
-        quote(tenant),
-        quote(patient_id),
+fn statement<'s>(
+    shard: i16,
+    tenant: &str,
+    patient_id: &str,
+    series: impl Iterator<Item = &'s i32>,
+    range: &ReplayedRange,
+) -> String {
+    let within = format!(
+        "occurred_at >= {} and occurred_at < {} and recorded_at <= {}",
         micros(range.from),
         micros(range.to),
         micros(range.known_at.unwrap_or(END_OF_TIME)),
+    );
+    format!(
+        "copy (select r.position, recorded_at, occurred_at, series, value, quality, suspect, \
+                      null as type, null as source_id, c.context as data \
+               from reading r \
+               left join reading_context c on c.shard = r.shard and c.position = r.position \
+               where r.shard = {shard}::smallint and series = any ('{{{}}}') and {within} \
+               union all \
+               select position, recorded_at, occurred_at, null, null, null, null, type, source_id, \
+                      event_data(type, data) \
+               from non_reading \
+               where shard = {shard}::smallint and tenant = {} and patient_id = {} and {within} \
+               order by occurred_at, position) to stdout (format binary)",
+        series.map(i32::to_string).collect::<Vec<_>>().join(","),
+        literal(tenant),
+        literal(patient_id),
     )
 }
 
-fn broken() -> sqlx::Error {
+/// A text as SQL reads it, whatever is in it and whatever a session's settings are.
+pub(super) fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
+/// A time as SQL reads it.
+pub(super) fn micros(time: DateTime<Utc>) -> String {
+    format!("('epoch'::timestamptz + interval '{} microseconds')", time.timestamp_micros())
+}
+
+pub(super) fn broken() -> sqlx::Error {
     BadCopy.into()
 }
 
 /// The columns of [`statement`].
-fn row(fields: [Field<'_>; COLUMNS]) -> Result<ExportRow<'_>, sqlx::Error> {
-    let [position, recorded_at, occurred_at, kind, vital, value, quality, suspect, source, data] =
+pub(super) fn row<'a>(
+    fields: [Field<'a>; COLUMNS],
+    series: &'a HashMap<i32, Measured>,
+) -> Result<ExportRow<'a>, sqlx::Error> {
+    let [position, recorded_at, occurred_at, number, value, quality, suspect, kind, source, data] =
         fields;
-    let vital = copy::text(vital)?.map(|name| name.parse().map_err(|_| broken()));
+    let of = match copy::fixed(number)? {
+        Some(number) => Some(series.get(&i32::from_be_bytes(number)).ok_or_else(broken)?),
+        None => None,
+    };
     Ok(ExportRow {
         position: copy::int8(position)?,
         recorded_at: copy::micros(recorded_at)?,
         occurred_at: copy::micros(occurred_at)?,
         kind: copy::text(kind)?.unwrap_or(READING),
-        vital: vital.transpose()?,
+        vital: of.map(|of| of.vital),
         value: copy::fixed(value)?.map(f64::from_be_bytes),
         quality: copy::fixed(quality)?.map(f32::from_be_bytes),
         suspect: copy::fixed(suspect)? == Some([1]),
-        source_id: copy::text(source)?.ok_or_else(broken)?,
+        source_id: match of {
+            Some(of) => &of.source_id,
+            None => copy::text(source)?.ok_or_else(broken)?,
+        },
         data: copy::text(data)?,
     })
 }
@@ -210,7 +268,7 @@ mod tests {
     #[test]
     fn a_quote_in_an_id_stays_inside_its_text() {
         let range = ReplayedRange::default();
-        let text = statement(0, "t", "x' or '1'='1", &range);
-        assert!(text.contains("patient_id = 'x'' or ''1''=''1'"), "{text}");
+        let text = statement(0, "t", "x' or '1'='1", [1, 2].iter(), &range);
+        assert!(text.contains("patient_id = E'x'' or ''1''=''1'"), "{text}");
     }
 }

@@ -5,6 +5,7 @@
 //! the log, so it is never behind.
 
 use chrono::{DateTime, Utc};
+use sqlx::{FromRow, PgConnection};
 
 use super::BEGIN_SNAPSHOT;
 use super::reach::{Reach, ReadingsNeeded, Unanswered};
@@ -57,7 +58,7 @@ impl HistoryQuery {
     }
 
     /// What an answer from `from` on reaches back to.
-    pub(super) fn reach(&self, from: DateTime<Utc>) -> Reach<'_> {
+    pub fn reach(&self, from: DateTime<Utc>) -> Reach<'_> {
         Reach {
             tenant: &self.tenant,
             patient_id: &self.patient_id,
@@ -86,7 +87,37 @@ pub async fn page(
     let reach = question.reach(from);
     reach.check(log).await?;
     let mut tx = log.pool().begin_with(BEGIN_SNAPSHOT).await?;
-    let rows = sqlx::query_as(include_str!("history_page.sql"))
+    let mut rows = first_of(&mut tx, log, question, after, (limit, None)).await?;
+    // The series have not had their share of it each: then what is left of it from any.
+    while (rows.len() as i64) < limit
+        && let Some(last) = rows.last().filter(|row| row.is_cut)
+    {
+        let (after, left) = (cursor_of(&last.reading), limit - rows.len() as i64);
+        rows.extend(first_of(&mut tx, log, question, Some(&after), (left, Some(left))).await?);
+    }
+    tx.rollback().await?;
+    reach.check(log).await?;
+    Ok(rows.into_iter().map(|row| row.reading).collect())
+}
+
+/// A row of `history_page.sql`.
+#[derive(FromRow)]
+struct PageRow {
+    #[sqlx(flatten)]
+    reading: Newest,
+    is_cut: bool,
+}
+
+async fn first_of(
+    connection: &mut PgConnection,
+    log: &Log,
+    question: &HistoryQuery,
+    after: Option<&HistoryCursor>,
+    (limit, of_a_series): (i64, Option<i64>),
+) -> Result<Vec<PageRow>, sqlx::Error> {
+    let range = &question.range;
+    let from = after.map_or(range.from, |cursor| range.from.max(cursor.measured_at));
+    sqlx::query_as(include_str!("history_page.sql"))
         .bind(log.shard_of(&question.tenant, &question.patient_id))
         .bind(&question.tenant)
         .bind(&question.patient_id)
@@ -98,9 +129,7 @@ pub async fn page(
         .bind(after.map(|cursor| &*cursor.device_id))
         .bind(&question.device)
         .bind(limit)
-        .fetch_all(&mut *tx)
-        .await?;
-    tx.rollback().await?;
-    reach.check(log).await?;
-    Ok(rows)
+        .bind(of_a_series)
+        .fetch_all(connection)
+        .await
 }

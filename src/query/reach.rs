@@ -21,8 +21,8 @@ pub enum Unanswered {
     /// It would need readings of a month that is archived.
     #[error(
         "the answer needs readings of {0}, which is archived: ask for what is later, or have it \
-         brought back with vitals import --format parquet {table}.parquet",
-        table = .0.table()
+         brought back with vitals import --format parquet {file}",
+        file = .0.file_name()
     )]
     Archived(Span),
 }

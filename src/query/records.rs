@@ -44,10 +44,9 @@ pub async fn newest(
     tenant: &str,
     patient_id: &str,
 ) -> Result<Option<(PatientRecord, DateTime<Utc>)>, sqlx::Error> {
-    // By the natural key: what is no reading has no vital.
     let found: Option<Row> = sqlx::query_as(
-        "select data ->> 'record', source_id, recorded_at, occurred_at from event \
-         where shard = $1 and tenant = $2 and patient_id = $3 and vital is null and type = $4 \
+        "select data ->> 'record', source_id, recorded_at, occurred_at from non_reading \
+         where shard = $1 and tenant = $2 and patient_id = $3 and type = $4 \
          order by occurred_at desc, position desc limit 1",
     )
     .bind(shard)

@@ -6,9 +6,10 @@
 use async_stream::try_stream;
 use chrono::{DateTime, Utc};
 use futures_util::Stream;
+use sqlx::Row;
 
-use super::END_OF_TIME;
 use super::reach::{Reach, ReadingsNeeded, Unanswered};
+use super::{BEGIN_SNAPSHOT, END_OF_TIME};
 use crate::event::Recorded;
 use crate::log::{Log, answered, decode_events};
 
@@ -62,7 +63,9 @@ pub fn replay(
             Some((at, position)) if at >= range.from => (at, position),
             _ => (range.from, i64::MIN),
         };
+        let mut of_a_series: Option<i64> = None;
         loop {
+            let mut tx = log.pool().begin_with(BEGIN_SNAPSHOT).await?;
             let page = sqlx::query(include_str!("replay_page.sql"))
                 .bind(shard)
                 .bind(&tenant)
@@ -73,18 +76,24 @@ pub fn replay(
                 .bind(at)
                 .bind(position)
                 .bind(EVENTS_PER_PAGE_MAX)
-                .fetch_all(log.pool());
+                .bind(of_a_series)
+                .fetch_all(&mut *tx);
             let rows = answered(page).await?;
+            tx.rollback().await?;
+            let is_cut = rows.last().map_or(Ok(false), |row| row.try_get("is_cut"));
             // A month may leave between two pages.
             check(&log, &tenant, &patient_id, ReplayedRange { from: at, ..range.clone() }).await?;
             let page = decode_events(shard, &rows)?;
             let Some(last) = page.last() else { break };
             (at, position) = (last.event.occurred_at, last.position);
             let full = page.len() as i64 == EVENTS_PER_PAGE_MAX;
+            // Where some series had more than their share, the next page is one of any.
+            of_a_series = (!full).then_some(EVENTS_PER_PAGE_MAX);
+            let is_over = !full && !is_cut.map_err(Unanswered::Database)?;
             for event in page {
                 yield event;
             }
-            if !full {
+            if is_over {
                 break;
             }
         }

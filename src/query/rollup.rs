@@ -72,7 +72,7 @@ pub(super) async fn buckets(
         return Ok(None);
     };
     let unfolded = Window::between(&mut tx, shard, place.position, place.head).await?;
-    let sql = include_str!("rollup.sql").replace("vital_minute", table);
+    let sql = include_str!("rollup.sql").replace("series_minute", table);
     let rows = sqlx::query_as(AssertSqlSafe(sql))
         .bind(shard)
         .bind(&question.tenant)
@@ -97,8 +97,8 @@ pub(super) async fn buckets(
 fn fold_of(every_seconds: f64) -> Option<(&'static str, i64)> {
     let fits = |seconds: i64| every_seconds % seconds as f64 == 0.0;
     match () {
-        () if fits(HOUR_SECONDS) => Some(("vital_hour", HOUR_SECONDS)),
-        () if fits(MINUTE_SECONDS) => Some(("vital_minute", MINUTE_SECONDS)),
+        () if fits(HOUR_SECONDS) => Some(("series_hour", HOUR_SECONDS)),
+        () if fits(MINUTE_SECONDS) => Some(("series_minute", MINUTE_SECONDS)),
         () => None,
     }
 }

@@ -4,32 +4,29 @@
 with retracted as materialized (
     -- At the readings' own times. Almost always none. What is folded honours its own.
     select (data ->> 'readingPosition')::bigint as position
-    from event
-    where shard = $1 and tenant = $2 and patient_id = $3 and vital is null
+    from non_reading
+    where shard = $1 and tenant = $2 and patient_id = $3
       and ((occurred_at >= $5 and occurred_at < $8) or (occurred_at >= $9 and occurred_at < $6))
       and type = 'reading_retracted'
+), chosen as materialized (
+    select series
+    from series
+    where shard = $1 and tenant = $2 and patient_id = $3 and vital = $4::text::vital
 ), part as (
     select start, count, min, max, sum_millionths
-    from vital_minute
-    where shard = $1 and tenant = $2 and patient_id = $3 and vital = $4::text::vital
-      and start >= $8 and start < $9
+    from chosen c join series_minute m on m.shard = $1 and m.series = c.series and start >= $8 and start < $9
     union all
     select occurred_at, 1, value, value, round(value * 1e6)::bigint
-    from event r
-    where shard = $1 and tenant = $2 and patient_id = $3 and vital = $4::text::vital
-      and occurred_at >= $5 and occurred_at < $8
-      and not exists (select from retracted where position = r.position)
+    from chosen c join reading r on r.shard = $1 and r.series = c.series and occurred_at >= $5 and occurred_at < $8
+    where not exists (select from retracted where position = r.position)
     union all
     select occurred_at, 1, value, value, round(value * 1e6)::bigint
-    from event r
-    where shard = $1 and tenant = $2 and patient_id = $3 and vital = $4::text::vital
-      and occurred_at >= $9 and occurred_at < $6
-      and not exists (select from retracted where position = r.position)
+    from chosen c join reading r on r.shard = $1 and r.series = c.series and occurred_at >= $9 and occurred_at < $6
+    where not exists (select from retracted where position = r.position)
     union all
     select occurred_at, 1, value, value, round(value * 1e6)::bigint
-    from event
-    where shard = $1 and tenant = $2 and patient_id = $3 and vital = $4::text::vital
-      and occurred_at >= greatest($8, $11) and occurred_at < $9 and occurred_at <= $12
+    from chosen c join reading r on r.shard = $1 and r.series = c.series
+    where occurred_at >= greatest($8, $11) and occurred_at < $9 and occurred_at <= $12
       and position > $10
 )
 select date_bin(make_interval(secs => $7), start, 'epoch'::timestamptz) as start,

@@ -4,9 +4,9 @@ select c.position, h.position as head,
        not exists (select from parked
                    where shard = $1 and consumer = $4 and tenant = $2 and patient_id = $3)
        and not exists (
-           select from event
+           select from non_reading
            where shard = $1 and position > c.position and tenant = $2 and patient_id = $3
-             and type <> 'reading' and type = 'reading_retracted') as usable
+             and type = 'reading_retracted') as usable
 from checkpoint c
 join shard_head h on h.shard = c.shard
 where c.consumer = $4 and c.shard = $1

@@ -128,7 +128,8 @@ async fn present(
 /// Whether anybody ever heard of a patient. The log knows, and is never behind.
 pub async fn is_known(log: &Log, tenant: &str, patient_id: &str) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
-        "select exists (select from event where shard = $1 and tenant = $2 and patient_id = $3)",
+        "select exists (select from series where shard = $1 and tenant = $2 and patient_id = $3) \
+             or exists (select from non_reading where shard = $1 and tenant = $2 and patient_id = $3)",
     )
     .bind(log.shard_of(tenant, patient_id))
     .bind(tenant)

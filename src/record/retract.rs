@@ -56,8 +56,8 @@ pub enum RetractError {
     /// Its month takes no events.
     #[error(
         "{0} is archived and takes no corrections: have it brought back with vitals import \
-         --format parquet {table}.parquet, and retract again",
-        table = .0.table()
+         --format parquet {file}, and retract again",
+        file = .0.file_name()
     )]
     Archived(Span),
 }

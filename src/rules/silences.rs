@@ -55,8 +55,8 @@ pub struct NoEffect {
 pub async fn all(log: &Log, tenant: &str) -> Result<Vec<Silence>, SilenceError> {
     let home = log.shard_of(tenant, NO_PATIENT);
     let rows = sqlx::query(
-        "select data::text, position from event where shard = $1 and tenant = $2 \
-         and patient_id = $3 and vital is null and type = $4 order by position",
+        "select data::text, position from non_reading where shard = $1 and tenant = $2 \
+         and patient_id = $3 and type = $4 order by position",
     )
     .bind(home)
     .bind(tenant)

@@ -1,4 +1,4 @@
-//! A tenant's rules and silences as a shard's rules have read them: the table `rule_book`.
+//! A tenant's rules and silences as a shard's rules have read them: the table `rule_memory`.
 //!
 //! Guarantees that one which cannot be read any more, because another version of the program
 //! wrote it, is an error of the shard: it is never left out, and no patient is parked for
@@ -15,7 +15,7 @@ use super::registry::{RuleSnapshot, Silence};
 use crate::consumer::ConsumerError;
 use crate::event::{Event, NO_PATIENT, RULE_CHANGED, Recorded};
 
-/// A row of `rule_book`.
+/// A row of `rule_memory`.
 #[derive(sqlx::FromRow)]
 struct Stored {
     tenant: String,
@@ -32,7 +32,7 @@ pub(super) async fn load(
     shard: i16,
 ) -> Result<RuleSnapshot, ConsumerError> {
     let rows: Vec<Stored> = sqlx::query_as(
-        "select tenant, kind, id, data::text, position from rule_book where shard = $1 \
+        "select tenant, kind, id, data::text, position from rule_memory where shard = $1 \
          order by position",
     )
     .bind(shard)
@@ -82,10 +82,10 @@ async fn written_anew(
     (tenant, id): (&str, &str),
     after: i64,
 ) -> Result<Option<Rule>, sqlx::Error> {
-    // Also where the tenant's own stream is parked, and "event" is the log without it.
+    // Also where the tenant's own stream is parked, and "non_reading" is without it.
     let newest: Option<Option<String>> = sqlx::query_scalar(
-        "select data::text from public.event where shard = $1 and tenant = $2 \
-         and patient_id = $3 and vital is null and type = $4 and position > $5 \
+        "select data::text from public.non_reading where shard = $1 and tenant = $2 \
+         and patient_id = $3 and type = $4 and position > $5 \
          and data -> 'rule' ->> 'id' = $6 order by position desc limit 1",
     )
     .bind(shard)

@@ -118,8 +118,8 @@ async fn read(
     tenant: &str,
 ) -> Result<Vec<Version>, ChangeError> {
     let rows = sqlx::query(
-        "select data::text, position from event where shard = $1 and tenant = $2 \
-         and patient_id = $3 and vital is null and type = $4 order by position",
+        "select data::text, position from non_reading where shard = $1 and tenant = $2 \
+         and patient_id = $3 and type = $4 order by position",
     )
     .bind(home)
     .bind(tenant)

@@ -32,7 +32,7 @@ async fn a_month_leaves_comes_back_and_nothing_is_lost_or_answered_otherwise() {
 
     let archived = ward.archive("2026-02").await;
     assert!(archived.contains("2019: 7") && archived.contains("2026-01: 7"), "{archived}");
-    assert_eq!(ward.archived().await, ["event_2019", "event_2026_01"]);
+    assert_eq!(ward.archived().await, ["reading_2019", "reading_2026_01"]);
     let left = ward.rows().await.len();
     assert!(left < rows.len() * 2 / 3, "{left} of {}", rows.len());
     let said = ward.is_sound().await;
@@ -169,7 +169,7 @@ async fn a_month_comes_back_between_readings_of_another_one_that_stays_archived(
     ward.archive("2026-02").await;
     // The file of 2019 begins before January's positions and ends after them.
     ward.back("event_2026_01").await;
-    assert_eq!(ward.archived().await, ["event_2019"]);
+    assert_eq!(ward.archived().await, ["reading_2019"]);
     ward.is_sound().await;
     ward.back("event_2019").await;
     assert_eq!(ward.rows().await, rows);
@@ -252,12 +252,15 @@ async fn killed_anywhere_the_month_is_full_or_archived_and_the_next_run_finishes
     let import = ["import", "--format", "parquet", file.to_str().unwrap()];
     let whole_or_archived = async || {
         let (archived, now) = (ward.archived().await, ward.rows().await);
-        let has = |name: &str| archived.iter().any(|month| month == name);
+        let has = |name: &str| archived.contains(&format!("reading_{name}"));
         let of = |rows: &[String], year: &str| rows.iter().filter(|r| r.contains(year)).count();
-        for (name, year) in [("event_2019", "\"2019-07"), ("event_2026_01", "\"2026-01")] {
+        for (name, year) in [("2019", "\"2019-07"), ("2026_01", "\"2026-01")] {
             let full = of(&now, year) == of(&rows, year);
             assert_ne!(full, has(name), "{name}");
-            assert!(!has(name) || ward.file(name).exists(), "{name} without its file");
+            assert!(
+                !has(name) || ward.file(&format!("event_{name}")).exists(),
+                "{name} without its file"
+            );
         }
     };
     // The month and what is known of it change together, or not at all.
@@ -272,7 +275,7 @@ async fn killed_anywhere_the_month_is_full_or_archived_and_the_next_run_finishes
     held.rollback().await.unwrap();
     whole_or_archived().await;
     // As soon as a state is seen, and at odd times.
-    let tables = ["thin_event_2019", "thin_event_2026_01", "gone_event_2019"];
+    let tables = ["thin_reading_2019", "thin_reading_2026_01", "gone_reading_2019"];
     for table in tables {
         kill_when(&ward, &archive, async || table_is_there(&ward.pool, table).await).await;
         whole_or_archived().await;
@@ -293,7 +296,7 @@ async fn killed_anywhere_the_month_is_full_or_archived_and_the_next_run_finishes
     assert_eq!(ward.archived().await.len(), 2);
     ward.is_sound().await;
 
-    for table in ["full_event_2026_01", "gone_event_2026_01"] {
+    for table in ["full_reading_2026_01", "gone_reading_2026_01"] {
         kill_when(&ward, &import, async || table_is_there(&ward.pool, table).await).await;
         whole_or_archived().await;
     }
@@ -306,7 +309,8 @@ async fn killed_anywhere_the_month_is_full_or_archived_and_the_next_run_finishes
     ward.back("event_2026_01").await;
     ward.back("event_2019").await;
     assert_eq!(ward.rows().await, rows);
-    for table in ["thin_event_2019", "full_event_2026_01", "gone_event_2026_01", "gone_event_2019"]
+    for table in
+        ["thin_reading_2019", "full_reading_2026_01", "gone_reading_2026_01", "gone_reading_2019"]
     {
         assert!(!table_is_there(&ward.pool, table).await, "{table} was left");
     }

@@ -116,19 +116,18 @@ async fn a_row_that_was_changed_in_the_file_is_found_even_if_the_files_hash_was_
 async fn a_row_that_was_changed_in_the_thin_table_is_found() {
     let ward = Ward::new().await;
     ward.archive("2026-02").await;
-    let table = Span::of_table("event_2026_01").unwrap().table();
+    let table = Span::of_table("reading_2026_01").unwrap().table();
     run(&ward.pool, &format!("create table kept_rows as table {table}")).await;
-    let one =
-        "(select position from kept_rows where type = 'reading' order by shard, position limit 1)";
-    let alert =
-        "(select position from kept_rows where type <> 'reading' order by shard, position limit 1)";
+    run(&ward.pool, "create table kept_others as table non_reading").await;
+    let one = "(select position from kept_rows order by shard, position limit 1)";
+    let alert = "(select min(position) from non_reading where occurred_at >= '2026-01-01' \
+                  and occurred_at < '2026-02-01')";
     let file = rows_of(&ward.file("event_2026_01")).await;
     let gone = file.iter().find(|row| !row.kept).unwrap();
     let shard = "(select shard from kept_rows order by shard, position limit 1)";
     let insert = format!(
-        "insert into {table} select shard, {}, tenant, 'forged', type, vital, value, quality, \
-             suspect, occurred_at, recorded_at, source_id, data from kept_rows \
-             where shard = {} and type = 'reading' limit 1",
+        "insert into {table} select {}, occurred_at + interval '1 ms', recorded_at, value, series, \
+             quality, shard, suspect from kept_rows where shard = {} limit 1",
         gone.recorded.position, gone.recorded.shard
     );
     for (deed, sql, what) in [
@@ -146,7 +145,7 @@ async fn a_row_that_was_changed_in_the_thin_table_is_found() {
         ),
         (
             "an event removed",
-            format!("delete from {table} where position = {alert} and type <> 'reading'"),
+            format!("delete from non_reading where position = {alert}"),
             "has it no more",
         ),
         ("inserted", insert, "has it still, or again"),
@@ -161,6 +160,7 @@ async fn a_row_that_was_changed_in_the_thin_table_is_found() {
             &format!(
                 "alter table {table} drop constraint if exists month_archived; \
                  truncate {table}; insert into {table} table kept_rows; \
+                 truncate non_reading; insert into non_reading table kept_others; \
                  alter table {table} add constraint month_archived check (false) not valid"
             ),
         )

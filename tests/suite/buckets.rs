@@ -131,7 +131,7 @@ async fn buckets_are_the_same_before_and_after_they_are_folded() {
     // It is the fold that was read, and nobody who is parked is answered from it.
     let question = "&every=1h";
     let before = asked(&hospital, question).await;
-    for (table, add) in [("vital_hour", 1_000_i64), ("vital_minute", 5_000)] {
+    for (table, add) in [("series_hour", 1_000_i64), ("series_minute", 5_000)] {
         let sql = format!("update {table} set count = count + {add}");
         sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&pool).await.unwrap();
     }

@@ -55,6 +55,9 @@ async fn random_appends_at_once_leave_chains_that_verify() {
     assert_eq!(walked, stored as u64);
 }
 
+/// Where what is no reading lies in it.
+const NOTE: i64 = 13;
+
 /// A log with gaps, several commits, two months and two shards; the other shard.
 async fn a_log_to_tamper_with(database: &Database) -> (Log, i16, i16) {
     let log = database.log().await;
@@ -71,6 +74,10 @@ async fn a_log_to_tamper_with(database: &Database) -> (Log, i16, i16) {
     log.append(shard, &second).await.unwrap();
     let later = Event { occurred_at: time("2026-05-01T00:00:00Z"), ..first[0].clone() };
     log.append(shard, &[later, readings("p", 9, 10).remove(0)]).await.unwrap();
+    let why = "{\"why\": 1}";
+    let at = time("2026-05-01T00:00:00Z");
+    let note = Event::non_reading("note", ("ward", "p"), "nurse", at, why);
+    assert_eq!(log.append(shard, &[note]).await.unwrap().positions, [Some(NOTE)]);
     let other = log.shard_of("ward", &stranger);
     log.append(other, &readings(&stranger, 0, 3)).await.unwrap();
     // Months that a row could be moved to.
@@ -90,6 +97,10 @@ fn is_named(broken: &[chain::ChainFault], (of, at): (i16, i64)) -> bool {
     })
 }
 
+/// What the log is made of.
+const TABLES: [&str; 6] =
+    ["series", "reading", "reading_context", "non_reading", "log_commit", "shard_head"];
+
 /// Does every deed to a fresh copy of the log, and wants each to be noticed.
 async fn check_each(deeds: impl Fn(i16, i16) -> Vec<(&'static str, String)>) {
     check_each_at(|shard, other| {
@@ -107,7 +118,7 @@ async fn check_each_at(deeds: impl Fn(i16, i16) -> Vec<Deed>) {
     let (log, shard, other) = a_log_to_tamper_with(&database).await;
     let pool = log.pool();
     assert_eq!(broken(&log).await, []);
-    for table in ["event", "log_commit", "shard_head"] {
+    for table in TABLES {
         run(pool, format!("create table kept_{table} as table {table}")).await;
     }
     let mut unnoticed = Vec::new();
@@ -117,7 +128,7 @@ async fn check_each_at(deeds: impl Fn(i16, i16) -> Vec<Deed>) {
         if broken_now.is_empty() || place.is_some_and(|place| !is_named(&broken_now, place)) {
             unnoticed.push((deed, broken_now));
         }
-        for table in ["event", "log_commit", "shard_head"] {
+        for table in TABLES {
             run(pool, format!("truncate {table}; insert into {table} table kept_{table}")).await;
         }
         assert_eq!(broken(&log).await, [], "{deed}: the copy was not put back");
@@ -128,14 +139,9 @@ async fn check_each_at(deeds: impl Fn(i16, i16) -> Vec<Deed>) {
 #[tokio::test]
 async fn a_row_that_was_changed_in_any_column_breaks_the_chain() {
     check_each_at(|shard, _| {
-        [
-            ("tenant", "tenant = 'other'"),
-            ("patient", "patient_id = 'x'"),
-            ("type", "type = 'note'"),
-            ("vital", "vital = 'spo2'"),
-            ("vital taken away", "vital = null"),
+        let reading = [
+            ("series", "series = series + 1"),
             ("value, by the least there is", "value = value + 0.00000000000001"),
-            ("value taken away", "value = null"),
             ("quality", "quality = 0.50001"),
             ("quality taken away", "quality = null"),
             ("suspect", "suspect = not suspect"),
@@ -143,16 +149,72 @@ async fn a_row_that_was_changed_in_any_column_breaks_the_chain() {
             ("time, to another month", "occurred_at = '2026-04-01T00:00:00Z'"),
             ("time, to long ago", "occurred_at = '1990-01-01T00:00:00Z'"),
             ("time of recording", "recorded_at = recorded_at - interval '1 microsecond'"),
+        ];
+        let other = [
+            ("tenant", "tenant = 'other'"),
+            ("patient", "patient_id = 'x'"),
+            ("type", "type = 'remark'"),
+            ("when it was", "occurred_at = occurred_at + interval '1 microsecond'"),
+            ("when it was recorded", "recorded_at = recorded_at - interval '1 microsecond'"),
             ("source", "source_id = 'other'"),
-            ("data, by a space", "data = '{\"note\":1}'"),
+            ("data, by a space", "data = '{\"why\":1}'"),
             ("data taken away", "data = null"),
+        ];
+        let context = [("context, by a space", "context = '{\"note\":1}'")];
+        let of = |table: &str, set: &str, position: i64| {
+            format!("update {table} set {set} where shard = {shard} and position = {position}")
+        };
+        let mut deeds = Vec::new();
+        for (what, set) in reading {
+            deeds.push((what, of("reading", set, 3), Some((shard, 3))));
+        }
+        for (what, set) in other {
+            deeds.push((what, of("non_reading", set, NOTE), Some((shard, NOTE))));
+        }
+        for (what, set) in context {
+            deeds.push((what, of("reading_context", set, 3), Some((shard, 3))));
+        }
+        let taken = format!("delete from reading_context where shard = {shard} and position = 3");
+        deeds.push(("context taken away", taken, Some((shard, 3))));
+        let given = format!("insert into reading_context values ({shard}, 4, '{{}}')");
+        deeds.push(("context given", given, Some((shard, 4))));
+        deeds
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_series_that_was_changed_in_any_column_breaks_the_chain() {
+    check_each_at(|shard, other| {
+        let set =
+            |set: &str| format!("update series set {set} where shard = {shard} and series = 1");
+        let forged = |series: i32| {
+            format!(
+                "insert into series select shard, {series}, tenant, 'forged', vital, source_id \
+                 from series where shard = {shard} and series = 1"
+            )
+        };
+        vec![
+            ("tenant", set("tenant = 'other'"), Some((shard, 1))),
+            ("patient", set("patient_id = 'x'"), Some((shard, 1))),
+            ("vital", set("vital = 'spo2'"), Some((shard, 1))),
+            ("device", set("source_id = 'other'"), Some((shard, 1))),
+            ("number", set("series = 77"), Some((shard, 1))),
+            ("to another shard", set(&format!("shard = {other}, series = 78")), Some((shard, 1))),
+            ("removed", format!("delete from series where shard = {shard}"), Some((shard, 1))),
+            ("one more", forged(99), None),
+            ("one more, at zero", forged(0), None),
+            (
+                "as if there were more",
+                format!("update shard_head set series_committed = 9 where shard = {shard}"),
+                None,
+            ),
+            (
+                "as if a commit had made it",
+                format!("{}; update log_commit set series_to = 9 where shard = {shard}", forged(9)),
+                None,
+            ),
         ]
-        .into_iter()
-        .map(|(what, set)| {
-            let sql = format!("update event set {set} where shard = {shard} and position = 3");
-            (what, sql, Some((shard, 3)))
-        })
-        .collect()
     })
     .await;
 }
@@ -161,11 +223,11 @@ async fn a_row_that_was_changed_in_any_column_breaks_the_chain() {
 async fn a_row_that_was_removed_breaks_the_chain() {
     check_each_at(|shard, _| {
         let at = |position| Some((shard, position));
-        let delete = |what: &str| format!("delete from event where shard = {shard} and {what}");
+        let delete = |what: &str| format!("delete from reading where shard = {shard} and {what}");
         vec![
             ("the first", delete("position = 1"), at(1)),
             ("one in the middle", delete("position = 4"), at(4)),
-            ("the last", delete("position = (select max(position) from event)"), None),
+            ("the last", delete("position = (select max(position) from reading)"), None),
             ("a whole commit", delete("position between 6 and 10"), at(7)),
             (
                 "a whole commit with its record",
@@ -186,8 +248,7 @@ async fn a_row_that_was_inserted_breaks_the_chain() {
     // A copy of the row at position 3, as another reading, somewhere.
     let insert = |shard: &str, position: &str, at: &str| {
         format!(
-            "insert into event select {shard}, {position}, tenant, 'forged', type, vital, value, \
-             quality, suspect, {at}, recorded_at, source_id, data \
+            "insert into reading select {position}, {at}, recorded_at, value, 77, quality, {shard}, suspect \
              from event where patient_id = 'p' and position = 3"
         )
     };
@@ -217,7 +278,7 @@ async fn a_row_that_was_moved_breaks_the_chain() {
     check_each_at(|shard, other| {
         let at = |position| Some((shard, position));
         let set = |what: &str, row: &str| {
-            format!("update event set {what} where shard = {shard} and {row}")
+            format!("update reading set {what} where shard = {shard} and {row}")
         };
         vec![
             (
@@ -232,7 +293,11 @@ async fn a_row_that_was_moved_breaks_the_chain() {
             ),
             ("into a gap", set("position = 8", "position = 7"), at(8)),
             ("beyond the head", set("position = 500", "position = 3"), at(3)),
-            ("to another shard", set(&format!("shard = {other}"), "position = 3"), at(3)),
+            (
+                "to another shard",
+                set(&format!("shard = {other}, series = 77"), "position = 3"),
+                at(3),
+            ),
             ("to a shard that does not exist", set("shard = 63", "position = 3"), at(3)),
         ]
     })

@@ -95,7 +95,7 @@ async fn follow_to_the_end(pool: &PgPool, raise: &Arc<RulesConsumer>, log: &Log)
 
 async fn live_against_replay(log: &Log, acts: &[Act], cuts: &[u8]) {
     sqlx::raw_sql(
-        "truncate event, log_commit, rule_state, rule_book; \
+        "truncate reading, reading_context, non_reading, log_commit, rule_state, rule_memory; \
          update checkpoint set position = 0; update shard_head set position = 0, \
          recorded_at = '-infinity', hash = decode(repeat('00', 32), 'hex')",
     )
@@ -234,7 +234,7 @@ async fn tried(log: &Log, rule: Rule) -> Vec<String> {
 
 async fn live_against_backtest(log: &Log, rows: &[(u8, u8, u8)]) {
     sqlx::raw_sql(
-        "truncate event, log_commit, rule_state, rule_book; \
+        "truncate reading, reading_context, non_reading, log_commit, rule_state, rule_memory; \
          update checkpoint set position = 0; update shard_head set position = 0, \
          recorded_at = '-infinity', hash = decode(repeat('00', 32), 'hex')",
     )
@@ -273,7 +273,10 @@ async fn live_against_backtest(log: &Log, rows: &[(u8, u8, u8)]) {
         .unwrap();
         live.sort();
         assert_eq!(tried(log, rule).await, live, "{text}");
-        sqlx::raw_sql("delete from event where type = 'R0'").execute(log.pool()).await.unwrap();
+        sqlx::raw_sql("delete from non_reading where type = 'R0'")
+            .execute(log.pool())
+            .await
+            .unwrap();
     }
 }
 

@@ -266,7 +266,7 @@ async fn archive(path: &str) -> Vec<u8> {
     let written = writer.finish(|rows, hash| About {
         v: 1,
         installation: uuid::Uuid::nil(),
-        partition: "event_2026_01".to_owned(),
+        partition: "reading_2026_01".to_owned(),
         month: "2026-01".to_owned(),
         rows,
         rows_hash: hash.iter().map(|byte| format!("{byte:02x}")).collect(),

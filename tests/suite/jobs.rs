@@ -20,7 +20,7 @@ const LEASED: Duration = Duration::from_secs(90);
 /// Nobody reads the log until this is let go.
 async fn held(database: &Database) -> PgConnection {
     let mut connection = PgConnection::connect(&database.url).await.unwrap();
-    let lock = "begin; lock table event in access exclusive mode";
+    let lock = "begin; lock table reading in access exclusive mode";
     sqlx::raw_sql(lock).execute(&mut connection).await.unwrap();
     connection
 }

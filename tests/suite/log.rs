@@ -350,17 +350,17 @@ async fn the_present_month_and_the_next_two_are_made_ahead() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn months_are_made_when_needed_by_several_at_once_and_hold_their_borders() {
     const BORDERS: [(&str, &str); 11] = [
-        ("1969-12-31T23:59:59.999999Z", "event_before_2000"),
-        ("1990-01-01T00:00:00Z", "event_before_2000"),
-        ("1999-12-31T23:59:59.999999Z", "event_before_2000"),
-        ("2000-01-01T00:00:00Z", "event_2000"),
-        ("2024-02-29T23:59:59.999999Z", "event_2024"),
-        ("2024-12-31T23:59:59.999999Z", "event_2024"),
-        ("2025-01-01T00:00:00Z", "event_2025_01"),
-        ("2030-12-31T23:59:59.999999Z", "event_2030_12"),
-        ("2031-01-01T00:00:00Z", "event_2031_01"),
-        ("2031-01-31T23:59:59.999999Z", "event_2031_01"),
-        ("2031-02-01T00:00:00Z", "event_2031_02"),
+        ("1969-12-31T23:59:59.999999Z", "reading_before_2000"),
+        ("1990-01-01T00:00:00Z", "reading_before_2000"),
+        ("1999-12-31T23:59:59.999999Z", "reading_before_2000"),
+        ("2000-01-01T00:00:00Z", "reading_2000"),
+        ("2024-02-29T23:59:59.999999Z", "reading_2024"),
+        ("2024-12-31T23:59:59.999999Z", "reading_2024"),
+        ("2025-01-01T00:00:00Z", "reading_2025_01"),
+        ("2030-12-31T23:59:59.999999Z", "reading_2030_12"),
+        ("2031-01-01T00:00:00Z", "reading_2031_01"),
+        ("2031-01-31T23:59:59.999999Z", "reading_2031_01"),
+        ("2031-02-01T00:00:00Z", "reading_2031_02"),
     ];
     let database = Database::new().await;
     months_from_2025(&database.pool()).await;
@@ -383,7 +383,7 @@ async fn months_are_made_when_needed_by_several_at_once_and_hold_their_borders()
     }
     let log = database.log().await;
     let found: BTreeSet<(DateTime<Utc>, String, i64)> = sqlx::query_as(
-        "select occurred_at, tableoid::regclass::text, count(*) from event group by 1, 2",
+        "select occurred_at, tableoid::regclass::text, count(*) from reading group by 1, 2",
     )
     .fetch_all(log.pool())
     .await

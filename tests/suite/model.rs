@@ -8,6 +8,7 @@
 
 mod inside;
 mod outside;
+mod past;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,7 +65,7 @@ impl Item {
     }
 }
 
-fn item(bad: f64) -> impl Strategy<Value = Item> {
+pub fn item(bad: f64) -> impl Strategy<Value = Item> {
     let late = prop_oneof![6 => Just(0), 1 => 1..20_u8];
     let bad = match bad > 0.0 {
         true => prop::option::weighted(bad, 0..5_u8).boxed(),

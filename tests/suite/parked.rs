@@ -111,7 +111,7 @@ async fn newest_of(pool: &PgPool, patient: &str) -> i64 {
 
 /// Makes the poison readable, as a new version would: behind the program's back.
 async fn mend(pool: &PgPool) {
-    let sql = "update event set data = replace(data::text, '\"no number\"', '-1')::json \
+    let sql = "update non_reading set data = replace(data::text, '\"no number\"', '-1')::json \
                where type = 'reading_retracted'";
     sqlx::raw_sql(sql).execute(pool).await.unwrap();
 }
@@ -122,7 +122,7 @@ async fn poison_parks_its_patient_and_taking_them_up_again_is_as_if_they_never_w
     let (log, pool) = (database.log().await, database.pool());
     poisoned(&log).await;
     for (projection, table) in
-        [(&projection::CURRENT_VITALS, "current_vitals"), (&projection::ROLLUP, "vital_hour")]
+        [(&projection::CURRENT_VITALS, "current_vitals"), (&projection::ROLLUP, "series_hour")]
     {
         fold(&log, projection).await;
         let parked: Vec<Parked> = consumer::parked(&pool).await.unwrap();
@@ -159,7 +159,7 @@ async fn poison_parks_its_patient_and_taking_them_up_again_is_as_if_they_never_w
         assert_eq!(rebuilt.differing, Some(0), "{}", projection.name);
         assert_eq!(rows(&pool, table).await, taken_up);
         // Poison again for the next one.
-        let sql = "update event set data = replace(data::text, '-1', '\"no number\"')::json \
+        let sql = "update non_reading set data = replace(data::text, '-1', '\"no number\"')::json \
                    where type = 'reading_retracted'";
         sqlx::raw_sql(sql).execute(&pool).await.unwrap();
     }
@@ -252,7 +252,7 @@ async fn an_alert_that_cannot_be_read_holds_up_no_other_page_and_resume_sends_wh
         "unit": "/min", "measuredAt": now(), "deviceId": "watch", "readingPosition": 1,
         "since": now(),
     });
-    let mended = "update event set data = $1::json where data ->> 'alertId' = 'no id'";
+    let mended = "update non_reading set data = $1::json where data ->> 'alertId' = 'no id'";
     sqlx::query(mended).bind(whole.to_string()).execute(&pool).await.unwrap();
     let resumed = cli(&database, &["resume", "p"]).await;
     assert!(resumed.status.success(), "{resumed:?}");

@@ -4,8 +4,8 @@
 //! Sequential scans are forbidden for the session, as far as PostgreSQL lets them
 //! be: one that is still in the plan stands there because no index fits.
 //!
-//! There are two years of months, and a statement about one of them must look into no
-//! other. Hot is what runs for each commit, for each step of a consumer, or while somebody
+//! There are 10,000 series and two years of months, and a statement about one month must look
+//! into no other. Hot is what runs for each commit, for each step of a consumer, or while somebody
 //! waits for an answer; what commands do once is not.
 
 use std::collections::BTreeSet;
@@ -68,6 +68,13 @@ pub fn uses(plan: &str, index: &str, table: &str) {
     assert!(!plan.contains(&format!("Seq Scan on {table}")), "all of {table}:\n{plan}");
 }
 
+/// Readings of a patient: by their series, and by the natural key of each.
+#[track_caller]
+pub fn by_series(plan: &str) {
+    uses(plan, "series_identity", "series");
+    uses(plan, "_shard_series_occurred_at_idx", "reading");
+}
+
 /// The middle of each month, the newest one last.
 pub fn months() -> Vec<DateTime<Utc>> {
     let newest = time("2026-03-15T12:00:00Z");
@@ -78,6 +85,11 @@ pub fn months() -> Vec<DateTime<Utc>> {
 pub async fn connect(database: &Database) -> PgConnection {
     let log = database.log().await;
     log.ensure_partitions(months().into_iter()).await.unwrap();
+    let series = "insert into series (shard, series, tenant, patient_id, vital, source_id) \
+                  select 0, n, 't', 'p' || n / 12, (enum_range(null::vital))[1 + n % 12], 'd' || n / 12 \
+                  from generate_series(1, 10000) n; \
+                  analyze series";
+    sqlx::raw_sql(series).execute(log.pool()).await.unwrap();
     PgConnection::connect(&database.url).await.unwrap()
 }
 
@@ -91,7 +103,8 @@ pub async fn looked_into(
     fn collect(node: &Value, found: &mut BTreeSet<String>) {
         let ran = node["Actual Loops"].as_f64().is_some_and(|loops| loops > 0.0);
         if let (Some(table), true) = (node["Relation Name"].as_str(), ran)
-            && table.starts_with("event_")
+            && table.starts_with("reading_")
+            && !table.ends_with("context")
         {
             found.insert(table.to_owned());
         }
@@ -120,7 +133,8 @@ async fn consumers_read_a_shard_by_its_positions() {
     let mut connection = connect(&database).await;
     let window = include_str!("../../src/log/read_window.sql");
     let found = plan(&mut connection, WINDOW, WINDOW_AT, window).await;
-    uses(&found, "_shard_position_idx", "event");
+    uses(&found, "_shard_position_idx", "reading");
+    uses(&found, "non_reading_pkey", "non_reading");
 
     let relevant = include_str!("../../src/rules/relevant.sql");
     let types =
@@ -129,7 +143,7 @@ async fn consumers_read_a_shard_by_its_positions() {
         "{WINDOW_AT}, '{{heart_rate}}', '{{120}}', '{{0}}', false, '{{heart_rate}}', now(), {COMPARED_AT}"
     );
     let found = plan(&mut connection, &types, &values, relevant).await;
-    uses(&found, "_shard_position_idx", "event");
+    uses(&found, "_shard_position_idx", "reading");
     uses(&found, "rule_state_pkey", "rule_state");
     // Its readings are taken only if they concern somebody.
     assert!(found.contains("HashAggregate") && found.contains("One-Time Filter"), "{found}");
@@ -166,68 +180,71 @@ async fn rests_are_a_part_of_the_filter_of_a_fold() {
 }
 
 #[tokio::test]
-async fn what_is_no_reading_is_found_by_an_index_of_its_own() {
+async fn what_is_no_reading_is_found_in_its_own_table_and_by_its_keys() {
     let database = Database::new().await;
     let mut connection = connect(&database).await;
     let caught_up = include_str!("../../src/projection/caught_up.sql");
     let types = "smallint[], bigint[], text[], text[]";
     let found = plan(&mut connection, types, "'{0}', '{5}', '{a}', '{b}'", caught_up).await;
-    uses(&found, "_shard_position_idx", "event");
+    uses(&found, "non_reading_pkey", "non_reading");
     for apply in [
         include_str!("../../projections/alert/apply.sql"),
         include_str!("../../projections/shadow/apply.sql"),
     ] {
         let found = plan(&mut connection, WINDOW, WINDOW_AT, apply).await;
-        uses(&found, "_shard_position_idx", "event");
+        uses(&found, "non_reading_pkey", "non_reading");
     }
     let place = include_str!("../../src/query/rollup_place.sql");
     let types = format!("{PATIENT}, text");
     let found = plan(&mut connection, &types, &format!("{PATIENT_AT}, 'c'"), place).await;
-    uses(&found, "_shard_position_idx", "event");
+    uses(&found, "non_reading_", "non_reading");
     let held_back = include_str!("../../src/rules/held_back.sql");
     let values = "'{0}', 't', 's', 10";
     let found = plan(&mut connection, "smallint[], text, text, bigint", values, held_back).await;
-    uses(&found, "_shard_position_idx", "event");
+    uses(&found, "non_reading_patient", "non_reading");
 }
 
 #[tokio::test]
-async fn every_question_about_a_patient_goes_by_the_natural_key() {
+async fn every_question_about_a_patient_goes_by_their_series_and_the_natural_key() {
     let database = Database::new().await;
     let mut connection = connect(&database).await;
-    let key = "tenant_patient_id_vital";
     let as_of = include_str!("../../src/query/state_as_of.sql");
     let types = format!("{PATIENT}, timestamptz, timestamptz, text");
     let values = format!("{PATIENT_AT}, '2026-04-01T00:00Z', now(), null");
-    uses(&plan(&mut connection, &types, &values, as_of).await, key, "event");
+    by_series(&plan(&mut connection, &types, &values, as_of).await);
 
     let known = include_str!("../../src/rules/known.sql");
     let (types, values) = (format!("{PATIENT}, text"), format!("{PATIENT_AT}, 'x'"));
-    uses(&plan(&mut connection, &types, &values, known).await, key, "event");
+    let found = plan(&mut connection, &types, &values, known).await;
+    uses(&found, "series_identity", "series");
+    uses(&found, "non_reading_patient", "non_reading");
 
     let alerts = include_str!("../../src/query/alerts_as_of.sql");
     let types = format!("{PATIENT}, timestamptz, timestamptz");
     let values = format!("{PATIENT_AT}, '2026-04-01T00:00Z', now()");
-    uses(&plan(&mut connection, &types, &values, alerts).await, key, "event");
+    let found = plan(&mut connection, &types, &values, alerts).await;
+    uses(&found, "non_reading_patient", "non_reading");
 
     let page = include_str!("../../src/query/history_page.sql");
     let types = format!(
-        "{PATIENT}, text[], timestamptz, timestamptz, timestamptz, text, text, text, bigint"
+        "{PATIENT}, text[], timestamptz, timestamptz, timestamptz, text, text, text, bigint, bigint"
     );
-    let values = format!("{PATIENT_AT}, '{{spo2}}', {TWO_YEARS}, null, null, null, null, 10");
-    uses(&plan(&mut connection, &types, &values, page).await, key, "event");
+    let values = format!("{PATIENT_AT}, '{{spo2}}', {TWO_YEARS}, null, null, null, null, 10, null");
+    by_series(&plan(&mut connection, &types, &values, page).await);
 
     let retract = include_str!("../../src/record/retract.sql");
     let types = format!("{PATIENT}, text, timestamptz, text");
     let values = format!("{PATIENT_AT}, 'spo2', '2026-03-15T12:00Z', 'd'");
-    uses(&plan(&mut connection, &types, &values, retract).await, key, "event");
+    by_series(&plan(&mut connection, &types, &values, retract).await);
 
     // What a correction reads again, however long the history is.
     let past = include_str!("../../src/rules/past.sql");
     let types = format!("{PATIENT}, bigint, text[], bigint, bigint, bigint");
     let values = format!("{PATIENT_AT}, 1000, '{{spo2}}', 10, 10, 10");
     let found = plan(&mut connection, &types, &values, past).await;
-    uses(&found, key, "event");
-    assert!(!found.contains("_shard_position_idx"), "{found}");
+    by_series(&found);
+    uses(&found, "non_reading_patient", "non_reading");
+    assert!(!found.contains("_shard_position_idx") && !found.contains("_pkey"), "{found}");
 
     let archived = include_str!("../../src/query/archived.sql");
     let types = format!(
@@ -235,18 +252,19 @@ async fn every_question_about_a_patient_goes_by_the_natural_key() {
     );
     let values =
         format!("{PATIENT_AT}, {TWO_YEARS}, '2024-01-01T00:00Z', now(), now(), '{{spo2}}', null");
-    uses(&plan(&mut connection, &types, &values, archived).await, key, "event");
+    by_series(&plan(&mut connection, &types, &values, archived).await);
 
     let said = include_str!("../../src/query/alert_said.sql");
     let types = format!("{PATIENT}, text, bigint");
     let found = plan(&mut connection, &types, &format!("{PATIENT_AT}, 'a', 10"), said).await;
-    uses(&found, key, "event");
+    uses(&found, "non_reading_patient", "non_reading");
 
     let replay = include_str!("../../src/query/replay_page.sql");
-    let types =
-        format!("{PATIENT}, timestamptz, timestamptz, timestamptz, timestamptz, bigint, bigint");
-    let values = format!("{PATIENT_AT}, {TWO_YEARS}, now(), '2024-01-01T00:00Z', 0, 10");
-    uses(&plan(&mut connection, &types, &values, replay).await, key, "event");
+    let types = format!(
+        "{PATIENT}, timestamptz, timestamptz, timestamptz, timestamptz, bigint, bigint, bigint"
+    );
+    let values = format!("{PATIENT_AT}, {TWO_YEARS}, now(), '2024-01-01T00:00Z', 0, 10, null");
+    by_series(&plan(&mut connection, &types, &values, replay).await);
 }
 
 /// Two years of one patient: each month some readings and something that is none.
@@ -280,19 +298,32 @@ async fn a_check_reads_the_log_once_and_of_some_patients_no_others() {
     for projection in &projection::ALL {
         let all = "0::smallint, 100, null, null";
         let found = planned(&mut connection, "custom", types, all, projection.check_sql()).await;
-        let again = |line: &str| line.contains("Index Cond") && line.contains("patient_id = e");
+        let again = |line: &str| line.contains("Index Cond") && line.contains("patient_id = m");
         assert!(!found.lines().any(again), "the log again for each of its rows:\n{found}");
     }
-    // So few rows as here are found by their positions as well.
-    let sql = "drop index event_position, event_happening";
+    // Found by their series, where they are many.
+    let many = "insert into reading (position, occurred_at, recorded_at, value, series, shard, suspect) \
+                select n, '2026-03-01T00:00Z'::timestamptz + n * interval '1 second', now(), 80, 1 + n % 10000, 0, false \
+                from generate_series(1, 50000) n; \
+                analyze reading";
+    sqlx::raw_sql(many).execute(&mut connection).await.unwrap();
+    // So few of the others as here are found by their positions as well.
+    let sql =
+        "drop index reading_position; alter table non_reading drop constraint non_reading_pkey";
     sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
     for projection in &projection::ALL {
         let some = "0::smallint, 100, array['t'], array['p']";
         let found = planned(&mut connection, "custom", types, some, projection.check_sql()).await;
-        uses(&found, "tenant_patient_id", "event");
+        uses(&found, "non_reading_patient", "non_reading");
         let lines: Vec<&str> = found.lines().collect();
-        let mut looks = lines.windows(2).filter(|pair| pair[0].contains(" on event_"));
-        assert!(looks.all(|pair| pair[1].contains("patient_id = ANY")), "of all:\n{found}");
+        let of_one = |pair: &[&str]| {
+            pair[1].contains("patient_id = ANY") || pair[1].contains("series = c.series")
+        };
+        let looks = [" on non_reading", " on reading_", " on series "];
+        let mut looks = lines
+            .windows(2)
+            .filter(|pair| looks.iter().any(|on| pair[0].contains(on)) && pair[1].contains("Cond"));
+        assert!(looks.all(of_one), "of all:\n{found}");
     }
 }
 
@@ -304,16 +335,14 @@ async fn what_is_about_one_month_of_two_years_looks_into_no_other() {
     let month = months()[17];
     let (after, to) = windows[17];
     let (since, until) = (month - TimeDelta::days(1), month + TimeDelta::days(1));
-    let only = BTreeSet::from([month.format("event_%Y_%m").to_string()]);
+    let only = BTreeSet::from([month.format("reading_%Y_%m").to_string()]);
 
     let read_window = include_str!("../../src/log/read_window.sql");
     let of_tenant =
         format!("select * from ({read_window}) w where tenant = 'ward' order by position");
-    let non_readings =
-        format!("select * from ({read_window}) w where type <> 'reading' order by position");
     let at = format!("{shard}::smallint, {after}, {to}, '{since}', '{until}'");
-    let mut statements = vec![read_window, &of_tenant, &non_readings];
-    for projection in &projection::ALL {
+    let mut statements = vec![read_window, &of_tenant];
+    for projection in [&projection::CURRENT_VITALS, &projection::ROLLUP] {
         statements.push(projection.apply_sql());
     }
     for sql in statements {
@@ -330,10 +359,11 @@ async fn what_is_about_one_month_of_two_years_looks_into_no_other() {
     let patient = format!("{shard}::smallint, 'ward', 'p'");
     let page = include_str!("../../src/query/history_page.sql");
     let types = format!(
-        "{PATIENT}, text[], timestamptz, timestamptz, timestamptz, text, text, text, bigint"
+        "{PATIENT}, text[], timestamptz, timestamptz, timestamptz, text, text, text, bigint, bigint"
     );
-    let values =
-        format!("{patient}, '{{heart_rate}}', '{since}', '{until}', null, null, null, null, 100");
+    let values = format!(
+        "{patient}, '{{heart_rate}}', '{since}', '{until}', null, null, null, null, 100, null"
+    );
     assert_eq!(looked_into(&mut connection, &types, &values, page).await, only);
 
     let buckets = include_str!("../../src/query/history_buckets.sql");
@@ -347,9 +377,10 @@ async fn what_is_about_one_month_of_two_years_looks_into_no_other() {
     assert_eq!(looked_into(&mut connection, &types, &values, retract).await, only);
 
     let replay = include_str!("../../src/query/replay_page.sql");
-    let types =
-        format!("{PATIENT}, timestamptz, timestamptz, timestamptz, timestamptz, bigint, bigint");
-    let values = format!("{patient}, '{since}', '{until}', now(), '{since}', 0, 100");
+    let types = format!(
+        "{PATIENT}, timestamptz, timestamptz, timestamptz, timestamptz, bigint, bigint, bigint"
+    );
+    let values = format!("{patient}, '{since}', '{until}', now(), '{since}', 0, 100, null");
     assert_eq!(looked_into(&mut connection, &types, &values, replay).await, only);
 }
 
@@ -358,14 +389,12 @@ async fn the_newest_value_at_a_moment_is_not_searched_for_in_older_months_than_n
     let database = Database::new().await;
     let (shard, _) = two_years(&database).await;
     let mut connection = PgConnection::connect(&database.url).await.unwrap();
-    // Of one vital: the others have no reading, and that is known only after a look.
     let as_of = include_str!("../../src/query/state_as_of.sql");
-    let as_of = as_of.replace("unnest(enum_range(null::vital))", "unnest('{heart_rate}'::vital[])");
     let types = format!("{PATIENT}, timestamptz, timestamptz, text");
     let moment = months()[17] + TimeDelta::days(3);
     let values = format!("{shard}::smallint, 'ward', 'p', '{moment}', now(), null");
-    let looked = looked_into(&mut connection, &types, &values, &as_of).await;
-    assert_eq!(looked, BTreeSet::from([months()[17].format("event_%Y_%m").to_string()]));
+    let looked = looked_into(&mut connection, &types, &values, as_of).await;
+    assert_eq!(looked, BTreeSet::from([months()[17].format("reading_%Y_%m").to_string()]));
 }
 
 #[tokio::test]
@@ -385,13 +414,13 @@ async fn what_a_step_and_a_list_ask_of_small_tables_goes_by_their_keys() {
     let book = include_str!("../../src/rules/keep_rule.sql");
     let values = "0::smallint, 't', 'rule', '{}', 1";
     let found = plan(&mut connection, "smallint, text, text, json, bigint", values, book).await;
-    uses(&found, "rule_book_pkey", "rule_book");
+    uses(&found, "rule_memory_pkey", "rule_memory");
 
     let caught_up = include_str!("../../src/projection/caught_up_whole.sql");
     let types = "smallint[], bigint[], text[]";
     let found = plan(&mut connection, types, "'{0}', null, '{a}'", caught_up).await;
     uses(&found, "checkpoint_pkey", "checkpoint");
-    assert!(!found.contains("event"), "no month is planned for:\n{found}");
+    assert!(!found.contains("reading"), "no month is planned for:\n{found}");
 
     let open = include_str!("../../src/delivery/open.sql");
     let types = "uuid, text, float8, float8, float8, float8";
@@ -409,11 +438,5 @@ async fn what_a_step_and_a_list_ask_of_small_tables_goes_by_their_keys() {
     let buckets = include_str!("../../src/query/history_buckets.sql");
     let types = format!("{PATIENT}, text, timestamptz, timestamptz, float8, text, bigint");
     let values = format!("{PATIENT_AT}, 'spo2', {TWO_YEARS}, 60, null, 10");
-    let found = plan(&mut connection, &types, &values, buckets).await;
-    uses(&found, "tenant_patient_id_vital", "event");
-
-    let known =
-        "select exists (select from event where shard = $1 and tenant = $2 and patient_id = $3)";
-    let found = plan(&mut connection, PATIENT, PATIENT_AT, known).await;
-    uses(&found, "tenant_patient_id_vital", "event");
+    by_series(&plan(&mut connection, &types, &values, buckets).await);
 }

@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use sqlx::{Connection, PgConnection};
 
 use crate::plans::{
-    PATIENT, PATIENT_AT, TWO_YEARS, connect, looked_into, months, plan, two_years, uses,
+    PATIENT, PATIENT_AT, TWO_YEARS, by_series, connect, looked_into, months, plan, two_years, uses,
 };
 use crate::support::postgres::Database;
 
@@ -24,14 +24,15 @@ async fn charts_and_differences_go_by_the_natural_key() {
     let mut connection = connect(&database).await;
     let chart = format!("{PATIENT_AT}, 'spo2', {TWO_YEARS}, null");
     let diff = format!("{PATIENT_AT}, {TWO_YEARS}, now(), null, null, null, null, 10");
-    let missed = format!("{PATIENT_AT}, {TWO_YEARS}, now()");
-    for (sql, types, values) in
-        [(CHART, CHART_TYPES, chart), (DIFF, DIFF_TYPES, diff), (MISSED, MISSED_TYPES, missed)]
-    {
+    for (sql, types, values) in [(CHART, CHART_TYPES, chart), (DIFF, DIFF_TYPES, diff)] {
         let types = format!("{PATIENT}, {types}");
         let plan = plan(&mut connection, &types, &values, sql).await;
-        uses(&plan, "tenant_patient_id_vital", "event");
+        by_series(&plan);
     }
+    let (types, values) =
+        (format!("{PATIENT}, {MISSED_TYPES}"), format!("{PATIENT_AT}, {TWO_YEARS}, now()"));
+    let missed = plan(&mut connection, &types, &values, MISSED).await;
+    uses(&missed, "non_reading_patient", "non_reading");
 }
 
 #[tokio::test]
@@ -48,8 +49,8 @@ async fn buckets_go_by_the_keys_of_what_is_folded_and_of_the_log() {
          '2026-03-15T11:00Z', '2026-03-15T12:00Z', 100"
     );
     let plan = plan(&mut connection, &types, &values, rollup).await;
-    uses(&plan, "tenant_patient_id_vital", "event");
-    uses(&plan, "vital_minute_pkey", "vital_minute");
+    by_series(&plan);
+    uses(&plan, "series_minute_pkey", "series_minute");
 }
 
 /// That nobody retracted the newest value costs one look, and no search.
@@ -59,16 +60,13 @@ async fn the_newest_value_at_a_moment_is_found_in_its_month() {
     let (shard, _) = two_years(&database).await;
     let mut connection = PgConnection::connect(&database.url).await.unwrap();
     let newest = include_str!("../../src/query/state_newest.sql");
-    // Of one vital: the others have no reading, and that is known only after a look.
-    let newest =
-        newest.replace("unnest(enum_range(null::vital))", "unnest('{heart_rate}'::vital[])");
     let types = format!("{PATIENT}, timestamptz, timestamptz, text");
     let moment = months()[17] + TimeDelta::days(3);
     let values = format!("{shard}::smallint, 'ward', 'p', '{moment}', now(), null");
-    let looked = looked_into(&mut connection, &types, &values, &newest).await;
-    assert_eq!(looked, BTreeSet::from([months()[17].format("event_%Y_%m").to_string()]));
-    let plan = plan(&mut connection, &types, &values, &newest).await;
-    uses(&plan, "tenant_patient_id_vital", "event");
+    let looked = looked_into(&mut connection, &types, &values, newest).await;
+    assert_eq!(looked, BTreeSet::from([months()[17].format("reading_%Y_%m").to_string()]));
+    let plan = plan(&mut connection, &types, &values, newest).await;
+    by_series(&plan);
 }
 
 #[tokio::test]
@@ -77,15 +75,12 @@ async fn charts_and_differences_of_one_month_look_into_no_other() {
     let (shard, _) = two_years(&database).await;
     let mut connection = PgConnection::connect(&database.url).await.unwrap();
     let month = months()[17];
-    let only = BTreeSet::from([month.format("event_%Y_%m").to_string()]);
+    let only = BTreeSet::from([month.format("reading_%Y_%m").to_string()]);
     let (since, until) = (month - TimeDelta::days(1), month + TimeDelta::days(1));
     let patient = format!("{shard}::smallint, 'ward', 'p'");
     let chart = format!("{patient}, 'heart_rate', '{since}', '{until}', null");
     let diff = format!("{patient}, '{since}', '{until}', '{since}', null, null, null, null, 100");
-    let missed = format!("{patient}, '{since}', '{until}', '{since}'");
-    for (sql, types, values) in
-        [(CHART, CHART_TYPES, chart), (DIFF, DIFF_TYPES, diff), (MISSED, MISSED_TYPES, missed)]
-    {
+    for (sql, types, values) in [(CHART, CHART_TYPES, chart), (DIFF, DIFF_TYPES, diff)] {
         let types = format!("{PATIENT}, {types}");
         assert_eq!(looked_into(&mut connection, &types, &values, sql).await, only, "{sql}");
     }

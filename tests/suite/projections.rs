@@ -155,7 +155,7 @@ fn key_of(event: &Event) -> Option<Key> {
 async fn append(log: &Log, events: &[Event], commits: &[u8]) {
     run(
         log.pool(),
-        "truncate event, log_commit; update shard_head set position = 0, \
+        "truncate reading, reading_context, non_reading, log_commit; update shard_head set position = 0, \
          recorded_at = '-infinity', hash = decode(repeat('00', 32), 'hex')",
     )
     .await;

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use vitals::consumer::{self, ConsumerError};
+use vitals::consumer;
 use vitals::event::{ALERT_ACKNOWLEDGED, Event, PATIENT_REGISTERED};
 use vitals::log::Log;
 use vitals::projection::{self, Apply, Difference};
@@ -208,11 +208,11 @@ async fn the_check_finds_a_row_that_was_altered_removed_or_added_and_a_rebuild_m
         ("current_vitals", "delete from patient where patient_id = 'b'"),
         (
             "rollup",
-            "update vital_minute set max = max + 1 where patient_id = 'a' and start = '2026-03-01T00:00Z'",
+            "update series_minute set max = max + 1 where series = (select min(series) from series s where s.patient_id = 'a' and s.shard = series_minute.shard) and start = '2026-03-01T00:00Z'",
         ),
         (
             "rollup",
-            "update vital_hour set sum_millionths = 0 where patient_id = 'a' and start = '2026-03-01T00:00Z'",
+            "update series_hour set sum_millionths = 0 where series = (select min(series) from series s where s.patient_id = 'a' and s.shard = series_hour.shard) and start = '2026-03-01T00:00Z'",
         ),
         (
             "rollup",
@@ -230,43 +230,6 @@ async fn the_check_finds_a_row_that_was_altered_removed_or_added_and_a_rebuild_m
         assert!(rebuilt.differing.unwrap() > 0, "{deed}");
         assert_eq!(differences(&log).await, [], "{deed}");
     }
-}
-
-/// As migration 0013 finds a database that an older version folded.
-#[tokio::test]
-async fn what_several_projections_held_is_taken_over_and_goes_on() {
-    let database = Database::new().await;
-    let log = folded(&database).await;
-    let of_before = "update projection set name = 'device', apply_sql = 'select' where name = 'rollup'; \
-         update checkpoint set consumer = 'projection:device' where consumer = 'projection:rollup'; \
-         insert into projection (name, sql_hash) values ('patient', ''), ('vital_hour', ''), ('vital_minute', ''); \
-         insert into checkpoint select 'projection:' || name, shard, 0 \
-         from checkpoint, projection where name in ('patient', 'vital_hour', 'vital_minute') \
-         on conflict do nothing; \
-         insert into parked (shard, consumer, tenant, patient_id, position, reason) \
-         values (0, 'projection:device', 'ward', 'a', 1, '?'); \
-         truncate patient, vital_minute, vital_hour";
-    sqlx::raw_sql(of_before).execute(log.pool()).await.unwrap();
-    let migration = include_str!("../../migrations/0013_fewer_folds.sql");
-    sqlx::raw_sql(migration).execute(log.pool()).await.unwrap();
-    // Nothing is said of what nobody folds, and nobody folds it by a text unknown.
-    assert_eq!(differences(&log).await, []);
-    let step = consumer::step(log.pool(), &Apply(&projection::ROLLUP), 0).await;
-    assert!(matches!(
-        step,
-        Ok(consumer::StepResult::Idle) | Err(ConsumerError::Outdated("rollup"))
-    ));
-    projection::install(&log).await.unwrap();
-    assert_eq!(differences(&log).await, []);
-    let held = "select (select count(*) from patient), (select count(*) from vital_minute), \
-                       (select count(*) from vital_hour), (select count(*) from parked)";
-    let held: (i64, i64, i64, i64) = sqlx::query_as(held).fetch_one(log.pool()).await.unwrap();
-    assert!(held.0 > 0 && held.1 > 0 && held.2 > 0 && held.3 == 0, "{held:?}");
-    let lag = consumer::lag(log.pool()).await.unwrap();
-    let names: Vec<&str> = lag.iter().map(|(name, _)| &**name).collect();
-    let ours = ["alert", "current_vitals", "rollup", "shadow"];
-    assert_eq!(names, ours.map(|name| format!("projection:{name}")));
-    assert!(lag.iter().all(|(_, behind)| *behind == 0), "{lag:?}");
 }
 
 #[tokio::test]

@@ -50,7 +50,7 @@ async fn is_right(log: &Log, projection: &'static Projection) -> bool {
 /// As if these tables had been made by a fold that leaves out suspect readings.
 async fn by_another_text(log: &Log) {
     let sql = "update projection set sql_hash = 'another', \
-                   apply_sql = replace(apply_sql, '''reading''', '''reading'' and not suspect') \
+                   apply_sql = replace(apply_sql, 'rested(position)', 'rested(position) and not suspect') \
                where name = 'current_vitals'";
     sqlx::raw_sql(sql).execute(log.pool()).await.unwrap();
 }

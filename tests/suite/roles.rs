@@ -51,7 +51,7 @@ async fn who_serves_may_not_change_what_is_recorded_nor_leave_the_database() {
     let (database, server) = two_tenants().await;
     let partition: String = sqlx::query_scalar(
         "select c.relname::text from pg_inherits i join pg_class c on c.oid = i.inhrelid \
-         where i.inhparent = 'event'::regclass and c.relname like 'event\\_2%' limit 1",
+         where i.inhparent = 'reading'::regclass and c.relname like 'reading\\_2%' limit 1",
     )
     .fetch_one(&database.pool())
     .await
@@ -61,10 +61,17 @@ async fn who_serves_may_not_change_what_is_recorded_nor_leave_the_database() {
         let set = format!("set role {role}");
         sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut service).await.unwrap();
         for sql in [
-            "update event set value = 1",
-            "delete from event",
-            "truncate event",
-            "insert into event select * from event limit 1",
+            "update reading set value = 1",
+            "delete from reading",
+            "truncate reading",
+            "insert into reading select * from reading limit 1",
+            "update series set patient_id = 'x'",
+            "delete from series",
+            "insert into series select * from series limit 1",
+            "update non_reading set data = '{}'",
+            "delete from non_reading",
+            "insert into non_reading select * from non_reading limit 1",
+            "insert into reading_context values (0, 1, '{}')",
             &format!("update {partition} set value = 1"),
             &format!("delete from {partition}"),
             &format!("drop table {partition}"),
@@ -73,9 +80,9 @@ async fn who_serves_may_not_change_what_is_recorded_nor_leave_the_database() {
             "update shard_head set hash = ''",
             "update shard_head set position = 0",
             "update projection set apply_sql = 'select 1'",
-            "alter table event disable row level security",
-            "alter table event owner to vitals_service",
-            "drop policy own_tenant on event",
+            "alter table series disable row level security",
+            "alter table reading owner to vitals_service",
+            "drop policy own_tenant on series",
             "create table public.shard_head_too (shard smallint)",
             "create or replace function event_data(text, json) returns json language sql \
              return $2",
@@ -98,7 +105,8 @@ async fn who_serves_may_not_change_what_is_recorded_nor_leave_the_database() {
     let _may_be_refused = sqlx::raw_sql(shadow).execute(&mut service).await;
     let none: Vec<String> = Vec::new();
     let head: i64 = sqlx::query_scalar(
-        "select head from append_events(0::smallint, $1, $1, $1, $1, '{}', '{}', '{}', '{}', $1, $1, '', false)",
+        "select head from append_events(0::smallint, null, null, '{}', '{}', '{}', '{}', '{}', '{}', \
+                                        '{}', $1, '{}', $1, $1, $1, '{}', $1, $1, '', false)",
     )
     .bind(none)
     .fetch_one(&mut service)
@@ -131,7 +139,9 @@ async fn behind_the_wall_there_is_one_tenant_in_every_table_and_nobody_without_o
     assert!(server.terminate().await.0.success());
     let pool = database.pool();
     let tables = tables(&pool).await;
-    for table in ["event", "current_vitals", "alert", "endpoint", "delivery", "rule_state"] {
+    for table in
+        ["series", "non_reading", "current_vitals", "alert", "endpoint", "delivery", "rule_state"]
+    {
         assert!(tables.contains(&table.to_owned()), "{table} is no table with a tenant");
     }
     let mut owner = pool.acquire().await.unwrap();
@@ -168,21 +178,20 @@ async fn behind_the_wall_there_is_one_tenant_in_every_table_and_nobody_without_o
 }
 
 #[tokio::test]
-async fn behind_the_wall_an_index_is_looked_up_by_the_vital_as_well() {
+async fn behind_the_wall_a_patients_series_are_looked_up_by_the_index() {
     let database = Database::new().await;
     let mut walled = as_service(&database).await;
     let prepare = "set role vitals_tenant; set vitals.tenant = 'east'; set enable_seqscan = off";
     sqlx::raw_sql(prepare).execute(&mut walled).await.unwrap();
     let plan: Vec<String> = sqlx::query_scalar(
-        "explain (costs off) select value from event where shard = 0::smallint \
-         and tenant = 'east' and patient_id = 'p' and vital = 'heart_rate' \
-         and occurred_at <= '1999-01-01' order by occurred_at desc limit 1",
+        "explain (costs off) select series from series where shard = 0::smallint \
+         and tenant = 'east' and patient_id = 'p' and vital = 'heart_rate'",
     )
     .fetch_all(&mut walled)
     .await
     .unwrap();
     let condition = plan.iter().find(|line| line.contains("Index Cond"));
-    assert!(condition.is_some_and(|line| line.contains("vital = 'heart_rate'")), "{plan:#?}");
+    assert!(condition.is_some_and(|line| line.contains("patient_id = 'p'")), "{plan:#?}");
     assert!(plan.iter().any(|line| line.contains("vitals.tenant")), "no wall: {plan:#?}");
 }
 
@@ -215,14 +224,14 @@ async fn verify_tells_of_rights_that_the_service_should_not_have() {
     assert!(sound && said.contains("rights: the service appends and folds"), "{said}");
     for (sql, undo, told) in [
         (
-            "grant update on event to vitals_service",
-            "revoke update on event from vitals_service",
-            "may change rows of event",
+            "grant update on series to vitals_service",
+            "revoke update on series from vitals_service",
+            "may change rows of series",
         ),
         (
-            "grant delete on event_before_2000 to vitals_tenant",
-            "revoke delete on event_before_2000 from vitals_tenant",
-            "may change rows of event_before_2000",
+            "grant delete on reading_before_2000 to vitals_tenant",
+            "revoke delete on reading_before_2000 from vitals_tenant",
+            "may change rows of reading_before_2000",
         ),
         (
             "alter table rule_state disable row level security",

@@ -59,7 +59,7 @@ async fn a_kept_rule_that_cannot_be_read_stops_the_rules_in_sight_until_it_is_wr
 
     // As a newer version of the program would have kept it.
     let (log, pool) = (database.log().await, database.pool());
-    let newer = "update rule_book set data = replace(data::text, '\"event\"', '\"moon\": 1, \"event\"')::json \
+    let newer = "update rule_memory set data = replace(data::text, '\"event\"', '\"moon\": 1, \"event\"')::json \
                  where kind = 'rule' and id = 'mine'";
     let kept = sqlx::raw_sql(newer).execute(&pool).await.unwrap().rows_affected();
     assert_eq!(kept, log.shards().count() as u64, "in every shard");

@@ -161,13 +161,13 @@ async fn readings_are_stored_while_the_rules_clock_works_out_what_is_due() {
                values ($1, 'ward', 'p1', 'high-heart-rate', '{}', now())";
     sqlx::query(due).bind(shard).execute(&mut connection).await.unwrap();
     // It looks the rules up: here it stands still.
-    let lock = "begin; lock table rule_book in access exclusive mode";
+    let lock = "begin; lock table rule_memory in access exclusive mode";
     sqlx::raw_sql(lock).execute(&mut connection).await.unwrap();
     let rules = RulesConsumer::new(log.clone(), RuleSnapshot::new().unwrap());
     let pool = log.pool().clone();
     let tick = tokio::spawn(async move { ticks::tick(&rules, &pool, shard).await });
     let waits =
-        "select count(*) from pg_locks where relation = 'rule_book'::regclass and not granted";
+        "select count(*) from pg_locks where relation = 'rule_memory'::regclass and not granted";
     crate::support::eventually("the clock to wait", std::time::Duration::from_secs(60), || async {
         let waiting: i64 = sqlx::query_scalar(waits).fetch_one(log.pool()).await.unwrap();
         (waiting == 1).then_some(())
@@ -301,7 +301,7 @@ fn by_hand(readings: &[(u8, DateTime<Utc>, f64)], patient: u8) -> (TimeDelta, Ti
 
 async fn is_as_by_hand(log: &Log, acts: &[(u8, u16, bool)]) {
     sqlx::raw_sql(
-        "truncate event, log_commit; update shard_head set position = 0, \
+        "truncate reading, reading_context, non_reading, log_commit; update shard_head set position = 0, \
          recorded_at = '-infinity', hash = decode(repeat('00', 32), 'hex')",
     )
     .execute(log.pool())

@@ -71,17 +71,16 @@ async fn what_nobody_touched_is_verified() {
 #[tokio::test]
 async fn the_first_event_that_was_altered_is_named() {
     let alterations = [
-        "update event set value = value + 1",
-        "update event set patient_id = '102'",
-        "update event set occurred_at = occurred_at - interval '1 second'",
-        "update event set recorded_at = recorded_at - interval '1 second'",
-        "update event set suspect = true",
-        "update event set source_id = 'watch-8'",
-        "update event set data = '{\"x\": 1}'",
-        "delete from event",
+        "update reading set value = value + 1",
+        "update reading set series = series + 1000",
+        "update reading set occurred_at = occurred_at - interval '1 second'",
+        "update reading set recorded_at = recorded_at - interval '1 second'",
+        "update reading set suspect = true",
+        "insert into reading_context select shard, position, '{\"x\": 1}' from reading",
+        "delete from reading",
     ];
     let (database, pool) = night_shift().await;
-    run(&pool, "create table kept as table event").await;
+    run(&pool, "create table kept as table reading").await;
     // A projection's row may differ as well by then; the chain is what is asked here.
     for alteration in alterations {
         let ((shard, early), (_, late)) = (place(&pool, 4).await, place(&pool, 8).await);
@@ -94,7 +93,7 @@ async fn the_first_event_that_was_altered_is_named() {
         let (code, said) = verify(&database).await;
         assert_eq!(code, Some(1), "{alteration}: {said}");
         assert!(about(&said, shard).contains(&early.to_string().as_str()), "{alteration}: {said}");
-        run(&pool, "truncate event; insert into event table kept").await;
+        run(&pool, "truncate reading, reading_context; insert into reading table kept").await;
     }
     let (code, said) = verify(&database).await;
     assert_eq!(code, Some(0), "as it was, it is sound: {said}");

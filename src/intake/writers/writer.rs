@@ -201,8 +201,11 @@ fn is_about_the_data(error: &AppendError) -> bool {
         AppendError::Database(sqlx::Error::Database(e)) => {
             e.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
         }
-        AppendError::TooMany(_) | AppendError::Archived | AppendError::NoPartition => true,
-        AppendError::Database(_) | AppendError::NoShard(_) => false,
+        AppendError::TooMany(_)
+        | AppendError::Malformed(_)
+        | AppendError::Archived
+        | AppendError::NoPartition => true,
+        AppendError::Database(_) | AppendError::NoShard(_) | AppendError::Restored => false,
     }
 }
 

@@ -9,8 +9,12 @@ use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 
 use super::{ChainFault, Commit, Link, Months};
-use crate::log::archive_reader::{ArchiveReader, MergedRow, NoArchives, Unreadable, merge};
+use crate::event::READING;
+use crate::log::archive_reader::{
+    ArchiveReader, ArchivedRow, MergedRow, NoArchives, Unreadable, merge,
+};
 use crate::log::read::read_positions;
+use crate::log::series;
 
 /// How much is checked per round trip: so many commits, and no further commit once
 /// there are so many events. Bounds memory, not time.
@@ -62,24 +66,27 @@ pub async fn verify_with(
     mut progress: impl FnMut(u64),
 ) -> Result<Walk, VerifyError> {
     let mut connection = pool.acquire().await?;
-    let (head, head_hash): (i64, Vec<u8>) =
-        sqlx::query_as("select position, hash from shard_head where shard = $1")
+    let (head, head_hash, series): (i64, Vec<u8>, i32) =
+        sqlx::query_as("select position, hash, series_committed from shard_head where shard = $1")
             .bind(shard)
             .fetch_one(&mut *connection)
             .await?;
     archives.skip_to(shard, i64::MIN);
-    let mut end = End { at: 0, hash: vec![0; 32] };
+    let mut end = End { at: 0, series: 0, hash: vec![0; 32] };
     let mut walk = Walk::default();
     on(&mut connection, shard, &mut end, head, archives, &mut walk, &mut progress).await?;
     if walk.broken.is_some() {
         return Ok(walk);
     }
-    walk.broken = if end.at != head || end.hash != head_hash {
+    walk.broken = if end.at != head || end.series != series || end.hash != head_hash {
         Some(ChainFault::Head { shard, head, last: end.at })
     } else if let Some(row) = archives.take(shard, i64::MAX).await?.first() {
         Some(ChainFault::Stray { shard, position: row.recorded.position })
     } else {
-        stray_row(&mut connection, shard).await?
+        match stray_row(&mut connection, shard).await? {
+            None => stray_series(&mut connection, shard).await?,
+            stray => stray,
+        }
     };
     Ok(walk)
 }
@@ -94,15 +101,15 @@ pub async fn verify_part(
     mut progress: impl FnMut(u64),
 ) -> Result<Walk, VerifyError> {
     let mut connection = pool.acquire().await?;
-    let before: Option<(i64, Vec<u8>)> = sqlx::query_as(
-        "select position_to, hash from log_commit where shard = $1 and position_to < $2 \
+    let before: Option<(i64, i32, Vec<u8>)> = sqlx::query_as(
+        "select position_to, series_to, hash from log_commit where shard = $1 and position_to < $2 \
          order by position_to desc limit 1",
     )
     .bind(shard)
     .bind(from)
     .fetch_optional(&mut *connection)
     .await?;
-    let (at, hash) = before.unwrap_or((0, vec![0; 32]));
+    let (at, series, hash) = before.unwrap_or((0, 0, vec![0; 32]));
     let to: Option<i64> = sqlx::query_scalar(
         "select min(position_to) from log_commit where shard = $1 and position_to >= $2",
     )
@@ -116,14 +123,15 @@ pub async fn verify_part(
         return Ok(walk);
     };
     archives.skip_to(shard, at);
-    let mut end = End { at, hash };
+    let mut end = End { at, series, hash };
     on(&mut connection, shard, &mut end, to, archives, &mut walk, &mut progress).await?;
     Ok(walk)
 }
 
-/// How far a walk has come, and the hash there.
+/// How far a walk has come, in positions and in series, and the hash there.
 struct End {
     at: i64,
+    series: i32,
     hash: Vec<u8>,
 }
 
@@ -142,6 +150,7 @@ async fn on(
         let Some(last) = page.last() else { return Ok(()) };
         let rows = read_positions(connection, shard, end.at, last.position_to).await?;
         let archived_rows = archives.take(shard, last.position_to).await?;
+        let archived_rows = numbered(connection, shard, archived_rows).await?;
         let rows = match merge(rows, archived_rows, archives) {
             Ok(rows) => rows,
             Err(broken) => {
@@ -150,12 +159,20 @@ async fn on(
             }
         };
         let mut rows = rows.into_iter().peekable();
+        let series = series_digests(connection, shard, end.series, last.series_to).await?;
+        let mut series = series.into_iter().peekable();
         for commit in &page {
-            if let Err(broken) = commit.check(shard, &end.hash, &mut rows, walk) {
+            let mut new = Vec::new();
+            while let Some((_, digest)) = series.next_if(|(number, _)| *number <= commit.series_to)
+            {
+                new.extend(digest);
+            }
+            if let Err(broken) = commit.check(shard, (&end.hash, &new), &mut rows, walk) {
                 walk.broken = Some(broken);
                 return Ok(());
             }
-            *end = End { at: commit.position_to, hash: commit.hash.clone() };
+            let (at, series) = (commit.position_to, commit.series_to);
+            *end = End { at, series, hash: commit.hash.clone() };
         }
         progress(walk.events);
     }
@@ -166,22 +183,22 @@ impl Commit {
     fn check(
         &self,
         shard: i16,
-        previous: &[u8],
+        (previous, series): (&[u8], &[u8]),
         rows: &mut Peekable<impl Iterator<Item = MergedRow>>,
         walk: &mut Walk,
     ) -> Result<(), ChainFault> {
-        let mut link = Link::new(previous, shard, self);
+        let mut link = Link::new(previous, shard, self, series);
         let (mut found, mut archived, mut months) = (0, 0, Months::default());
         let mut times_agree = true;
         // Consumers read no further than the commit says; it must say what is true.
         let mut times: Option<(DateTime<Utc>, DateTime<Utc>)> = None;
         while let Some(row) = rows.next_if(|r| r.recorded.position <= self.position_to) {
-            let MergedRow { recorded: row, span } = row;
+            let MergedRow { recorded: row, series, span } = row;
             if row.position < self.position_from {
                 return Err(ChainFault::Stray { shard, position: row.position });
             }
             times_agree &= row.recorded_at == self.recorded_at;
-            link.add(row.position, &row.event);
+            link.add(row.position, &row.event, series);
             let at = row.event.occurred_at;
             times = Some(times.map_or((at, at), |(min, max)| (at.min(min), at.max(max))));
             found += 1;
@@ -220,7 +237,7 @@ async fn commits_after(
     head: i64,
 ) -> Result<Vec<Commit>, sqlx::Error> {
     sqlx::query_as(
-        "select position_from, position_to, events, occurred_min, occurred_max, recorded_at, hash, format \
+        "select position_from, position_to, events, series_to, occurred_min, occurred_max, recorded_at, hash \
          from (select c.*, sum(events) over (order by position_to) - events as before \
                from (select * from log_commit \
                      where shard = $1 and position_to > $2 and position_to <= $3 \
@@ -236,6 +253,48 @@ async fn commits_after(
     .await
 }
 
+/// Archived rows with the numbers that their series have here.
+async fn numbered(
+    connection: &mut PgConnection,
+    shard: i16,
+    rows: Vec<ArchivedRow>,
+) -> Result<Vec<(ArchivedRow, Option<i32>)>, sqlx::Error> {
+    let readings = || rows.iter().map(|row| &row.recorded.event).filter(|e| e.kind == READING);
+    let numbers = match readings().next() {
+        Some(_) => series::find(connection, shard, &readings().collect::<Vec<_>>()).await?,
+        None => Vec::new(),
+    };
+    let mut numbers = numbers.into_iter();
+    let with_number = |row: ArchivedRow| {
+        let is_reading = row.recorded.event.kind == READING;
+        // Of a series that is not here: no series has this number.
+        let number = is_reading.then(|| numbers.next().flatten().unwrap_or_default());
+        (row, number)
+    };
+    Ok(rows.into_iter().map(with_number).collect())
+}
+
+/// What a chain covers of the series (after, to] of a shard, by their numbers.
+async fn series_digests(
+    connection: &mut PgConnection,
+    shard: i16,
+    after: i32,
+    to: i32,
+) -> Result<Vec<(i32, Vec<u8>)>, sqlx::Error> {
+    if after == to {
+        return Ok(Vec::new());
+    }
+    sqlx::query_as(
+        "select series, series_digest(series, tenant, patient_id, vital::text, source_id) from series \
+         where shard = $1 and series > $2 and series <= $3 order by series",
+    )
+    .bind(shard)
+    .bind(after)
+    .bind(to)
+    .fetch_all(connection)
+    .await
+}
+
 /// A row outside every commit's reach: at or below zero, or beyond the head.
 ///
 /// Beyond the head is only wrong while no append runs, so the head is read again
@@ -245,7 +304,9 @@ async fn stray_row(
     shard: i16,
 ) -> Result<Option<ChainFault>, sqlx::Error> {
     let position: Option<i64> = sqlx::query_scalar(
-        "select e.position from event e \
+        "select e.position from (select shard, position from reading \
+                                 union all select shard, position from non_reading \
+                                 union all select shard, position from reading_context) e \
          where e.shard = $1 and (e.position <= 0 \
             or e.position > (select position from shard_head where shard = $1)) \
          order by e.position limit 1",
@@ -254,4 +315,21 @@ async fn stray_row(
     .fetch_optional(connection)
     .await?;
     Ok(position.map(|position| ChainFault::Stray { shard, position }))
+}
+
+/// A series outside every commit's reach, as [`stray_row`].
+async fn stray_series(
+    connection: &mut PgConnection,
+    shard: i16,
+) -> Result<Option<ChainFault>, sqlx::Error> {
+    let series: Option<i32> = sqlx::query_scalar(
+        "select s.series from series s \
+         where s.shard = $1 and (s.series <= 0 \
+            or s.series > (select series_committed from shard_head where shard = $1)) \
+         order by s.series limit 1",
+    )
+    .bind(shard)
+    .fetch_optional(connection)
+    .await?;
+    Ok(series.map(|series| ChainFault::StraySeries { shard, series }))
 }

@@ -5,12 +5,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgConnection, PgPool};
 
-/// An acknowledged append: its last position, and when the log learned it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Mark {
-    pub(super) position: i64,
-    pub(super) recorded_at: DateTime<Utc>,
-}
+use crate::log::head::Mark;
 
 /// An incarnation, as the log tells of it.
 #[derive(Clone, Debug, FromRow)]

@@ -183,12 +183,24 @@ impl Beside {
     ) -> Result<i64, sqlx::Error> {
         let (new, live) = (format!("{}.{table}", self.schema), format!("public.{table}"));
         let (ours, theirs) = (&self.consumer, self.projection.consumer);
+        let has_series: bool = sqlx::query_scalar(
+            "select exists (select from pg_attribute where attrelid = to_regclass($1) \
+                            and attname = 'series' and not attisdropped)",
+        )
+        .bind(&new)
+        .fetch_one(&mut *tx)
+        .await?;
+        // Whose row it is, is known by its series or by itself.
+        let (series, whose) = match has_series {
+            true => ("left join public.series s on s.shard = x.shard and s.series = x.series", "s"),
+            false => ("", "x"),
+        };
         let rows = |table: &str| {
             format!(
-                "select x::text as row from {table} x \
+                "select x::text as row from {table} x {series} \
                  where not exists (select from parked p \
                                    where p.consumer in ('{ours}', '{theirs}') and p.shard = x.shard \
-                                     and p.tenant = x.tenant and p.patient_id = x.patient_id)"
+                                     and p.tenant = {whose}.tenant and p.patient_id = {whose}.patient_id)"
             )
         };
         let (new, live) = (rows(&new), rows(&live));

@@ -114,8 +114,8 @@ impl<'q> Fold<'q> {
         lines: Option<BacktestOutput>,
     ) -> Result<Fold<'q>, sqlx::Error> {
         let retracted: Vec<(i16, i64)> = sqlx::query_as(
-            "select shard, (data ->> 'readingPosition')::bigint from event \
-             where tenant = $1 and type <> 'reading' and type = $2",
+            "select shard, (data ->> 'readingPosition')::bigint from non_reading \
+             where tenant = $1 and type = $2",
         )
         .bind(&question.tenant)
         .bind(READING_RETRACTED)
@@ -130,19 +130,18 @@ impl<'q> Fold<'q> {
     pub fn slice(
         &mut self,
         held: &mut [ScannedRows],
-        patients: &Directory,
-        devices: &Directory,
+        directory: &Directory,
     ) -> Result<(), BacktestError> {
-        let (names, rules) = (patients.names(), self.question.rules.len());
+        let (names, rules) = (&directory.patients, self.question.rules.len());
         let patients_max = PATIENT_TRIALS_MAX / rules.max(1);
         if names.len() > patients_max {
             return Err(BacktestError::TooManyTrials { rules, patients: patients_max });
         }
-        for name in names.into_iter().skip(self.patients.len()) {
+        for name in names.iter().skip(self.patients.len()) {
             self.patients.push(PatientFold {
-                shard: self.log.shard_of(&self.question.tenant, &name),
-                facts: self.facts.get(&*name).cloned().unwrap_or_default(),
-                id: name,
+                shard: self.log.shard_of(&self.question.tenant, name),
+                facts: self.facts.get(&**name).cloned().unwrap_or_default(),
+                id: name.clone(),
                 observed: Observed::default(),
                 trials: self.question.rules.iter().map(|_| Trial::default()).collect(),
                 rows: Vec::new(),
@@ -161,7 +160,7 @@ impl<'q> Fold<'q> {
             question: self.question,
             installation: self.log.installation(),
             retracted: &self.retracted,
-            devices: &devices.names(),
+            devices: &directory.devices,
             lines: self.lines.as_ref(),
         };
         let share = self.patients.len().div_ceil(cores()).max(1);

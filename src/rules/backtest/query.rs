@@ -29,14 +29,6 @@ impl BacktestQuery {
         Vital::all().filter(|vital| self.rules.iter().any(|rule| rule.concerns(*vital))).collect()
     }
 
-    /// The vital, if the rules look at one only.
-    pub(super) fn only_vital(&self) -> Option<Vital> {
-        match *self.vitals() {
-            [only] => Some(only),
-            _ => None,
-        }
-    }
-
     pub(super) fn looks_at_devices(&self) -> bool {
         self.rules.iter().any(|rule| rule.looks_at_devices())
     }

@@ -4,19 +4,18 @@
 //! rows than it may have: then the caller asks for a smaller slice. Does not order
 //! rows: PostgreSQL sends them as they lie, which costs it least.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt;
-use parking_lot::Mutex;
 use sqlx::{PgConnection, PgPool};
 
 use super::query::{BacktestError, BacktestQuery};
 use super::slice::Pages;
 use crate::jobs::JobHandle;
-use crate::log::copy::{self, Field, Next};
+use crate::log::copy::{self, Next};
 use crate::vital::Vital;
 
 /// Rows that all readers together hold, at 40 bytes each.
@@ -47,109 +46,92 @@ pub struct ScannedRow {
     pub suspect: bool,
 }
 
-/// Names and their numbers, the same for everybody who reads.
-#[derive(Default)]
+/// The series that a question looks at, and the names behind them. What is made while the
+/// question is answered is not in it, nor in the answer.
+#[derive(Debug, Default)]
 pub struct Directory {
-    met: Mutex<Met>,
+    /// Of each shard, at the place of its number. Numbers follow each other.
+    series: Vec<Vec<Option<Measured>>>,
+    /// Each at the place of its number.
+    pub patients: Vec<Arc<str>>,
+    /// The same.
+    pub devices: Vec<Arc<str>>,
 }
 
-#[derive(Default)]
-struct Met {
-    numbers: HashMap<Box<[u8]>, u32>,
-    names: Vec<Arc<str>>,
+/// What a series measures.
+#[derive(Clone, Copy, Debug)]
+struct Measured {
+    patient: u32,
+    device: u32,
+    vital: Vital,
 }
 
 impl Directory {
-    fn number(&self, name: &[u8]) -> u32 {
-        let mut met = self.met.lock();
-        let next = met.names.len() as u32;
-        if let Some(number) = met.numbers.get(name) {
-            return *number;
-        }
-        met.numbers.insert(name.into(), next);
-        met.names.push(String::from_utf8_lossy(name).into());
-        next
-    }
-
-    /// The names, each at the place of its number.
-    pub fn names(&self) -> Vec<Arc<str>> {
-        self.met.lock().names.clone()
-    }
-}
-
-/// What one reader remembers of a directory, so that it seldom has to ask.
-struct Names {
-    all: Arc<Directory>,
-    known: HashMap<Box<[u8]>, u32>,
-    /// Of the row before.
-    last: Option<u32>,
-    last_name: Vec<u8>,
-}
-
-impl Names {
-    fn new(all: &Arc<Directory>) -> Names {
-        Names { all: all.clone(), known: HashMap::new(), last: None, last_name: Vec::new() }
-    }
-
-    fn number(&mut self, name: &[u8]) -> u32 {
-        if let Some(last) = self.last.filter(|_| self.last_name == name) {
-            return last;
-        }
-        let number = self.known.get(name).copied().unwrap_or_else(|| {
-            let number = self.all.number(name);
-            self.known.insert(name.into(), number);
-            number
-        });
-        self.last = Some(number);
-        self.last_name.clear();
-        self.last_name.extend_from_slice(name);
-        number
-    }
-}
-
-/// The numbers that PostgreSQL knows vitals by in this database.
-#[derive(Clone, Debug)]
-pub enum Numbers {
-    /// None is sent: it is this one.
-    Only(Vital),
-    /// By what `hashenum` makes of them.
-    Hashes(Arc<[(i32, Vital)]>),
-}
-
-impl Numbers {
     /// For a question.
-    pub async fn of(pool: &PgPool, question: &BacktestQuery) -> Result<Numbers, BacktestError> {
-        if let Some(vital) = question.only_vital() {
-            return Ok(Numbers::Only(vital));
+    pub async fn of(
+        pool: &PgPool,
+        question: &BacktestQuery,
+        shards: impl Iterator<Item = i16>,
+    ) -> Result<Directory, BacktestError> {
+        let vitals: Vec<&str> = question.vitals().iter().map(|vital| vital.name()).collect();
+        let mut rows = sqlx::query_as(
+            "select shard, series, patient_id, source_id, vital::text from series \
+             where shard = any ($1) and tenant = $2 and vital = any ($3::text[]::vital[])",
+        )
+        .bind(shards.collect::<Vec<_>>())
+        .bind(&question.tenant)
+        .bind(vitals)
+        .fetch(pool);
+        let (mut directory, mut patients, mut devices) =
+            (Directory::default(), HashMap::new(), HashMap::new());
+        while let Some(row) = rows.next().await.transpose()? {
+            let (shard, series, patient, device, vital): (i16, i32, String, String, String) = row;
+            let vital = vital.parse().map_err(|_| BacktestError::Format("an unknown vital"))?;
+            let measured = Measured {
+                patient: number(&mut patients, &mut directory.patients, patient),
+                device: number(&mut devices, &mut directory.devices, device),
+                vital,
+            };
+            directory.put(shard, series, measured);
         }
-        let rows: Vec<(i32, String)> =
-            sqlx::query_as("select hashenum(v), v::text from unnest(enum_range(null::vital)) as v")
-                .fetch_all(pool)
-                .await?;
-        let known = rows.iter().filter_map(|(hash, name)| Some((*hash, name.parse().ok()?)));
-        let hashes: Vec<(i32, Vital)> = known.collect();
-        let numbers: HashSet<i32> = rows.iter().map(|(hash, _)| *hash).collect();
-        if numbers.len() < rows.len() {
-            return Err(BacktestError::Format("two vitals have one number"));
-        }
-        Ok(Numbers::Hashes(hashes.into()))
+        Ok(directory)
     }
 
-    fn vital(&self, field: Field<'_>) -> Option<Vital> {
-        match self {
-            Numbers::Only(vital) => Some(*vital),
-            Numbers::Hashes(all) => {
-                let hash = field?.try_into().ok().map(i32::from_be_bytes)?;
-                all.iter().find(|(of, _)| *of == hash).map(|(_, vital)| *vital)
+    fn put(&mut self, shard: i16, series: i32, measured: Measured) {
+        let (Ok(shard), Ok(at)) = (usize::try_from(shard), usize::try_from(series)) else { return };
+        if self.series.len() <= shard {
+            self.series.resize_with(shard + 1, Vec::new);
+        }
+        if let Some(of_shard) = self.series.get_mut(shard) {
+            if of_shard.len() <= at {
+                of_shard.resize(at + 1, None);
+            }
+            if let Some(place) = of_shard.get_mut(at) {
+                *place = Some(measured);
             }
         }
     }
+
+    fn get(&self, shard: i16, series: i32) -> Option<Measured> {
+        let of_shard = self.series.get(usize::try_from(shard).ok()?)?;
+        *of_shard.get(usize::try_from(series).ok()?)?
+    }
+}
+
+/// The number of a name; the next one if it is new.
+fn number(met: &mut HashMap<String, u32>, names: &mut Vec<Arc<str>>, name: String) -> u32 {
+    if let Some(number) = met.get(&name) {
+        return *number;
+    }
+    let number = names.len() as u32;
+    names.push((&*name).into());
+    met.insert(name, number);
+    number
 }
 
 /// The rows of one part of a slice, by patient.
 pub struct ScannedRows {
-    patients: Names,
-    devices: Names,
+    directory: Arc<Directory>,
     /// How many rows at most, and how many there are.
     most: usize,
     count: usize,
@@ -158,10 +140,10 @@ pub struct ScannedRows {
 }
 
 impl ScannedRows {
-    /// Nothing yet; numbers will be those of the directories.
-    pub fn new(patients: &Arc<Directory>, devices: &Arc<Directory>, most: usize) -> ScannedRows {
-        let (patients, devices) = (Names::new(patients), Names::new(devices));
-        ScannedRows { patients, devices, most, count: 0, rows: Vec::new() }
+    /// Nothing yet; numbers will be those of the directory.
+    pub fn new(directory: &Arc<Directory>, most: usize) -> ScannedRows {
+        let rows = vec![Vec::new(); directory.patients.len()];
+        ScannedRows { directory: directory.clone(), most, count: 0, rows }
     }
 
     /// Reads what [`super::slice::Slice::sql`] asks, from these pages. `false` when there
@@ -171,7 +153,6 @@ impl ScannedRows {
         pool: &PgPool,
         sql: &str,
         pages: &[Pages],
-        numbers: &Numbers,
         progress: &JobHandle,
     ) -> Result<bool, BacktestError> {
         let mut connection = pool.acquire().await?;
@@ -179,7 +160,7 @@ impl ScannedRows {
         self.count = 0;
         for piece in pages {
             let statement = format!("copy ({sql} and{}) to stdout (format binary)", piece.sql());
-            let whole = self.copy(&mut connection, &statement, numbers, progress).await;
+            let whole = self.copy(&mut connection, &statement, progress).await;
             if !matches!(whole, Ok(true)) {
                 // In the middle of a COPY it is of no use to anybody.
                 connection.close_on_drop();
@@ -193,7 +174,6 @@ impl ScannedRows {
         &mut self,
         connection: &mut PgConnection,
         statement: &str,
-        numbers: &Numbers,
         progress: &JobHandle,
     ) -> Result<bool, BacktestError> {
         let mut stream = connection.copy_out_raw(statement).await?;
@@ -211,9 +191,8 @@ impl ScannedRows {
                 begun = true;
             }
             let before = self.count;
-            while let Some(length) = self.row(bytes.get(at..).unwrap_or_default(), numbers)? {
+            while let Some(length) = self.row(bytes.get(at..).unwrap_or_default())? {
                 at += length;
-                self.count += 1;
             }
             bytes.drain(..at);
             have_read(progress, (self.count - before) as u64)?;
@@ -225,28 +204,28 @@ impl ScannedRows {
     }
 
     /// Takes one row; how long it was, or `None` when it is not whole yet.
-    fn row(&mut self, bytes: &[u8], numbers: &Numbers) -> Result<Option<usize>, BacktestError> {
+    fn row(&mut self, bytes: &[u8]) -> Result<Option<usize>, BacktestError> {
         let (fields, length) = match copy::row(bytes)? {
             Next::Row(fields, length) => (fields, length),
             Next::Part | Next::End => return Ok(None),
         };
-        let [patient, device, vital, at, value, position, suspect, quality] = fields;
+        let [shard, series, at, value, position, suspect, quality] = fields;
         let wrong = || BacktestError::Format("a column is not what it should be");
-        let patient = self.patients.number(patient.ok_or_else(wrong)?) as usize;
+        let shard = copy::fixed(shard)?.map(i16::from_be_bytes).ok_or_else(wrong)?;
+        let series = copy::fixed(series)?.map(i32::from_be_bytes).ok_or_else(wrong)?;
+        let Some(of) = self.directory.get(shard, series) else { return Ok(Some(length)) };
         let row = ScannedRow {
             at: copy::micros(at)?,
             position: copy::int8(position)?,
             value: f64::from_bits(copy::int8(value)? as u64),
-            device: self.devices.number(device.unwrap_or_default()),
+            device: of.device,
             quality: copy::fixed(quality)?.map_or(f32::NAN, f32::from_be_bytes),
-            vital: numbers.vital(vital).ok_or_else(wrong)?,
+            vital: of.vital,
             suspect: suspect == Some(&[1]),
         };
-        if self.rows.len() <= patient {
-            self.rows.resize_with(patient + 1, Vec::new);
-        }
-        if let Some(rows) = self.rows.get_mut(patient) {
+        if let Some(rows) = self.rows.get_mut(of.patient as usize) {
             rows.push(row);
+            self.count += 1;
         }
         Ok(Some(length))
     }
@@ -275,11 +254,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn readers_give_a_name_the_same_number() {
-        let all = Arc::new(Directory::default());
-        let (mut one, mut other) = (Names::new(&all), Names::new(&all));
-        assert_eq!((one.number(b"a"), other.number(b"b"), one.number(b"b")), (0, 1, 1));
-        assert_eq!((other.number(b"a"), other.number(b"a")), (0, 0));
-        assert_eq!(all.names(), ["a".into(), "b".into()]);
+    fn a_series_is_found_by_its_shard_and_number_and_what_is_unknown_is_not() {
+        let mut directory = Directory::default();
+        let of = |patient| Measured { patient, device: 0, vital: Vital::HeartRate };
+        directory.put(1, 3, of(7));
+        directory.put(0, 3, of(8));
+        let patient = |shard, series| directory.get(shard, series).map(|of| of.patient);
+        assert_eq!((patient(1, 3), patient(0, 3)), (Some(7), Some(8)));
+        for (shard, series) in [(1, 2), (1, 4), (2, 3), (-1, 3), (1, -3)] {
+            assert_eq!(patient(shard, series), None, "{shard} {series}");
+        }
     }
 }

@@ -13,12 +13,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::fold::{BacktestTotals, Fold, cores};
 use super::query::{BacktestError, BacktestOutput, BacktestQuery};
-use super::rows::{self, Numbers, ROWS_HELD_MAX, ScannedRows};
+use super::rows::{self, Directory, ROWS_HELD_MAX, ScannedRows};
 use super::slice::Slice;
 use crate::jobs::JobHandle;
 use crate::log::{Log, archived_months};
 use crate::rules::facts::Facts;
-use crate::rules::model::{Mode, Per, Rule};
+use crate::rules::model::{Mode, Rule};
 
 /// Runs. Every core reads a part of a slice's pages, then every core judges a part of
 /// its patients: the log is read once, in the order in which it lies.
@@ -44,10 +44,7 @@ pub async fn run_holding(
         BacktestQuery { rules: question.rules.iter().map(at_work).collect(), ..question };
     let pool = log.pool();
     let facts = facts_of(pool, &question.tenant).await?;
-    let numbers = Numbers::of(pool, &question).await?;
-    // Where devices are judged apart, a row says which it is of.
-    let apart = question.rules.iter().any(|rule| rule.per == Per::Device);
-    let names_devices = lines.is_some() || apart;
+    let directory = Arc::new(Directory::of(pool, &question, log.shards()).await?);
     let mut fold = Fold::new(&question, log, &facts, lines).await?;
     // Others ask, too: a question takes half of the connections at most.
     let readers = cores().min(pool.options().get_max_connections() as usize / 2).max(1);
@@ -65,10 +62,9 @@ pub async fn run_holding(
     }
     // From the last to the first, for they are taken from the end.
     slices.reverse();
-    let (patients, devices) = (Arc::default(), Arc::default());
     let most = rows_held_max / readers;
     let mut held: Vec<ScannedRows> =
-        (0..readers).map(|_| ScannedRows::new(&patients, &devices, most)).collect();
+        (0..readers).map(|_| ScannedRows::new(&directory, most)).collect();
     while let Some((slice, rows)) = slices.pop() {
         if rows > expected_max
             && let Some([first, second]) = slice.halves()
@@ -78,11 +74,11 @@ pub async fn run_holding(
             continue;
         }
         let is_whole;
-        let sql = slice.sql(&question, names_devices, log.shards());
-        (held, is_whole) = read(pool, &slice, &sql, &numbers, held, progress).await?;
+        let sql = slice.sql(&question, log.shards());
+        (held, is_whole) = read(pool, &slice, &sql, held, progress).await?;
         if is_whole {
             // A slice is judged without a pause; others must get their turn.
-            tokio::task::block_in_place(|| fold.slice(&mut held, &patients, &devices))?;
+            tokio::task::block_in_place(|| fold.slice(&mut held, &directory))?;
         } else {
             // Not what was expected: by what came of it, then.
             let parts = slice.cut(rows::middle(&held)).or_else(|| slice.first_moment());
@@ -100,16 +96,14 @@ async fn read(
     pool: &PgPool,
     slice: &Slice,
     sql: &str,
-    numbers: &Numbers,
     held: Vec<ScannedRows>,
     progress: &JobHandle,
 ) -> Result<(Vec<ScannedRows>, bool), BacktestError> {
     let parts = slice.parts(held.len());
     let readers = held.into_iter().zip(parts).map(|(mut held, pages)| {
         let (pool, sql, progress) = (pool.clone(), sql.to_owned(), progress.clone());
-        let numbers = numbers.clone();
         let reader = tokio::spawn(async move {
-            let is_whole = held.read(&pool, &sql, &pages, &numbers, &progress).await?;
+            let is_whole = held.read(&pool, &sql, &pages, &progress).await?;
             Ok::<_, BacktestError>((held, is_whole))
         });
         // Who no longer waits for it no longer wants it.

@@ -105,7 +105,7 @@ impl Slice {
         question: &BacktestQuery,
         shards: impl Iterator<Item = i16>,
     ) -> Result<u64, sqlx::Error> {
-        let sql = format!("explain (format json) {}", self.sql(question, false, shards));
+        let sql = format!("explain (format json) {}", self.sql(question, shards));
         let plan: Value = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(pool).await?;
         Ok(plan.pointer("/0/Plan/Plan Rows").and_then(Value::as_u64).unwrap_or_default())
     }
@@ -116,7 +116,7 @@ impl Slice {
         let zones = self.parts(usize::try_from(self.blocks / ZONE_BLOCKS).unwrap_or(0) + 1);
         let looks = zones.into_iter().flatten().map(|pages| {
             let sql = format!(
-                "select min(occurred_at), max(occurred_at) from {} where{}",
+                "select min(occurred_at), max(occurred_at) from {} r where{}",
                 self.table,
                 pages.sql()
             );
@@ -151,32 +151,24 @@ impl Slice {
     /// What is asked of it. COPY takes no parameters, so the tenant is written as a literal.
     ///
     /// Asks the partition itself and not the log, so that what its bounds say already is
-    /// not compared again for every row. The vital comes first: it is what most rows
-    /// fall by; and only readings have one, so their type is not asked for. The shards
-    /// come last, and are all there are: they let a small tenant of a large log be found
-    /// by the index.
+    /// not compared again for every row. The shards come last, and are all there are: they
+    /// let a small tenant of a large log be found by the index.
     ///
     /// What is known before or not needed is not sent: putting a column into words costs
-    /// a fifth of a read. A vital is sent as the number that [`super::rows::Numbers`]
-    /// knows it by.
-    pub fn sql(
-        &self,
-        question: &BacktestQuery,
-        names_devices: bool,
-        shards: impl Iterator<Item = i16>,
-    ) -> String {
+    /// a fifth of a read. Of who measured what a row has the number only
+    /// ([`super::rows::Directory`]).
+    pub fn sql(&self, question: &BacktestQuery, shards: impl Iterator<Item = i16>) -> String {
         let time = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Micros, true);
         let vitals: Vec<String> =
             question.vitals().iter().map(|vital| format!("'{}'", vital.name())).collect();
-        let is_one = question.only_vital().is_some();
-        let vital = if is_one { "null" } else { "hashenum(vital)" };
-        let of_devices = question.looks_at_devices();
-        let device = if names_devices || of_devices { "source_id" } else { "null" };
-        let (suspect, sent) =
-            if of_devices { ("", "suspect") } else { (" and not suspect", "null") };
+        let (suspect, sent) = match question.looks_at_devices() {
+            true => ("", "suspect"),
+            false => (" and not suspect", "null"),
+        };
         let mut sql = format!(
-            "select patient_id, {device}, {vital}, occurred_at, value, position, {sent}, quality \
-             from {} where vital in ({}){suspect} and tenant = {} and shard = any ('{{{}}}')",
+            "select r.shard, r.series, occurred_at, value, position, {sent}, quality \
+             from {} r join series s on s.shard = r.shard and s.series = r.series \
+             where s.vital in ({}){suspect} and s.tenant = {} and r.shard = any ('{{{}}}')",
             self.table,
             vitals.join(", "),
             literal(&question.tenant),
@@ -195,8 +187,8 @@ impl Slice {
 impl Pages {
     /// As a condition.
     pub fn sql(self) -> String {
-        let to = self.to.map_or(String::new(), |to| format!(" and ctid < '({to},0)'"));
-        format!(" ctid >= '({},0)'{to}", self.from)
+        let to = self.to.map_or(String::new(), |to| format!(" and r.ctid < '({to},0)'"));
+        format!(" r.ctid >= '({},0)'{to}", self.from)
     }
 }
 
@@ -224,7 +216,7 @@ mod tests {
     fn slice(blocks: i64) -> Slice {
         let (from, to) = (FIRST_SPAN, FIRST_SPAN + TimeDelta::days(31));
         Slice {
-            table: "event_2000_01".to_owned(),
+            table: "reading_2000_01".to_owned(),
             blocks,
             zones: None,
             whole: (from, to),
@@ -287,9 +279,9 @@ mod tests {
         };
         let [first, second] = slice(1).halves().unwrap();
         assert_eq!(first.to, second.from);
-        let (first, second) = (first.sql(&question, true, 0..1), second.sql(&question, true, 0..1));
+        let (first, second) = (first.sql(&question, 0..1), second.sql(&question, 0..1));
         assert!(first.ends_with(" and occurred_at < '2000-01-16T12:00:00.000000Z'"), "{first}");
         assert!(second.ends_with(" and occurred_at >= '2000-01-16T12:00:00.000000Z'"), "{second}");
-        assert!(!slice(1).sql(&question, true, 0..1).contains("occurred_at >="));
+        assert!(!slice(1).sql(&question, 0..1).contains("occurred_at >="));
     }
 }

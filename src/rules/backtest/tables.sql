@@ -2,4 +2,4 @@
 select c.relname::text, pg_relation_size(c.oid) / current_setting('block_size')::bigint
 from pg_inherits i
 join pg_class c on c.oid = i.inhrelid
-where i.inhparent = 'event'::regclass
+where i.inhparent = 'reading'::regclass

@@ -27,8 +27,13 @@ async fn heads(pool: &PgPool) -> Vec<(i16, i64)> {
 async fn cut_after(pool: &PgPool, heads: &[(i16, i64)]) {
     for (shard, head) in heads {
         let sql = format!(
-            "delete from event where shard = {shard} and position > {head}; \
+            "delete from reading where shard = {shard} and position > {head}; \
+             delete from non_reading where shard = {shard} and position > {head}; \
              delete from log_commit where shard = {shard} and position_to > {head}; \
+             delete from series where shard = {shard} and series > coalesce((select series_to from log_commit \
+                 where shard = {shard} and position_to = {head}), 0); \
+             update shard_head set (series, series_committed) = (select n, n from (select coalesce(max(series), 0) as n \
+                 from series where shard = {shard}) s) where shard = {shard}; \
              update shard_head set position = {head}, hash = coalesce((select hash from log_commit \
                  where shard = {shard} and position_to = {head}), decode(repeat('00', 32), 'hex')) \
              where shard = {shard}"
@@ -164,7 +169,7 @@ async fn a_months_partition_that_is_gone_is_made_again() {
     let at = now() - TimeDelta::days(150);
     let shard = log.shard_of("ward", "p");
     log.append(shard, &[reading("p", at)]).await.unwrap();
-    let table = at.format("event_%Y_%m").to_string();
+    let table = at.format("reading_%Y_%m").to_string();
     let mut connection = PgConnection::connect(&database.url).await.unwrap();
     let drop = AssertSqlSafe(format!("drop table {table}"));
     sqlx::raw_sql(drop).execute(&mut connection).await.unwrap();

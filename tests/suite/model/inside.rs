@@ -47,7 +47,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn event(tenant: &str, item: &Item) -> Event {
+pub fn event(tenant: &str, item: &Item) -> Event {
     Event {
         tenant: tenant.into(),
         patient_id: item.patient(),

@@ -1,6 +1,5 @@
 -- Jobs: what takes longer than an answer may. A row, so that any instance tells of it, and
 -- so that one that dies leaves it to another.
--- Locks: none that matter, the table is new.
 
 create table job (
     id          uuid        primary key,
