@@ -2,6 +2,7 @@
 //!
 //! Guarantees what a stream says of the same events. Holds one line.
 
+use std::borrow::Cow;
 use std::io;
 
 use chrono::DateTime;
@@ -28,7 +29,17 @@ impl NdjsonWriter {
 
     /// The line of an event, with its end; empty for what is not for outside.
     pub fn line(&mut self, row: &ExportRow<'_>) -> io::Result<&[u8]> {
+        match self.event(row)? {
+            Some(_) => self.line.push(b'\n'),
+            None => self.line.clear(),
+        }
+        Ok(&self.line)
+    }
+
+    /// The same, with its name in a stream and whose it is.
+    pub fn event<'a>(&'a mut self, row: &ExportRow<'a>) -> io::Result<Option<NamedLine<'a>>> {
         self.line.clear();
+        let (name, device_id);
         if let (Some(vital), Some(value), READING) = (row.vital, row.value, row.kind) {
             let time =
                 |micros| Time(DateTime::from_timestamp_micros(micros).unwrap_or(END_OF_TIME));
@@ -45,21 +56,28 @@ impl NdjsonWriter {
                 device_quality: row.quality.map(Opinion),
                 context: row.data.map(Context::new),
             };
-            write(&mut self.line, &StreamEvent::reading(reading))?;
+            let event = StreamEvent::reading(reading);
+            serde_json::to_writer(&mut self.line, &event)?;
+            (name, device_id) = (event.name(), Cow::Borrowed(row.source_id));
         } else {
             let recorded = row.to_recorded(self.shard, &self.tenant, &self.patient_id);
-            if let Some(event) = StreamEvent::of(&recorded)? {
-                write(&mut self.line, &event)?;
-            }
+            let Some(event) = StreamEvent::of(&recorded)? else { return Ok(None) };
+            serde_json::to_writer(&mut self.line, &event)?;
+            (name, device_id) = (event.name(), Cow::Owned(event.device_id().to_owned()));
         }
-        Ok(&self.line)
+        let text = std::str::from_utf8(&self.line).map_err(io::Error::other)?;
+        Ok(Some(NamedLine { name, device_id, text }))
     }
 }
 
-fn write(to: &mut Vec<u8>, event: &StreamEvent<'_>) -> io::Result<()> {
-    serde_json::to_writer(&mut *to, event)?;
-    to.push(b'\n');
-    Ok(())
+/// An event in a stream.
+pub struct NamedLine<'a> {
+    /// Its name there.
+    pub name: &'static str,
+    /// The device that it is of; empty where it is of none.
+    pub device_id: Cow<'a, str>,
+    /// JSON.
+    pub text: &'a str,
 }
 
 #[cfg(test)]

@@ -15,11 +15,14 @@ use super::patients::{QueryState, limit};
 use super::problem::Problem;
 use super::reply::Reply;
 use super::{cursor, to_wire};
+use futures_util::StreamExt;
+
 use crate::auth::Caller;
 use crate::clock::rfc3339;
 use crate::limits::shares::{Permit, ShareHolder};
 use crate::log::Log;
 use crate::query::buckets::buckets;
+use crate::query::bulk;
 use crate::query::chart::downsample;
 use crate::query::history::{HistoryCursor, HistoryQuery, TimeRange, page};
 use crate::query::state::Newest;
@@ -123,11 +126,16 @@ async fn whole(
         return Err(Problem::unreadable("whole_table", detail));
     }
     let after = place_of(log, &question, params)?;
-    let first = page(log, &question, after.as_ref(), table::FIRST_PAGE).await?;
-    if first.is_empty() {
+    let patient_id = question.patient_id.clone();
+    let mut pages = Box::pin(bulk::readings(log.clone(), question.clone(), after).fuse());
+    // Asked for before the answer begins: then it can still be another one.
+    let first = pages.next().await.transpose()?;
+    if first.is_none() {
+        question.reach(question.range.from).check(log).await?;
         must_be_known(log, &question).await?;
     }
-    Ok(Reply::as_other(table::answer(log.clone(), question, first, format, held)))
+    let pages = futures_util::stream::iter(first.map(Ok)).chain(pages);
+    Ok(Reply::as_other(table::answer(patient_id, pages, format, held)))
 }
 
 /// The one vital that buckets and charts are of.

@@ -5,6 +5,8 @@
 //! A client that takes nothing for too long is told that it lags and let go. Does not
 //! catch up by hurrying: who lags comes back with `Last-Event-ID`.
 
+use std::fmt::Write;
+use std::io;
 use std::time::Duration;
 
 use async_stream::stream;
@@ -21,11 +23,14 @@ use tokio_util::sync::CancellationToken;
 use super::cursor;
 use super::extract::{Params, PatientId};
 use super::problem::Problem;
-use super::stream::{data, render, silence, sse};
+use super::stream::{data, render, silence, sse, sse_text};
 use crate::auth::Caller;
 use crate::clock::Clock;
-use crate::limits::shares::{Share, ShareHolder};
+use crate::limits::shares::{Permit, Share, ShareHolder};
 use crate::log::Log;
+use crate::query::bulk;
+use crate::query::export::ExportRow;
+use crate::query::lines::NdjsonWriter;
 use crate::query::replay::{ReplayedRange, check, replay as replayed};
 use crate::query::{END_OF_TIME, state as states};
 use crate::wire::{End, Lagging, LogRestored, Time};
@@ -79,6 +84,9 @@ pub async fn replay(
     }
     check(&past.log, &caller.tenant, &patient_id, range.clone()).await?;
     let place = past.places.lend(&ShareHolder::of(&caller), 1)?;
+    if speed.is_none() {
+        return at_once(past, caller, patient_id, range, incarnation, place).await;
+    }
     let events = replayed(past.log.clone(), caller.tenant.to_string(), patient_id, range);
     let (asked_by, clock) = (caller.clone(), past.clock.clone());
     let events = stream! {
@@ -122,15 +130,92 @@ pub async fn replay(
         }
         yield Event::default().event("end").data(data(&End {}));
     };
-    Ok(sse(asked_by, clock, until_stalled(events, Duration::from_millis(STALL_MS_MAX))))
+    let stall_max = Duration::from_millis(STALL_MS_MAX);
+    Ok(sse(asked_by, clock, until_stalled(events, stall_max, lagging)))
+}
+
+/// The same events as fast as they are taken: page after page, each as one piece of text.
+async fn at_once(
+    past: Past,
+    caller: Caller,
+    patient_id: String,
+    mut range: ReplayedRange,
+    incarnation: i64,
+    place: Permit,
+) -> Result<Response, Problem> {
+    let (log, tenant) = (past.log.clone(), caller.tenant.to_string());
+    let shard = log.shard_of(&tenant, &patient_id);
+    if let Some(known_at) = range.known_at {
+        range.known_at = Some(log.settle(shard, known_at).await?);
+    }
+    let (asked_by, clock) = (caller.clone(), past.clock.clone());
+    let mut lines = NdjsonWriter::new(shard, &tenant, &patient_id);
+    let pages = bulk::events(past.log.clone(), tenant, patient_id, range);
+    let parts = stream! {
+        let _place = place;
+        let mut pages = std::pin::pin!(pages);
+        while let Some(page) = pages.next().await {
+            // Asked after the reading: what was read may be of another history.
+            if past.log.incarnations().number() != incarnation {
+                let said = LogRestored { before: incarnation, place: None };
+                yield format!("event: log_restored\ndata: {}\n\n", data(&said));
+                return;
+            }
+            let text = page.map_err(io::Error::other).and_then(|page| {
+                let mut text = String::new();
+                for row in page.rows() {
+                    let row = row.map_err(io::Error::other)?;
+                    event_text(&mut text, &caller, &mut lines, incarnation, &row)?;
+                }
+                Ok(text)
+            });
+            match text {
+                Ok(text) => yield text,
+                Err(error) => {
+                    tracing::error!(%error, "a replay ended because the log cannot be read");
+                    return;
+                }
+            }
+            if past.stop.is_cancelled() {
+                return;
+            }
+        }
+        yield format!("event: end\ndata: {}\n\n", data(&End {}));
+    };
+    let stalled = |lag: &Lagging| format!("event: lagging\ndata: {}\n\n", data(lag));
+    let parts = until_stalled(parts, Duration::from_millis(STALL_MS_MAX), stalled);
+    Ok(sse_text(asked_by, clock, parts))
+}
+
+/// An event as its lines in a stream, if this caller sees it.
+fn event_text(
+    to: &mut String,
+    caller: &Caller,
+    lines: &mut NdjsonWriter,
+    incarnation: i64,
+    row: &ExportRow<'_>,
+) -> io::Result<()> {
+    let (at, position) = (row.occurred_at, row.position);
+    let line = lines.event(row).unwrap_or_else(|error| {
+        tracing::error!(%error, position, "an event cannot be read, and is not sent");
+        None
+    });
+    let Some(line) = line else { return Ok(()) };
+    if !caller.sees_device(&line.device_id) {
+        return Ok(());
+    }
+    let (name, text) = (line.name, line.text);
+    write!(to, "event: {name}\nid: {incarnation}.{at}-{position}\ndata: {text}\n\n")
+        .map_err(io::Error::other)
 }
 
 /// The same events, until the client takes nothing for too long: only then is a body not
 /// asked for more. The ids that it has tell it where it was.
-fn until_stalled(
-    events: impl Stream<Item = Event>,
+fn until_stalled<T>(
+    events: impl Stream<Item = T>,
     stall_max: Duration,
-) -> impl Stream<Item = Event> {
+    told: impl Fn(&Lagging) -> T,
+) -> impl Stream<Item = T> {
     stream! {
         let mut events = std::pin::pin!(events);
         while let Some(event) = events.next().await {
@@ -138,12 +223,15 @@ fn until_stalled(
             yield event;
             let took = handed.elapsed();
             if took >= stall_max {
-                let lag = Lagging { stalled_seconds: took.as_secs() };
-                yield Event::default().event("lagging").data(data(&lag));
+                yield told(&Lagging { stalled_seconds: took.as_secs() });
                 return;
             }
         }
     }
+}
+
+fn lagging(lag: &Lagging) -> Event {
+    Event::default().event("lagging").data(data(lag))
 }
 
 /// When events are due.
@@ -215,7 +303,7 @@ mod tests {
     async fn a_client_that_takes_nothing_for_too_long_is_told_and_let_go() {
         let stall_max = Duration::from_millis(40);
         let events = || futures_util::stream::iter((0..5).map(|_| Event::default().data("x")));
-        let mut stalled = std::pin::pin!(until_stalled(events(), stall_max));
+        let mut stalled = std::pin::pin!(until_stalled(events(), stall_max, lagging));
         assert!(stalled.next().await.is_some());
         assert!(stalled.next().await.is_some());
         // Time is what this is about: nothing else would ever come.
@@ -225,6 +313,6 @@ mod tests {
         assert!(format!("{told:?}").contains("lagging"), "{told:?}");
         assert!(stalled.next().await.is_none());
         // Who keeps taking gets all.
-        assert_eq!(until_stalled(events(), stall_max).count().await, 5);
+        assert_eq!(until_stalled(events(), stall_max, lagging).count().await, 5);
     }
 }

@@ -11,6 +11,7 @@ use std::future::ready;
 use std::time::Duration;
 
 use async_stream::stream;
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, Sse};
@@ -213,7 +214,23 @@ pub fn sse(
     events: impl Stream<Item = Event> + Send + 'static,
 ) -> Response {
     let events = events.take_while(move |_| ready(caller.may_still(clock.now()).is_ok()));
-    let mut response = Sse::new(events.map(Ok::<_, Infallible>)).into_response();
+    undelayed(Sse::new(events.map(Ok::<_, Infallible>)).into_response())
+}
+
+/// The same, of events that are written already, many at a time.
+pub fn sse_text(
+    caller: Caller,
+    clock: Clock,
+    parts: impl Stream<Item = String> + Send + 'static,
+) -> Response {
+    let parts = parts.take_while(move |_| ready(caller.may_still(clock.now()).is_ok()));
+    let mut response = Response::new(Body::from_stream(parts.map(Ok::<_, Infallible>)));
+    let media_type = HeaderValue::from_static("text/event-stream");
+    response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    undelayed(response)
+}
+
+fn undelayed(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // Proxies that buffer would hold an alarm back.

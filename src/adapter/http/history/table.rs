@@ -6,7 +6,7 @@
 //! not hold a connection or a snapshot while the client reads: pages follow each other by
 //! their cursor, so what is recorded meanwhile may be in it.
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::Arc;
 
 use async_stream::try_stream;
@@ -14,7 +14,8 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
-use futures_util::Stream;
+use chrono::DateTime;
+use futures_util::{Stream, StreamExt};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int64Type};
 use parquet::errors::ParquetError;
@@ -23,17 +24,13 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 
 use super::format::TableFormat;
-use crate::adapter::http::to_wire;
-use crate::clock::rfc3339;
+use crate::clock::END_OF_TIME;
 use crate::limits::shares::Permit;
-use crate::log::Log;
-use crate::query::history::{HistoryQuery, cursor_of, page};
+use crate::query::bulk::BulkPage;
+use crate::query::export::ExportRow;
 use crate::query::reach::Unanswered;
-use crate::query::state::Newest;
-use crate::wire::{Context, Number, Opinion, Quality};
+use crate::wire::{Context, Number, Opinion, Quality, Reading, Time};
 
-/// Readings read at once.
-const READINGS_PER_PAGE: i64 = 5_000;
 /// Readings of a row group of Parquet, which is held until it is full.
 const READINGS_PER_GROUP: usize = 20_000;
 
@@ -53,19 +50,19 @@ const SCHEMA: &str = "message readings {
     optional binary context (JSON);
 }";
 
-/// The answer; `first` is its first page, which was asked for before it begins, and `place`
-/// is held to its end.
+/// The answer; `place` is held to its end.
 pub fn answer(
-    log: Log,
-    question: HistoryQuery,
-    first: Vec<Newest>,
+    patient_id: String,
+    pages: impl Stream<Item = Result<BulkPage, Unanswered>> + Send + 'static,
     format: TableFormat,
     place: Permit,
 ) -> Response {
-    let rows = pages(log, question.clone(), first, place);
+    let pages = pages.inspect(move |_| {
+        let _held = &place;
+    });
     let body = match format {
-        TableFormat::Parquet => Body::from_stream(as_parquet(question.patient_id, rows)),
-        _ => Body::from_stream(as_lines(question.patient_id, rows, format)),
+        TableFormat::Parquet => Body::from_stream(as_parquet(patient_id, pages)),
+        _ => Body::from_stream(as_lines(patient_id, pages, format)),
     };
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::OK;
@@ -75,87 +72,96 @@ pub fn answer(
     response
 }
 
-/// How many readings the first page is asked for.
-pub const FIRST_PAGE: i64 = READINGS_PER_PAGE;
-
-fn pages(
-    log: Log,
-    question: HistoryQuery,
-    first: Vec<Newest>,
-    place: Permit,
-) -> impl Stream<Item = Result<Vec<Newest>, Unanswered>> + Send {
-    try_stream! {
-        let _place = place;
-        let mut rows = first;
-        loop {
-            let full = rows.len() as i64 == READINGS_PER_PAGE;
-            let after = rows.last().map(cursor_of);
-            yield rows;
-            if !full {
-                break;
-            }
-            rows = page(&log, &question, after.as_ref(), READINGS_PER_PAGE).await?;
-        }
-    }
-}
-
 fn as_lines(
     patient_id: String,
-    pages: impl Stream<Item = Result<Vec<Newest>, Unanswered>> + Send,
+    pages: impl Stream<Item = Result<BulkPage, Unanswered>> + Send,
     format: TableFormat,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send {
     try_stream! {
         if format == TableFormat::Csv {
             yield Bytes::from_static(CSV_HEAD.as_bytes());
         }
-        for await rows in pages {
-            let mut text = String::new();
-            for row in rows.map_err(told)? {
-                text.push_str(&match format {
-                    TableFormat::Csv => csv(&patient_id, &row),
-                    _ => serde_json::to_string(&to_wire::reading(&patient_id, row))?,
-                });
-                text.push('\n');
+        for await page in pages {
+            let page = page.map_err(told)?;
+            let mut text = Vec::new();
+            for row in page.rows() {
+                let reading = reading(&patient_id, &row.map_err(|error| told(error.into()))?)?;
+                match format {
+                    TableFormat::Csv => csv(&mut text, &reading)?,
+                    _ => serde_json::to_writer(&mut text, &reading)?,
+                }
+                text.push(b'\n');
             }
             yield text.into();
         }
     }
 }
 
+/// A row as the wire has it.
+fn reading<'a>(patient_id: &'a str, row: &ExportRow<'a>) -> io::Result<Reading<'a>> {
+    let (Some(vital), Some(value)) = (row.vital, row.value) else {
+        return Err(io::Error::other("a reading without a value"));
+    };
+    Ok(Reading {
+        patient_id: patient_id.into(),
+        device_id: row.source_id.into(),
+        vital,
+        value: Number(value),
+        unit: vital.unit().into(),
+        quality: Quality::of(row.suspect),
+        measured_at: time(row.occurred_at),
+        recorded_at: time(row.recorded_at),
+        device_quality: row.quality.map(Opinion),
+        context: row.data.map(Context::new),
+    })
+}
+
+fn time(micros: i64) -> Time {
+    Time(DateTime::from_timestamp_micros(micros).unwrap_or(END_OF_TIME))
+}
+
 /// Ids, names and units hold neither commas nor quotes; a context has both.
-fn csv(patient_id: &str, row: &Newest) -> String {
-    let own = row.quality.map(|quality| Opinion(quality).number().to_string());
-    let quoted = |json: &String| format!("\"{}\"", Context::new(json).text().replace('"', "\"\""));
-    [
-        patient_id,
-        &row.device_id,
-        row.vital.name(),
-        &Number(row.value).to_string(),
-        row.vital.unit(),
-        Quality::of(row.suspect).name(),
-        &rfc3339(row.measured_at),
-        &rfc3339(row.recorded_at),
-        &own.unwrap_or_default(),
-        &row.context.as_ref().map(quoted).unwrap_or_default(),
-    ]
-    .join(",")
+fn csv(to: &mut Vec<u8>, reading: &Reading<'_>) -> io::Result<()> {
+    write!(
+        to,
+        "{},{},{},{},{},{},{},{},",
+        reading.patient_id.as_ref(),
+        reading.device_id.as_ref(),
+        reading.vital.name(),
+        reading.value,
+        reading.vital.unit(),
+        reading.quality.name(),
+        reading.measured_at,
+        reading.recorded_at,
+    )?;
+    if let Some(own) = reading.device_quality {
+        write!(to, "{}", own.number())?;
+    }
+    to.push(b',');
+    if let Some(context) = &reading.context {
+        write!(to, "\"{}\"", context.text().replace('"', "\"\""))?;
+    }
+    Ok(())
 }
 
 fn as_parquet(
     patient_id: String,
-    pages: impl Stream<Item = Result<Vec<Newest>, Unanswered>> + Send,
+    pages: impl Stream<Item = Result<BulkPage, Unanswered>> + Send,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send {
     try_stream! {
         let mut file = file().map_err(io::Error::other)?;
-        let mut held: Vec<Newest> = Vec::new();
-        for await rows in pages {
-            held.extend(rows.map_err(told)?);
-            if held.len() >= READINGS_PER_GROUP {
-                yield write_group(&mut file, &patient_id, &held).map_err(io::Error::other)?;
+        let (mut held, mut count) = (Vec::new(), 0);
+        for await page in pages {
+            let page = page.map_err(told)?;
+            count += page.rows().count();
+            held.push(page);
+            if count >= READINGS_PER_GROUP {
+                yield write_group(&mut file, &patient_id, &held)?;
                 held.clear();
+                count = 0;
             }
         }
-        yield write_group(&mut file, &patient_id, &held).map_err(io::Error::other)?;
+        yield write_group(&mut file, &patient_id, &held)?;
         file.finish().map_err(io::Error::other)?;
         yield std::mem::take(file.inner_mut()).into();
     }
@@ -174,30 +180,43 @@ fn file() -> Result<SerializedFileWriter<Vec<u8>>, ParquetError> {
 fn write_group(
     file: &mut SerializedFileWriter<Vec<u8>>,
     patient_id: &str,
-    rows: &[Newest],
-) -> Result<Bytes, ParquetError> {
-    let texts = |of: &dyn Fn(&Newest) -> ByteArray| rows.iter().map(of).collect::<Vec<_>>();
-    if !rows.is_empty() {
-        let mut group = file.next_row_group()?;
-        let to = &mut group;
-        put::<ByteArrayType>(to, &texts(&|_| patient_id.into()))?;
-        put::<ByteArrayType>(to, &texts(&|row| row.device_id.as_str().into()))?;
-        put::<ByteArrayType>(to, &texts(&|row| row.vital.name().into()))?;
-        put::<DoubleType>(to, &rows.iter().map(|row| row.value).collect::<Vec<_>>())?;
-        put::<ByteArrayType>(to, &texts(&|row| row.vital.unit().into()))?;
-        put::<ByteArrayType>(to, &texts(&|row| Quality::of(row.suspect).name().into()))?;
-        let measured = rows.iter().map(|row| row.measured_at.timestamp_micros());
-        put::<Int64Type>(to, &measured.collect::<Vec<_>>())?;
-        let recorded = rows.iter().map(|row| row.recorded_at.timestamp_micros());
-        put::<Int64Type>(to, &recorded.collect::<Vec<_>>())?;
-        let own = rows.iter().map(|row| row.quality);
-        put_some::<FloatType>(to, own)?;
-        let contexts = rows.iter().map(|row| row.context.as_deref().map(ByteArray::from));
-        put_some::<ByteArrayType>(to, contexts)?;
-        group.close()?;
+    pages: &[BulkPage],
+) -> io::Result<Bytes> {
+    let mut rows: Vec<ExportRow<'_>> = Vec::new();
+    for row in pages.iter().flat_map(BulkPage::rows) {
+        rows.push(row.map_err(|error| told(error.into()))?);
     }
-    file.flush()?;
+    let readings = rows.iter().map(|row| reading(patient_id, row));
+    let readings: Vec<Reading<'_>> = readings.collect::<io::Result<_>>()?;
+    if !readings.is_empty() {
+        put_group(file, &readings).map_err(io::Error::other)?;
+    }
+    file.flush().map_err(io::Error::other)?;
     Ok(std::mem::take(file.inner_mut()).into())
+}
+
+fn put_group(
+    file: &mut SerializedFileWriter<Vec<u8>>,
+    rows: &[Reading<'_>],
+) -> Result<(), ParquetError> {
+    let texts = |of: &dyn Fn(&Reading<'_>) -> ByteArray| rows.iter().map(of).collect::<Vec<_>>();
+    let mut group = file.next_row_group()?;
+    let to = &mut group;
+    put::<ByteArrayType>(to, &texts(&|row| row.patient_id.as_ref().into()))?;
+    put::<ByteArrayType>(to, &texts(&|row| row.device_id.as_ref().into()))?;
+    put::<ByteArrayType>(to, &texts(&|row| row.vital.name().into()))?;
+    put::<DoubleType>(to, &rows.iter().map(|row| row.value.0).collect::<Vec<_>>())?;
+    put::<ByteArrayType>(to, &texts(&|row| row.vital.unit().into()))?;
+    put::<ByteArrayType>(to, &texts(&|row| row.quality.name().into()))?;
+    let measured = rows.iter().map(|row| row.measured_at.0.timestamp_micros());
+    put::<Int64Type>(to, &measured.collect::<Vec<_>>())?;
+    let recorded = rows.iter().map(|row| row.recorded_at.0.timestamp_micros());
+    put::<Int64Type>(to, &recorded.collect::<Vec<_>>())?;
+    put_some::<FloatType>(to, rows.iter().map(|row| row.device_quality.map(|own| own.0)))?;
+    let context = |row: &Reading<'_>| row.context.as_ref().map(|c| ByteArray::from(c.text()));
+    put_some::<ByteArrayType>(to, rows.iter().map(context))?;
+    group.close()?;
+    Ok(())
 }
 
 fn put<T: DataType>(

@@ -1,0 +1,313 @@
+//! A patient's readings, or all of their events, page after page as PostgreSQL sends them.
+//!
+//! Guarantees that pages follow each other without a gap or a repeat, also while readings
+//! arrive; and bounded memory, a page and the one that is read meanwhile. Holds neither a
+//! connection nor a snapshot between two pages: a client that takes them slowly costs nothing
+//! but what it has not taken.
+//!
+//! A page is a stretch of time, as long as the one before suggests: within it PostgreSQL
+//! reads each series where it lies and sorts, which costs what a `COPY` of all of it costs.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::{Stream, StreamExt};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::END_OF_TIME;
+use super::export::{ExportRow, Measured, broken, literal, micros, row, series};
+use super::history::{HistoryCursor, HistoryQuery};
+use super::reach::Unanswered;
+use super::replay::{self, ReplayedRange};
+use crate::log::Log;
+use crate::log::copy::{self, Next};
+use crate::log::row_security::as_tenant;
+
+/// Events of a page, some 80 bytes each.
+const EVENTS_PER_PAGE_MAX: usize = 10_000;
+/// The first stretch of time that is looked at.
+const SPAN_FIRST: TimeDelta = TimeDelta::hours(1);
+/// No stretch is shorter, nor longer.
+const SPAN_MIN: TimeDelta = TimeDelta::seconds(1);
+const SPAN_MAX: TimeDelta = TimeDelta::days(3_660);
+
+/// Rows as PostgreSQL sent them.
+pub struct BulkPage {
+    bytes: Vec<u8>,
+    series: HashMap<i32, Measured>,
+}
+
+impl BulkPage {
+    /// Each of them, in order.
+    pub fn rows(&self) -> impl Iterator<Item = Result<ExportRow<'_>, sqlx::Error>> {
+        let mut rest = &*self.bytes;
+        std::iter::from_fn(move || match copy::row(rest) {
+            Ok(Next::Row(fields, length)) => {
+                rest = rest.get(length..).unwrap_or_default();
+                Some(row(fields, &self.series))
+            }
+            Ok(Next::End | Next::Part) => None,
+            Err(error) => {
+                rest = &[];
+                Some(Err(error.into()))
+            }
+        })
+    }
+}
+
+/// What is wanted, and in which order.
+#[derive(Clone)]
+enum Wanted {
+    /// The readings that count, in the order of (time, vital, device).
+    Readings(HistoryQuery),
+    /// All events, in the order of (time, position).
+    Events { tenant: String, patient_id: String, known_at: DateTime<Utc> },
+}
+
+/// The last row of the page before.
+#[derive(Clone)]
+enum Place {
+    Reading(HistoryCursor),
+    Event(DateTime<Utc>, i64),
+}
+
+/// Where a reader of pages is.
+struct Reader {
+    log: Log,
+    wanted: Wanted,
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+    after: Option<Place>,
+    span: TimeDelta,
+    is_over: bool,
+}
+
+/// A patient's readings from a place on.
+pub fn readings(
+    log: Log,
+    question: HistoryQuery,
+    after: Option<HistoryCursor>,
+) -> impl Stream<Item = Result<BulkPage, Unanswered>> + Send {
+    let range = &question.range;
+    let from = after.as_ref().map_or(range.from, |place| range.from.max(place.measured_at));
+    let (to, after) = (range.to, after.map(Place::Reading));
+    let wanted = Wanted::Readings(question);
+    pages(Reader { log, wanted, from, to, after, span: SPAN_FIRST, is_over: false })
+}
+
+/// A patient's events of a range; its `known_at` must be settled.
+pub fn events(
+    log: Log,
+    tenant: String,
+    patient_id: String,
+    range: ReplayedRange,
+) -> impl Stream<Item = Result<BulkPage, Unanswered>> + Send {
+    let known_at = range.known_at.unwrap_or(END_OF_TIME);
+    // Nothing is recorded more than minutes before it was true: fewer rows to look at.
+    let to = range.to.min(known_at.checked_add_signed(TimeDelta::minutes(10)).unwrap_or(range.to));
+    let after = range.after.filter(|(at, _)| *at >= range.from);
+    let from = after.map_or(range.from, |(at, _)| at);
+    let after = after.map(|(at, position)| Place::Event(at, position));
+    let wanted = Wanted::Events { tenant, patient_id, known_at };
+    pages(Reader { log, wanted, from, to, after, span: SPAN_FIRST, is_over: false })
+}
+
+/// The pages; while one is taken, the next one is read.
+fn pages(reader: Reader) -> impl Stream<Item = Result<BulkPage, Unanswered>> + Send {
+    let ahead = Some(read_ahead(reader));
+    futures_util::stream::unfold(ahead, async |ahead| {
+        let (reader, page) = match ahead?.await {
+            Ok(read) => read,
+            Err(error) => {
+                let ended = std::io::Error::other(error);
+                return Some((Err(Unanswered::Database(ended.into())), None));
+            }
+        };
+        match page {
+            Ok(Some(page)) => Some((Ok(page), Some(read_ahead(reader)))),
+            Ok(None) => None,
+            Err(error) => Some((Err(error), None)),
+        }
+    })
+}
+
+type Ahead = AbortOnDropHandle<(Reader, Result<Option<BulkPage>, Unanswered>)>;
+
+fn read_ahead(mut reader: Reader) -> Ahead {
+    let tenant = reader.tenant().into();
+    AbortOnDropHandle::new(tokio::spawn(as_tenant(tenant, async move {
+        let page = reader.next().await;
+        (reader, page)
+    })))
+}
+
+impl Reader {
+    fn tenant(&self) -> &str {
+        match &self.wanted {
+            Wanted::Readings(question) => &question.tenant,
+            Wanted::Events { tenant, .. } => tenant,
+        }
+    }
+
+    fn patient_id(&self) -> &str {
+        match &self.wanted {
+            Wanted::Readings(question) => &question.patient_id,
+            Wanted::Events { patient_id, .. } => patient_id,
+        }
+    }
+
+    /// The next page that has anything.
+    async fn next(&mut self) -> Result<Option<BulkPage>, Unanswered> {
+        while !self.is_over && self.from < self.to {
+            let until = self.from.checked_add_signed(self.span).map_or(self.to, |t| t.min(self.to));
+            let page = self.read(until).await?;
+            self.check().await?;
+            let (mut count, mut last) = (0, None);
+            for row in page.rows() {
+                last = Some(row?);
+                count += 1;
+            }
+            let place = last.map(|row| self.place(&row)).transpose()?;
+            match place {
+                Some(place) if count == EVENTS_PER_PAGE_MAX => {
+                    self.from = place.at();
+                    self.after = Some(place);
+                    self.span = (self.span / 2).max(SPAN_MIN);
+                }
+                _ => {
+                    (self.from, self.after) = (until, None);
+                    if count < EVENTS_PER_PAGE_MAX / 2 {
+                        self.span = (self.span * 2).min(SPAN_MAX);
+                    }
+                }
+            }
+            if count > 0 {
+                return Ok(Some(page));
+            }
+            self.skip().await?;
+        }
+        Ok(None)
+    }
+
+    /// A month may leave between two pages.
+    async fn check(&self) -> Result<(), Unanswered> {
+        match &self.wanted {
+            Wanted::Readings(question) => question.reach(self.from).check(&self.log).await,
+            Wanted::Events { tenant, patient_id, .. } => {
+                let range = ReplayedRange { from: self.from, to: self.to, ..Default::default() };
+                replay::check(&self.log, tenant, patient_id, range).await
+            }
+        }
+    }
+
+    async fn read(&self, until: DateTime<Utc>) -> Result<BulkPage, Unanswered> {
+        let shard = self.log.shard_of(self.tenant(), self.patient_id());
+        let mut connection = self.log.pool().acquire().await?;
+        let series = series(&mut connection, shard, self.tenant(), self.patient_id()).await?;
+        let statement = self.statement(shard, until);
+        let mut rows = connection.copy_out_raw(&statement).await?;
+        let mut bytes = Vec::new();
+        while let Some(part) = rows.next().await {
+            bytes.extend_from_slice(&part?);
+        }
+        drop(rows);
+        bytes.drain(..copy::header(&bytes).map_err(sqlx::Error::from)?);
+        Ok(BulkPage { bytes, series })
+    }
+
+    /// Where nothing lies, the next event is looked for: years may be empty.
+    async fn skip(&mut self) -> Result<(), Unanswered> {
+        let next: Option<DateTime<Utc>> = sqlx::query_scalar(include_str!("next_event.sql"))
+            .bind(self.log.shard_of(self.tenant(), self.patient_id()))
+            .bind(self.tenant())
+            .bind(self.patient_id())
+            .bind(self.from)
+            .bind(self.to)
+            .fetch_one(self.log.pool())
+            .await?;
+        match next {
+            Some(next) => self.from = next,
+            None => self.is_over = true,
+        }
+        Ok(())
+    }
+
+    fn place(&self, row: &ExportRow<'_>) -> Result<Place, sqlx::Error> {
+        let at = DateTime::from_timestamp_micros(row.occurred_at).ok_or_else(broken)?;
+        Ok(match &self.wanted {
+            Wanted::Readings(_) => Place::Reading(HistoryCursor {
+                measured_at: at,
+                vital: row.vital.ok_or_else(broken)?,
+                device_id: row.source_id.to_owned(),
+            }),
+            Wanted::Events { .. } => Place::Event(at, row.position),
+        })
+    }
+
+    /// `COPY` takes no parameters: times, numbers and quoted texts are written into it.
+    fn statement(&self, shard: i16, until: DateTime<Utc>) -> String {
+        let (tenant, patient) = (literal(self.tenant()), literal(self.patient_id()));
+        let whose =
+            format!("shard = {shard}::smallint and tenant = {tenant} and patient_id = {patient}");
+        let (from, until) = (micros(self.from), micros(until));
+        let within = format!("occurred_at >= {from} and occurred_at < {until}");
+        let select = "select r.position, r.recorded_at, r.occurred_at, r.series, r.value, r.quality, r.suspect";
+        let context = format!(
+            "(select context from reading_context c where c.shard = {shard}::smallint and c.position = r.position)"
+        );
+        let sql = match &self.wanted {
+            Wanted::Readings(question) => {
+                let mut chosen =
+                    format!("vital = any ('{{{}}}'::text[]::vital[])", question.names().join(","));
+                if let Some(device) = &question.device {
+                    chosen += &format!(" and source_id = {}", literal(device));
+                }
+                let after = match &self.after {
+                    Some(Place::Reading(place)) => format!(
+                        " and (r.occurred_at, s.vital, s.source_id) > ({}, '{}'::vital, {})",
+                        micros(place.measured_at),
+                        place.vital.name(),
+                        literal(&place.device_id)
+                    ),
+                    _ => String::new(),
+                };
+                format!(
+                    "{select}, null::text, null::text, {context} \
+                     from (select series, vital, source_id from series where {whose} and {chosen}) s \
+                     join reading r on r.shard = {shard}::smallint and r.series = s.series and r.{within}{after} \
+                     where r.position not in (select (data ->> 'readingPosition')::bigint from non_reading \
+                                              where {whose} and {within} and type = 'reading_retracted') \
+                     order by r.occurred_at, s.vital, s.source_id"
+                )
+            }
+            Wanted::Events { known_at, .. } => {
+                let mut within = format!("{within} and recorded_at <= {}", micros(*known_at));
+                if let Some(Place::Event(at, position)) = &self.after {
+                    within +=
+                        &format!(" and (occurred_at, position) > ({}, {position})", micros(*at));
+                }
+                format!(
+                    "{select}, null::text, null::text, {context} \
+                     from (select series from series where {whose}) s \
+                     join (select * from reading where {within}) r \
+                       on r.shard = {shard}::smallint and r.series = s.series \
+                     union all \
+                     select position, recorded_at, occurred_at, null, null, null, null, type, source_id, \
+                            event_data(type, data) \
+                     from non_reading where {whose} and {within} \
+                     order by 3, 1"
+                )
+            }
+        };
+        format!("copy ({sql} limit {EVENTS_PER_PAGE_MAX}) to stdout (format binary)")
+    }
+}
+
+impl Place {
+    fn at(&self) -> DateTime<Utc> {
+        match self {
+            Place::Reading(place) => place.measured_at,
+            Place::Event(at, _) => *at,
+        }
+    }
+}
