@@ -1,6 +1,7 @@
 -- Writing the log: the three functions that may (decisions 0003, 0033). Theirs is the owner's
 -- right: who may append may call these and no more. Names are looked up in public, and never
--- in what a session has made for itself.
+-- in what a session has made for itself; rows by their keys, also by a plan that was made when
+-- a table was still small.
 
 -- What the chain covers of a series: its number and its identity, each text with its length.
 create function series_digest(
@@ -13,12 +14,13 @@ create function series_digest(
                   || int4send(octet_length(in_source_id)) || convert_to(in_source_id, 'UTF8'))
 $$;
 
--- The numbers of series, made where there are none. The head stays locked until the caller's
+-- The numbers of series, each asked for once, made where there are none. The head stays locked until the caller's
 -- transaction ends, which must append a reading of each: then both are there, or neither.
 -- Null when there is no such shard.
 create function name_series(
     in_shard smallint, tenants text[], patient_ids text[], vitals text[], source_ids text[]
-) returns integer[] language plpgsql security definer set search_path = public, pg_temp as $$
+) returns integer[] language plpgsql security definer
+set search_path = public, pg_temp set enable_seqscan = off as $$
 declare
     given integer;
     last integer;
@@ -32,30 +34,25 @@ begin
     -- The same, unless somebody has put an older head back.
     select greatest(given, max(s.series)) into last from series s where s.shard = in_shard;
     -- What is there, asked by the index for each: whether a join would be faster depends on
-    -- what statistics say of the table, and those are late.
-    with asked as (
+    -- what statistics say of the table, and those are late. What is not gets the next numbers.
+    with asked as materialized (
         select a.n, a.tenant, a.patient_id, a.vital::vital as vital, a.source_id,
                (select s.series from series s
                 where s.shard = in_shard and s.tenant = a.tenant and s.patient_id = a.patient_id
-                  and s.vital = a.vital::vital and s.source_id = a.source_id) as series
+                  and s.vital = a.vital::vital and s.source_id = a.source_id) as known
         from unnest(tenants, patient_ids, vitals, source_ids)
              with ordinality as a (tenant, patient_id, vital, source_id, n)
-    ), new as (
-        -- In the order in which they were first asked for.
-        select tenant, patient_id, vital, source_id,
-               last + (row_number() over (order by min(n)))::integer as series
+    ), numbered as materialized (
+        select *, coalesce(known, last + (count(*) filter (where known is null) over (order by n))::integer)
+                  as series
         from asked
-        where asked.series is null
-        group by tenant, patient_id, vital, source_id
     ), made_now as (
         insert into series (shard, series, tenant, patient_id, vital, source_id)
-        select in_shard, new.series, tenant, patient_id, vital, source_id from new
+        select in_shard, series, tenant, patient_id, vital, source_id from numbered where known is null
     )
-    select array_agg(coalesce(a.series, new.series) order by a.n), (select count(*) from new)
+    select array_agg(series order by n), count(*) filter (where known is null)
     into numbers, made
-    from asked a
-    left join new on a.series is null and new.tenant = a.tenant and new.patient_id = a.patient_id
-                 and new.vital = a.vital and new.source_id = a.source_id;
+    from numbered;
     if last + made > given then
         update shard_head h set series = last + made where h.shard = in_shard;
     end if;
@@ -88,7 +85,8 @@ create function append_events(
     other_occurred timestamptz[], source_ids text[], datas text[],
     digests bytea, careful boolean,
     out head bigint, out recorded timestamptz, out stored bigint[]
-) returns setof record language plpgsql security definer set search_path = public, pg_temp as $$
+) returns setof record language plpgsql security definer
+set search_path = public, pg_temp set enable_seqscan = off as $$
 declare
     previous bytea;
     series_from integer;

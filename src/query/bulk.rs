@@ -6,16 +6,15 @@
 //! but what it has not taken.
 //!
 //! A page is a stretch of time, as long as the one before suggests: within it PostgreSQL
-//! reads each series where it lies and sorts, which costs what a `COPY` of all of it costs.
-
-use std::collections::HashMap;
+//! reads the series in the order in which they lie, and sorts. To join them took three times
+//! as long.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{Stream, StreamExt};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::END_OF_TIME;
-use super::export::{ExportRow, Measured, broken, literal, micros, row, series};
+use super::export::{ExportRow, PatientSeries, broken, literal, micros, row, series};
 use super::history::{HistoryCursor, HistoryQuery};
 use super::reach::Unanswered;
 use super::replay::{self, ReplayedRange};
@@ -34,7 +33,7 @@ const SPAN_MAX: TimeDelta = TimeDelta::days(3_660);
 /// Rows as PostgreSQL sent them.
 pub struct BulkPage {
     bytes: Vec<u8>,
-    series: HashMap<i32, Measured>,
+    series: PatientSeries,
 }
 
 impl BulkPage {
@@ -204,7 +203,7 @@ impl Reader {
         let shard = self.log.shard_of(self.tenant(), self.patient_id());
         let mut connection = self.log.pool().acquire().await?;
         let series = series(&mut connection, shard, self.tenant(), self.patient_id()).await?;
-        let statement = self.statement(shard, until);
+        let statement = self.statement(shard, &series, until);
         let mut rows = connection.copy_out_raw(&statement).await?;
         let mut bytes = Vec::new();
         while let Some(part) = rows.next().await {
@@ -245,61 +244,55 @@ impl Reader {
     }
 
     /// `COPY` takes no parameters: times, numbers and quoted texts are written into it.
-    fn statement(&self, shard: i16, until: DateTime<Utc>) -> String {
+    fn statement(&self, shard: i16, series: &PatientSeries, until: DateTime<Utc>) -> String {
         let (tenant, patient) = (literal(self.tenant()), literal(self.patient_id()));
-        let whose =
-            format!("shard = {shard}::smallint and tenant = {tenant} and patient_id = {patient}");
-        let (from, until) = (micros(self.from), micros(until));
-        let within = format!("occurred_at >= {from} and occurred_at < {until}");
-        let select = "select r.position, r.recorded_at, r.occurred_at, r.series, r.value, r.quality, r.suspect";
-        let context = format!(
-            "(select context from reading_context c where c.shard = {shard}::smallint and c.position = r.position)"
-        );
-        let sql = match &self.wanted {
+        let shard_is = format!("shard = {shard}::smallint");
+        let whose = format!("{shard_is} and tenant = {tenant} and patient_id = {patient}");
+        let mut within =
+            format!("occurred_at >= {} and occurred_at < {}", micros(self.from), micros(until));
+        let (wanted, order, others) = match &self.wanted {
             Wanted::Readings(question) => {
-                let mut chosen =
-                    format!("vital = any ('{{{}}}'::text[]::vital[])", question.names().join(","));
-                if let Some(device) = &question.device {
-                    chosen += &format!(" and source_id = {}", literal(device));
+                let wanted = series.numbers(|of| question.wants(of.vital, &of.source_id));
+                if let Some(Place::Reading(place)) = &self.after {
+                    let next = series.numbers(|of| {
+                        (of.vital, &*of.source_id) > (place.vital, &*place.device_id)
+                    });
+                    within += &format!(
+                        " and (occurred_at > {} or series = any ({next}))",
+                        micros(place.measured_at)
+                    );
                 }
-                let after = match &self.after {
-                    Some(Place::Reading(place)) => format!(
-                        " and (r.occurred_at, s.vital, s.source_id) > ({}, '{}'::vital, {})",
-                        micros(place.measured_at),
-                        place.vital.name(),
-                        literal(&place.device_id)
-                    ),
-                    _ => String::new(),
-                };
-                format!(
-                    "{select}, null::text, null::text, {context} \
-                     from (select series, vital, source_id from series where {whose} and {chosen}) s \
-                     join reading r on r.shard = {shard}::smallint and r.series = s.series and r.{within}{after} \
-                     where r.position not in (select (data ->> 'readingPosition')::bigint from non_reading \
-                                              where {whose} and {within} and type = 'reading_retracted') \
-                     order by r.occurred_at, s.vital, s.source_id"
-                )
+                within += &format!(
+                    " and r.position not in (select (data ->> 'readingPosition')::bigint \
+                                             from non_reading \
+                                             where {whose} and type = 'reading_retracted')"
+                );
+                let order = format!("occurred_at, array_position({wanted}, series)");
+                (wanted, order, String::new())
             }
             Wanted::Events { known_at, .. } => {
-                let mut within = format!("{within} and recorded_at <= {}", micros(*known_at));
+                within += &format!(" and recorded_at <= {}", micros(*known_at));
                 if let Some(Place::Event(at, position)) = &self.after {
                     within +=
-                        &format!(" and (occurred_at, position) > ({}, {position})", micros(*at));
+                        &format!(" and (occurred_at, r.position) > ({}, {position})", micros(*at));
                 }
-                format!(
-                    "{select}, null::text, null::text, {context} \
-                     from (select series from series where {whose}) s \
-                     join (select * from reading where {within}) r \
-                       on r.shard = {shard}::smallint and r.series = s.series \
-                     union all \
+                let others = format!(
+                    " union all \
                      select position, recorded_at, occurred_at, null, null, null, null, type, source_id, \
                             event_data(type, data) \
-                     from non_reading where {whose} and {within} \
-                     order by 3, 1"
-                )
+                     from non_reading r where {whose} and {within}"
+                );
+                (series.numbers(|_| true), "3, 1".to_owned(), others)
             }
         };
-        format!("copy ({sql} limit {EVENTS_PER_PAGE_MAX}) to stdout (format binary)")
+        format!(
+            "copy (select r.position, recorded_at, occurred_at, series, value, quality, suspect, \
+                          null::text, null::text, c.context \
+                   from reading r \
+                   left join reading_context c on c.{shard_is} and c.position = r.position \
+                   where r.{shard_is} and series = any ({wanted}) and {within}{others} \
+                   order by {order} limit {EVENTS_PER_PAGE_MAX}) to stdout (format binary)"
+        )
     }
 }
 

@@ -116,7 +116,7 @@ pub async fn export(
     let mut from = range.from;
     for to in cuts {
         let part = ReplayedRange { from, to, ..range.clone() };
-        let statement = statement(shard, tenant, patient_id, series.keys(), &part);
+        let statement = statement(shard, tenant, patient_id, &series.numbers(|_| true), &part);
         copy_part(&mut tx, &statement, &series, &mut each).await?;
         from = to;
     }
@@ -129,7 +129,7 @@ pub async fn export(
 async fn copy_part(
     connection: &mut PgConnection,
     statement: &str,
-    series: &HashMap<i32, Measured>,
+    series: &PatientSeries,
     each: &mut impl FnMut(ExportRow<'_>) -> std::io::Result<()>,
 ) -> Result<(), ExportError> {
     let mut rows = connection.copy_out_raw(statement).await?;
@@ -156,10 +156,30 @@ async fn copy_part(
     Ok(())
 }
 
-/// What a series of the patient measures, and by what.
+/// The series of a patient, in the order of (vital, device).
+pub(super) struct PatientSeries {
+    measured: Vec<(i32, Measured)>,
+    /// By number, the place among these.
+    places: HashMap<i32, usize>,
+}
+
+/// What a series measures, and by what.
 pub(super) struct Measured {
-    vital: Vital,
-    source_id: String,
+    pub(super) vital: Vital,
+    pub(super) source_id: String,
+}
+
+impl PatientSeries {
+    /// The numbers of those that are wanted, as SQL reads them.
+    pub(super) fn numbers(&self, is_wanted: impl Fn(&Measured) -> bool) -> String {
+        let wanted = self.measured.iter().filter(|(_, of)| is_wanted(of));
+        let numbers: Vec<String> = wanted.map(|(number, _)| number.to_string()).collect();
+        format!("'{{{}}}'::integer[]", numbers.join(","))
+    }
+
+    fn get(&self, number: i32) -> Option<&Measured> {
+        self.measured.get(*self.places.get(&number)?).map(|(_, of)| of)
+    }
 }
 
 pub(super) async fn series(
@@ -167,7 +187,7 @@ pub(super) async fn series(
     shard: i16,
     tenant: &str,
     patient_id: &str,
-) -> Result<HashMap<i32, Measured>, sqlx::Error> {
+) -> Result<PatientSeries, sqlx::Error> {
     let rows: Vec<(i32, String, String)> = sqlx::query_as(
         "select series, vital::text, source_id from series \
          where shard = $1 and tenant = $2 and patient_id = $3",
@@ -179,20 +199,23 @@ pub(super) async fn series(
     .await?;
     let measured = |(series, vital, source_id): (i32, String, String)| {
         let vital = vital.parse().map_err(|_| broken())?;
-        Ok((series, Measured { vital, source_id }))
+        Ok::<_, sqlx::Error>((series, Measured { vital, source_id }))
     };
-    rows.into_iter().map(measured).collect()
+    let mut measured = rows.into_iter().map(measured).collect::<Result<Vec<_>, _>>()?;
+    measured.sort_by(|(_, a), (_, b)| (a.vital, &a.source_id).cmp(&(b.vital, &b.source_id)));
+    let places = measured.iter().enumerate().map(|(place, (number, _))| (*number, place)).collect();
+    Ok(PatientSeries { measured, places })
 }
 
 /// `COPY` takes no parameters: times, numbers and quoted ids are written into it.
 ///
 /// Sorted by PostgreSQL: to merge the series' own orders by the natural key took twice as
 /// long, because it reads the table in the index's order and not in its own.
-fn statement<'s>(
+fn statement(
     shard: i16,
     tenant: &str,
     patient_id: &str,
-    series: impl Iterator<Item = &'s i32>,
+    series: &str,
     range: &ReplayedRange,
 ) -> String {
     let within = format!(
@@ -206,14 +229,13 @@ fn statement<'s>(
                       null as type, null as source_id, c.context as data \
                from reading r \
                left join reading_context c on c.shard = r.shard and c.position = r.position \
-               where r.shard = {shard}::smallint and series = any ('{{{}}}') and {within} \
+               where r.shard = {shard}::smallint and series = any ({series}) and {within} \
                union all \
                select position, recorded_at, occurred_at, null, null, null, null, type, source_id, \
                       event_data(type, data) \
                from non_reading \
                where shard = {shard}::smallint and tenant = {} and patient_id = {} and {within} \
                order by occurred_at, position) to stdout (format binary)",
-        series.map(i32::to_string).collect::<Vec<_>>().join(","),
         literal(tenant),
         literal(patient_id),
     )
@@ -236,12 +258,12 @@ pub(super) fn broken() -> sqlx::Error {
 /// The columns of [`statement`].
 pub(super) fn row<'a>(
     fields: [Field<'a>; COLUMNS],
-    series: &'a HashMap<i32, Measured>,
+    series: &'a PatientSeries,
 ) -> Result<ExportRow<'a>, sqlx::Error> {
     let [position, recorded_at, occurred_at, number, value, quality, suspect, kind, source, data] =
         fields;
     let of = match copy::fixed(number)? {
-        Some(number) => Some(series.get(&i32::from_be_bytes(number)).ok_or_else(broken)?),
+        Some(number) => Some(series.get(i32::from_be_bytes(number)).ok_or_else(broken)?),
         None => None,
     };
     Ok(ExportRow {
@@ -268,7 +290,7 @@ mod tests {
     #[test]
     fn a_quote_in_an_id_stays_inside_its_text() {
         let range = ReplayedRange::default();
-        let text = statement(0, "t", "x' or '1'='1", [1, 2].iter(), &range);
+        let text = statement(0, "t", "x' or '1'='1", "'{1}'", &range);
         assert!(text.contains("patient_id = E'x'' or ''1''=''1'"), "{text}");
     }
 }

@@ -49,6 +49,12 @@ pub struct HistoryQuery {
 }
 
 impl HistoryQuery {
+    /// Whether a vital's readings by a device are wanted.
+    pub(super) fn wants(&self, vital: Vital, device_id: &str) -> bool {
+        (self.range.vitals.is_empty() || self.range.vitals.contains(&vital))
+            && self.device.as_deref().is_none_or(|device| device == device_id)
+    }
+
     /// The names of the vitals that are wanted.
     pub(super) fn names(&self) -> Vec<&'static str> {
         match &*self.range.vitals {
