@@ -1,4 +1,4 @@
--- Writing the log: the three functions that may (decisions 0003, 0033). Theirs is the owner's
+-- Writing the log: the functions that may (decisions 0003, 0033). Theirs is the owner's
 -- right: who may append may call these and no more. Names are looked up in public, and never
 -- in what a session has made for itself; rows by their keys, also by a plan that was made when
 -- a table was still small.
@@ -209,6 +209,69 @@ begin
 end
 $$;
 
+-- What the chain covers of a reading, as src/log/chain.rs makes it where numbers are known.
+create function reading_digest(
+    in_series integer, in_value float8, in_quality real, in_suspect boolean,
+    in_occurred timestamptz, in_context text
+) returns bytea language sql immutable as $$
+    select sha256('\x01'::bytea || int4send(in_series)
+                  || '\x01'::bytea || float8send(in_value)
+                  || case when in_quality is null then '\x00'::bytea
+                          else '\x01'::bytea || float8send(in_quality::float8) end
+                  || case when in_suspect then '\x01'::bytea else '\x00'::bytea end
+                  || int8send((extract(epoch from in_occurred) * 1000000)::bigint)
+                  || case when in_context is null then '\x00'::bytea
+                          else '\x01'::bytea || int8send(octet_length(in_context))
+                               || convert_to(in_context, 'UTF8') end)
+$$;
+
+-- Appends a batch whose series the caller does not know, and says their numbers: naming and
+-- appending are one statement, so that who is frozen in the middle holds nobody up.
+--
+-- named_…: each series once. reading_places: of each reading which of them it is of, from 1.
+-- digests: of what is no reading; of readings they are made here. by_…: the newest commit.
+create function append_naming(
+    in_shard smallint,
+    named_tenants text[], named_patient_ids text[], named_vitals text[], named_source_ids text[],
+    reading_ordinals integer[], reading_places integer[], reading_values float8[], qualities real[],
+    suspects boolean[], reading_occurred timestamptz[],
+    context_ordinals integer[], contexts text[],
+    other_ordinals integer[], tenants text[], patient_ids text[], types text[],
+    other_occurred timestamptz[], source_ids text[], datas text[],
+    digests bytea, careful boolean,
+    out head bigint, out recorded timestamptz, out stored bigint[],
+    out numbers integer[], out by_position bigint, out by_recorded timestamptz
+) returns setof record language plpgsql security definer
+set search_path = public, pg_temp set enable_seqscan = off as $$
+declare
+    of_readings integer[];
+    all_digests bytea;
+begin
+    numbers := name_series(in_shard, named_tenants, named_patient_ids, named_vitals, named_source_ids);
+    if numbers is null then
+        return;
+    end if;
+    select coalesce(array_agg(numbers[p.place] order by p.n), '{}') into of_readings
+    from unnest(reading_places) with ordinality as p (place, n);
+    select string_agg(d.digest, '' order by d.ordinal) into all_digests
+    from (
+        select r.ordinal, reading_digest(r.series, r.value, r.quality, r.suspect, r.occurred_at, c.context)
+        from unnest(reading_ordinals, of_readings, reading_values, qualities, suspects, reading_occurred)
+             as r (ordinal, series, value, quality, suspect, occurred_at)
+        left join unnest(context_ordinals, contexts) as c (ordinal, context) on c.ordinal = r.ordinal
+        union all
+        select o, substring(digests from 32 * o - 31 for 32) from unnest(other_ordinals) o
+    ) d (ordinal, digest);
+    select a.head, a.recorded, a.stored into head, recorded, stored
+    from append_events(in_shard, null, null, reading_ordinals, of_readings, reading_values, qualities,
+                       suspects, reading_occurred, context_ordinals, contexts, other_ordinals, tenants,
+                       patient_ids, types, other_occurred, source_ids, datas, all_digests, careful) a;
+    select c.position_to, c.recorded_at into by_position, by_recorded
+    from log_commit c where c.shard = in_shard order by c.position_to desc limit 1;
+    return next;
+end
+$$;
+
 -- Makes the partition of a month, or of a year when there is no month, in one statement: who
 -- is frozen in the middle holds nobody up.
 --
@@ -235,7 +298,7 @@ begin
 end
 $$;
 
-revoke execute on function name_series, append_events, ensure_partition from public;
+revoke execute on function name_series, append_events, append_naming, ensure_partition from public;
 
 -- What an older version of the program wrote becomes what this one reads: in queries, folds,
 -- rules and fan-out alike, and here only. Rows stay as they were written, because the chain

@@ -75,7 +75,7 @@ begin
         revoke create on schema public from public;
     end if;
     grant usage on schema public to vitals_tenant;
-    grant execute on function name_series, append_events, ensure_partition to vitals_tenant;
+    grant execute on function append_events, append_naming, ensure_partition to vitals_tenant;
     -- The log in plain words, and what consumers see in its place, are its owner's views, with
     -- no wall in them.
     grant select on event to vitals_service;

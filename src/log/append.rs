@@ -95,12 +95,34 @@ pub async fn append(
     shard: i16,
     events: &[Event],
 ) -> Result<Appended, AppendError> {
+    if readings(events).next().is_none() {
+        return append_named(tx, shard, events, Named::default(), Expect::New).await;
+    }
+    append_naming(tx, shard, events, Expect::New).await.map(|(appended, ..)| appended)
+}
+
+/// The same, where the numbers of the series are not known; with them, reading by reading,
+/// and the newest commit, in which they are.
+pub(super) async fn append_naming(
+    tx: &mut PgConnection,
+    shard: i16,
+    events: &[Event],
+    expect: Expect,
+) -> Result<(Appended, Vec<i32>, Option<Mark>), AppendError> {
     let readings: Vec<&Event> = readings(events).collect();
-    let numbers = match readings[..] {
-        [] => Vec::new(),
-        _ => series::name(tx, shard, &readings).await?.ok_or(AppendError::NoShard(shard))?,
-    };
-    append_named(tx, shard, events, Named { numbers: &numbers, by: None }, Expect::New).await
+    let (named, places) = series::distinct(&readings);
+    let places: Vec<i32> = places.into_iter().map(|place| place as i32 + 1).collect();
+    let columns = Columns::of(events, &places)?;
+    let query = series::bind_named(sqlx::query_as(APPEND_NAMING).bind(shard), &named);
+    let found: Option<NamingHead> =
+        columns.bind(query).bind(expect == Expect::Duplicates).fetch_optional(tx).await?;
+    let found = found.ok_or(AppendError::NoShard(shard))?;
+    let of = |place: &i32| found.numbers.get(*place as usize - 1).copied();
+    let numbers = places.iter().map(of).collect::<Option<Vec<i32>>>();
+    let numbers = numbers.ok_or(AppendError::Restored)?;
+    let mark = found.by_position.zip(found.by_recorded);
+    let mark = mark.map(|(position, recorded_at)| Mark { position, recorded_at });
+    Ok((found.head.appended(events.len())?, numbers, mark))
 }
 
 /// What the log calls a measurement.
@@ -109,7 +131,7 @@ pub(super) fn readings(events: &[Event]) -> impl Iterator<Item = &Event> {
 }
 
 /// The numbers of the series of a batch's readings, in order.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Named<'a> {
     pub(super) numbers: &'a [i32],
     /// The commit by which they were known, unless all were asked for in this transaction.
@@ -124,29 +146,14 @@ pub(super) async fn append_named(
     named: Named<'_>,
     expect: Expect,
 ) -> Result<Appended, AppendError> {
-    if events.len() > EVENTS_PER_APPEND_MAX {
-        return Err(AppendError::TooMany(events.len()));
-    }
     let columns = Columns::of(events, named.numbers)?;
-    let head = columns.insert(tx, shard, named.by, expect).await?;
-    let head = head.ok_or(AppendError::NoShard(shard))?;
-    let (Some(before), Some(recorded_at)) = (head.head, head.recorded) else {
-        return Err(AppendError::Restored);
-    };
-    let first = before + 1;
-    let Some(stored) = head.stored else {
-        let positions = (first..).take(events.len()).map(Some).collect();
-        return Ok(Appended { recorded_at, positions });
-    };
-    let mut positions = vec![None; events.len()];
-    for position in stored {
-        if let Ok(index) = usize::try_from(position - first)
-            && let Some(slot) = positions.get_mut(index)
-        {
-            *slot = Some(position);
-        }
-    }
-    Ok(Appended { recorded_at, positions })
+    let query = sqlx::query_as(APPEND)
+        .bind(shard)
+        .bind(named.by.map(|mark| mark.position))
+        .bind(named.by.map(|mark| mark.recorded_at));
+    let head: Option<Head> =
+        columns.bind(query).bind(expect == Expect::Duplicates).fetch_optional(tx).await?;
+    head.ok_or(AppendError::NoShard(shard))?.appended(events.len())
 }
 
 /// What `append_events` of `migrations/0002_append.sql` answers.
@@ -159,8 +166,47 @@ struct Head {
     stored: Option<Vec<i64>>,
 }
 
+impl Head {
+    fn appended(self, count: usize) -> Result<Appended, AppendError> {
+        let (Some(before), Some(recorded_at)) = (self.head, self.recorded) else {
+            return Err(AppendError::Restored);
+        };
+        let first = before + 1;
+        let Some(stored) = self.stored else {
+            let positions = (first..).take(count).map(Some).collect();
+            return Ok(Appended { recorded_at, positions });
+        };
+        let mut positions = vec![None; count];
+        for position in stored {
+            if let Ok(index) = usize::try_from(position - first)
+                && let Some(slot) = positions.get_mut(index)
+            {
+                *slot = Some(position);
+            }
+        }
+        Ok(Appended { recorded_at, positions })
+    }
+}
+
+/// What `append_naming` answers.
+#[derive(sqlx::FromRow)]
+struct NamingHead {
+    #[sqlx(flatten)]
+    head: Head,
+    /// Of each series that was named.
+    numbers: Vec<i32>,
+    by_position: Option<i64>,
+    by_recorded: Option<DateTime<Utc>>,
+}
+
 const APPEND: &str = "select * from append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
                                                   $13, $14, $15, $16, $17, $18, $19, $20)";
+
+const APPEND_NAMING: &str = "select * from append_naming($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, \
+                                                         $12, $13, $14, $15, $16, $17, $18, $19, $20, \
+                                                         $21, $22)";
+
+type Bound<'q, T> = sqlx::query::QueryAs<'q, sqlx::Postgres, T, sqlx::postgres::PgArguments>;
 
 /// A batch as `append_events` takes it.
 #[derive(Default)]
@@ -183,7 +229,11 @@ struct Columns<'e> {
 }
 
 impl<'e> Columns<'e> {
+    /// `series`: of each reading its number, or its place.
     fn of(events: &'e [Event], series: &[i32]) -> Result<Columns<'e>, AppendError> {
+        if events.len() > EVENTS_PER_APPEND_MAX {
+            return Err(AppendError::TooMany(events.len()));
+        }
         let mut columns = Columns::default();
         let mut series = series.iter();
         for ((event, ordinal), nth) in events.iter().zip(1..).zip(0..) {
@@ -219,21 +269,13 @@ impl<'e> Columns<'e> {
         }
     }
 
-    async fn insert(
-        &self,
-        tx: &mut PgConnection,
-        shard: i16,
-        by: Option<Mark>,
-        expect: Expect,
-    ) -> Result<Option<Head>, sqlx::Error> {
+    /// From the readings' ordinals to the digests.
+    fn bind<'q, T>(&'q self, query: Bound<'q, T>) -> Bound<'q, T> {
         fn column<'a, T>(events: &[&'a Event], of: impl Fn(&'a Event) -> T) -> Vec<T> {
             events.iter().map(|event| of(event)).collect()
         }
         let others = &*self.others;
-        sqlx::query_as(APPEND)
-            .bind(shard)
-            .bind(by.map(|mark| mark.position))
-            .bind(by.map(|mark| mark.recorded_at))
+        query
             .bind(&*self.ordinals)
             .bind(&*self.series)
             .bind(&*self.values)
@@ -250,8 +292,5 @@ impl<'e> Columns<'e> {
             .bind(column(others, |e| &*e.source_id))
             .bind(column(others, |e| e.data.as_deref()))
             .bind(&*self.digests)
-            .bind(expect == Expect::Duplicates)
-            .fetch_optional(tx)
-            .await
     }
 }

@@ -7,12 +7,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use sqlx::{Connection, PgPool};
+use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::append::{AppendError, Appended, Expect, Named, append, append_named, readings};
+use super::append::{
+    AppendError, Appended, Expect, Named, append, append_named, append_naming, readings,
+};
 use super::archived::{self, Archived};
-use super::head::newest_commit;
 use super::incarnation::{self, Incarnation, Incarnations};
 use super::install::{LogOpenError, install, migrations_ahead, refuse_unreleased};
 use super::series::{self, SeriesCache};
@@ -247,7 +248,7 @@ impl Log {
                 })
                 .await
             }
-            None => self.append_naming(held, shard, events, known, expect).await,
+            None => self.append_unknown(held, shard, events, known, expect).await,
         };
         if matches!(appended, Err(AppendError::Archived)) {
             // So that a resend is refused before it is queued.
@@ -268,7 +269,7 @@ impl Log {
     }
 
     /// Appends readings of series that this process does not know, and knows them then.
-    async fn append_naming(
+    async fn append_unknown(
         &self,
         held: &mut GuardedConnection,
         shard: i16,
@@ -276,26 +277,10 @@ impl Log {
         mut known: series::Known,
         expect: Expect,
     ) -> Result<Appended, AppendError> {
-        let unknown: Vec<_> = (readings(events).zip(&known.numbers))
-            .filter_map(|(event, number)| number.is_none().then_some(event))
-            .collect();
-        let (appended, numbers, by) =
-            timeouts::on_connection(&self.pool, held, async |connection| {
-                let mut tx = connection.begin().await?;
-                let asked = series::name(&mut tx, shard, &unknown).await?;
-                let mut asked = asked.ok_or(AppendError::NoShard(shard))?.into_iter();
-                let numbers: Vec<i32> = known
-                    .numbers
-                    .iter()
-                    .filter_map(|number| number.or_else(|| asked.next()))
-                    .collect();
-                let named = Named { numbers: &numbers, by: known.by };
-                let appended = append_named(&mut tx, shard, events, named, expect).await?;
-                let by = newest_commit(&mut tx, shard).await?;
-                tx.commit().await?;
-                Ok::<_, AppendError>((appended, numbers, by))
-            })
-            .await?;
+        let named = timeouts::on_connection(&self.pool, held, async |connection| {
+            append_naming(connection, shard, events, expect).await
+        });
+        let (appended, numbers, by) = named.await?;
         known.numbers = numbers.into_iter().map(Some).collect();
         if let Some(by) = by {
             self.series.remember(shard, &known, by);

@@ -60,25 +60,10 @@ pub async fn lock_head(tx: &mut PgConnection, shard: i16) -> Result<i64, sqlx::E
 }
 
 /// A commit of a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     /// Its last position.
-    #[sqlx(rename = "position_to")]
     pub(super) position: i64,
     /// When the log learned it.
     pub(super) recorded_at: DateTime<Utc>,
-}
-
-/// The newest commit of a shard.
-pub(super) async fn newest_commit(
-    connection: &mut PgConnection,
-    shard: i16,
-) -> Result<Option<Mark>, sqlx::Error> {
-    sqlx::query_as(
-        "select position_to, recorded_at from log_commit where shard = $1 \
-         order by position_to desc limit 1",
-    )
-    .bind(shard)
-    .fetch_optional(connection)
-    .await
 }

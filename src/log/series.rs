@@ -3,7 +3,7 @@
 //! Guarantees that a number which [`SeriesCache`] knows was committed, with a reading, before
 //! the commit that stands beside it (a [`Mark`]): as long as that commit is in the log, the
 //! number means what it meant. Bounded memory, whatever comes. Does not know all series: what
-//! it does not know, [`name`] asks for or makes, in the transaction that appends.
+//! it does not know is asked for or made in the statement that appends.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher, RandomState};
@@ -149,23 +149,6 @@ fn identity(event: &Event) -> (&str, &str, &str, &str) {
     (&event.tenant, &event.patient_id, vital, &event.source_id)
 }
 
-/// The numbers of the series of readings, in order; they are made where there are none. The
-/// shard's head is locked until the transaction ends. `None` when there is no such shard.
-pub(super) async fn name(
-    tx: &mut PgConnection,
-    shard: i16,
-    readings: &[&Event],
-) -> Result<Option<Vec<i32>>, sqlx::Error> {
-    let (asked, place) = distinct(readings);
-    let numbers: Option<Vec<i32>> =
-        bind(sqlx::query_scalar(NAME), shard, &asked).fetch_one(tx).await?;
-    let Some(numbers) = numbers else { return Ok(None) };
-    let of = |place: &usize| numbers.get(*place).copied().ok_or(sqlx::Error::RowNotFound);
-    place.iter().map(of).collect::<Result<_, _>>().map(Some)
-}
-
-const NAME: &str = "select name_series($1, $2, $3, $4, $5)";
-
 /// The numbers of series that are there; `None` where there is none.
 pub(super) async fn find(
     connection: &mut PgConnection,
@@ -173,33 +156,34 @@ pub(super) async fn find(
     readings: &[&Event],
 ) -> Result<Vec<Option<i32>>, sqlx::Error> {
     let (asked, place) = distinct(readings);
-    let query = sqlx::query_scalar(
+    let query = sqlx::query_as(
         "select (select s.series from series s \
                  where s.shard = $1 and s.tenant = a.tenant and s.patient_id = a.patient_id \
                    and s.vital = a.vital::vital and s.source_id = a.source_id) \
          from unnest($2, $3, $4, $5) with ordinality as a (tenant, patient_id, vital, source_id, n) \
          order by n",
     );
-    let numbers: Vec<Option<i32>> = bind(query, shard, &asked).fetch_all(connection).await?;
-    Ok(place.iter().map(|place| numbers.get(*place).copied().flatten()).collect())
+    let numbers: Vec<(Option<i32>,)> =
+        bind_named(query.bind(shard), &asked).fetch_all(connection).await?;
+    Ok(place.iter().map(|place| numbers.get(*place).and_then(|(number,)| *number)).collect())
 }
 
-type Asked<'q, T> = sqlx::query::QueryScalar<'q, sqlx::Postgres, T, sqlx::postgres::PgArguments>;
-
-fn bind<'q, T>(query: Asked<'q, T>, shard: i16, asked: &[&'q Event]) -> Asked<'q, T> {
-    fn column<'a>(asked: &[&'a Event], of: impl Fn(&'a Event) -> &'a str) -> Vec<&'a str> {
-        asked.iter().map(|event| of(event)).collect()
+/// Binds the identities of series: tenants, patients, vitals and devices.
+pub(super) fn bind_named<'q, T>(query: Asked<'q, T>, named: &[&'q Event]) -> Asked<'q, T> {
+    fn column<'a>(named: &[&'a Event], of: impl Fn(&'a Event) -> &'a str) -> Vec<&'a str> {
+        named.iter().map(|event| of(event)).collect()
     }
     query
-        .bind(shard)
-        .bind(column(asked, |e| &e.tenant))
-        .bind(column(asked, |e| &e.patient_id))
-        .bind(column(asked, |e| e.vital.map_or("", |vital| vital.name())))
-        .bind(column(asked, |e| &e.source_id))
+        .bind(column(named, |e| &e.tenant))
+        .bind(column(named, |e| &e.patient_id))
+        .bind(column(named, |e| e.vital.map_or("", |vital| vital.name())))
+        .bind(column(named, |e| &e.source_id))
 }
 
+type Asked<'q, T> = sqlx::query::QueryAs<'q, sqlx::Postgres, T, sqlx::postgres::PgArguments>;
+
 /// One reading of each series, and for each reading which of them is of its series.
-fn distinct<'e>(readings: &[&'e Event]) -> (Vec<&'e Event>, Vec<usize>) {
+pub(super) fn distinct<'e>(readings: &[&'e Event]) -> (Vec<&'e Event>, Vec<usize>) {
     let (mut asked, mut places) = (Vec::new(), HashMap::new());
     let place = readings.iter().map(|event| {
         *places.entry(identity(event)).or_insert_with(|| {

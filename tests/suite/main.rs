@@ -77,6 +77,7 @@ mod return_trips;
 mod roles;
 mod rules;
 mod sensors;
+mod series;
 mod shares;
 mod starting;
 mod stored;
