@@ -129,10 +129,7 @@ async fn run(options: &Options, shards: Option<&str>) -> serde_json::Value {
     let mut arguments = vec!["--roles", &options.roles];
     arguments.extend(shards.iter().flat_map(|shards| ["--shards", shards]));
     let server = Server::start(&dir, &arguments).await;
-    let mut tokens = Vec::new();
-    for n in 0..CONNECTIONS_MAX {
-        tokens.push(token(&dir, &format!("gateway-{n}")).await);
-    }
+    let tokens = tokens(&dir).await;
     let readings = Arc::new(Readings::of(PATIENTS, 1, options.uuids));
     let of_many = Arc::new(Readings::of(DEVICES, VITALS, true));
     let lasting = Duration::from_secs(options.seconds);
@@ -144,13 +141,8 @@ async fn run(options: &Options, shards: Option<&str>) -> serde_json::Value {
     };
 
     let shards = psql.run("select shards from installation").trim().to_owned();
-    println!("{shards} shards, roles {}", options.roles);
-    println!(
-        "{:<44} {:>11} {:>8} {:>8} {:>8} {:>6} {:>7}",
-        "", "readings/s", "of SQL", "p50 ms", "p99 ms", "MB", "CPU µs"
-    );
     let fsync = fsync(&dir);
-    println!("{:<44} {:>29.2} {:>8.2}", "fdatasync of 8 kB", fsync.ms(0.5), fsync.ms(0.99));
+    print_head(&shards, &options.roles, &fsync);
     // Before each load and after the last: the machine is not the same for long.
     let mut plain = psql.plain();
     let mut plains = vec![plain];
@@ -160,22 +152,10 @@ async fn run(options: &Options, shards: Option<&str>) -> serde_json::Value {
     let mut many_devices = serde_json::Value::Null;
     let (mut measured, mut series, mut bytes) = (Vec::new(), vec![by_series], None);
     for &Load { measured: (connections, batch), beside, many } in &options.loads {
-        let before = server.on_core();
         let readings = if many { &of_many } else { &readings };
-        let foreground = load(&server, readings, &tokens[..connections], batch, lasting);
-        let (found, behind): (Measured, Option<Measured>) = match beside {
-            None => (foreground.await, None),
-            Some((many, large)) => {
-                let one = vec![tokens[CONNECTIONS_MAX - 1].clone(); many];
-                let background = load(&server, readings, &one, large, lasting);
-                let (found, behind) = tokio::join!(foreground, background);
-                (found, Some(behind))
-            }
-        };
-        let count = found.count + behind.as_ref().map_or(0, |behind| behind.count);
-        // Of the server's own, PostgreSQL apart: less at the mercy of the neighbours.
-        let on_core = (server.on_core() - before).as_secs_f64() * 1e6;
-        let (mb, each_us) = (server.resident_mb(), on_core / count as f64);
+        let load = (connections, batch, beside);
+        let Loaded { found, behind, mb, each_us } =
+            one_load(&server, readings, &tokens, lasting, load).await;
         bytes.get_or_insert_with(|| psql.bytes_a_reading());
         let after = psql.plain();
         series.push(psql.by_series());
@@ -201,10 +181,7 @@ async fn run(options: &Options, shards: Option<&str>) -> serde_json::Value {
             "series": known.parse::<u64>().unwrap(),
         });
     }
-    let average = |of: &[f64]| of.iter().sum::<f64>() / of.len() as f64;
-    row("plain SQL, on average", average(&plains), plain, None, None);
-    row("  a row naming its series", average(&series), average(&plains), None, None);
-    println!("{:<44} {:>11.1} bytes a reading", "", bytes.unwrap_or_default());
+    print_averages(&plains, &series, bytes);
     server.stop().await;
     embedded.stop().await.unwrap();
     let mut said = ratios(&measured);
@@ -218,6 +195,67 @@ async fn run(options: &Options, shards: Option<&str>) -> serde_json::Value {
     said["bytes_per_reading"] = bytes.into();
     said["many_devices"] = many_devices;
     said
+}
+
+/// What came of a load, and of the one beside it; the server's memory, and its own time a
+/// reading, PostgreSQL apart: less at the mercy of the neighbours.
+struct Loaded {
+    found: Measured,
+    behind: Option<Measured>,
+    mb: f64,
+    each_us: f64,
+}
+
+async fn one_load(
+    server: &Server,
+    readings: &Arc<Readings>,
+    tokens: &[String],
+    lasting: Duration,
+    (connections, batch, beside): (usize, usize, Option<Size>),
+) -> Loaded {
+    let before = server.on_core();
+    let foreground = load(server, readings, &tokens[..connections], batch, lasting);
+    let (found, behind): (Measured, Option<Measured>) = match beside {
+        None => (foreground.await, None),
+        Some((many, large)) => {
+            let one = vec![tokens[CONNECTIONS_MAX - 1].clone(); many];
+            let background = load(server, readings, &one, large, lasting);
+            let (found, behind) = tokio::join!(foreground, background);
+            (found, Some(behind))
+        }
+    };
+    let count = found.count + behind.as_ref().map_or(0, |behind| behind.count);
+    let on_core = (server.on_core() - before).as_secs_f64() * 1e6;
+    Loaded { found, behind, mb: server.resident_mb(), each_us: on_core / count as f64 }
+}
+
+async fn tokens(dir: &Path) -> Vec<String> {
+    let mut tokens = Vec::new();
+    for n in 0..CONNECTIONS_MAX {
+        tokens.push(token(dir, &format!("gateway-{n}")).await);
+    }
+    tokens
+}
+
+fn average(of: &[f64]) -> f64 {
+    of.iter().sum::<f64>() / of.len() as f64
+}
+
+fn print_averages(plains: &[f64], series: &[f64], bytes: Option<f64>) {
+    let plain = average(plains);
+    row("plain SQL, on average", plain, plain, None, None);
+    row("  a row naming its series", average(series), plain, None, None);
+    println!("{:<44} {:>11.1} bytes a reading", "", bytes.unwrap_or_default());
+}
+
+/// The heads of the table, and what the disk allows.
+fn print_head(shards: &str, roles: &str, fsync: &Latencies) {
+    println!("{shards} shards, roles {roles}");
+    println!(
+        "{:<44} {:>11} {:>8} {:>8} {:>8} {:>6} {:>7}",
+        "", "readings/s", "of SQL", "p50 ms", "p99 ms", "MB", "CPU µs"
+    );
+    println!("{:<44} {:>29.2} {:>8.2}", "fdatasync of 8 kB", fsync.ms(0.5), fsync.ms(0.99));
 }
 
 /// A load that was measured: connections, readings a request, whether beside another, what

@@ -120,7 +120,7 @@ async fn what_is_neither_a_reading_nor_none_is_refused_and_nothing_beside_it_is_
         Event { vital: None, ..by("p", "d", 1) },
         Event { kind: "note".to_owned(), ..by("p", "d", 1) },
     ] {
-        let said = log.append(shard, &[by("p", "d", 0), odd]).await.err().expect("it is stored");
+        let said = log.append(shard, &[by("p", "d", 0), odd]).await.expect_err("it is stored");
         assert!(said.to_string().contains("event 1 of an append"), "{said}");
     }
     let events: i64 =
