@@ -32,7 +32,7 @@ with retracted as materialized (
             limit s.most
         ) first
     ) e
-), cut as (
+), cut as materialized (
     select min(occurred_at) as at from found where nth = most and most < $11
 )
 select f.vital::text as vital, f.value, f.quality, f.suspect, f.occurred_at, f.recorded_at, f.source_id,

@@ -21,7 +21,7 @@ with chosen as materialized (
             limit s.most
         ) first
     ) e
-), cut as (
+), cut as materialized (
     select min(occurred_at) as at from found where nth = most and most < $9
 )
 select page.*, cut.at is not null as is_cut
