@@ -103,6 +103,8 @@ pub struct Fold<'q> {
     /// Readings that were entered in error, by shard and position.
     retracted: HashSet<(i16, i64)>,
     patients: Vec<PatientFold>,
+    /// Of a patient's number in the directory, the place among these.
+    places: HashMap<usize, usize>,
     readings: u64,
 }
 
@@ -122,7 +124,8 @@ impl<'q> Fold<'q> {
         .fetch_all(log.pool())
         .await?;
         let retracted = retracted.into_iter().collect();
-        Ok(Fold { question, log, facts, lines, retracted, patients: Vec::new(), readings: 0 })
+        let (patients, places) = (Vec::new(), HashMap::new());
+        Ok(Fold { question, log, facts, lines, retracted, patients, places, readings: 0 })
     }
 
     /// Takes a slice: what each reader holds of it, in the order of the table's pages.
@@ -132,23 +135,10 @@ impl<'q> Fold<'q> {
         held: &mut [ScannedRows],
         directory: &Directory,
     ) -> Result<(), BacktestError> {
-        let (names, rules) = (&directory.patients, self.question.rules.len());
-        let patients_max = PATIENT_TRIALS_MAX / rules.max(1);
-        if names.len() > patients_max {
-            return Err(BacktestError::TooManyTrials { rules, patients: patients_max });
-        }
-        for name in names.iter().skip(self.patients.len()) {
-            self.patients.push(PatientFold {
-                shard: self.log.shard_of(&self.question.tenant, name),
-                facts: self.facts.get(&**name).cloned().unwrap_or_default(),
-                id: name.clone(),
-                observed: Observed::default(),
-                trials: self.question.rules.iter().map(|_| Trial::default()).collect(),
-                rows: Vec::new(),
-            });
-        }
         for held in held {
-            for (patient, rows) in self.patients.iter_mut().zip(&mut held.rows) {
+            let rows = directory.patients.iter().zip(&mut held.rows).enumerate();
+            for (number, (id, rows)) in rows.filter(|(_, (_, rows))| !rows.is_empty()) {
+                let patient = self.patient(number, id)?;
                 if patient.rows.is_empty() {
                     std::mem::swap(&mut patient.rows, rows);
                 } else {
@@ -174,6 +164,27 @@ impl<'q> Fold<'q> {
             judged.map(|one| one.map_err(|_| BacktestError::Worker)?).sum::<Result<u64, _>>()
         })?;
         Ok(())
+    }
+
+    /// A patient of this number, of whom there are readings; new if there were none before.
+    fn patient(&mut self, number: usize, id: &Arc<str>) -> Result<&mut PatientFold, BacktestError> {
+        let (rules, next) = (self.question.rules.len(), self.patients.len());
+        let patients_max = PATIENT_TRIALS_MAX / rules.max(1);
+        let place = *self.places.entry(number).or_insert(next);
+        if place == next {
+            if next >= patients_max {
+                return Err(BacktestError::TooManyTrials { rules, patients: patients_max });
+            }
+            self.patients.push(PatientFold {
+                shard: self.log.shard_of(&self.question.tenant, id),
+                facts: self.facts.get(&**id).cloned().unwrap_or_default(),
+                id: id.clone(),
+                observed: Observed::default(),
+                trials: self.question.rules.iter().map(|_| Trial::default()).collect(),
+                rows: Vec::new(),
+            });
+        }
+        self.patients.get_mut(place).ok_or(BacktestError::Worker)
     }
 
     /// Ends: alerts that stand, stand until the patient's last reading.
