@@ -18,9 +18,9 @@ use super::export::{ExportRow, PatientSeries, broken, literal, micros, row, seri
 use super::history::{HistoryCursor, HistoryQuery};
 use super::reach::Unanswered;
 use super::replay::{self, ReplayedRange};
-use crate::log::Log;
 use crate::log::copy::{self, Next};
 use crate::log::row_security::as_tenant;
+use crate::log::{Log, answered};
 
 /// Events of a page, some 80 bytes each.
 const EVENTS_PER_PAGE_MAX: usize = 10_000;
@@ -55,7 +55,6 @@ impl BulkPage {
 }
 
 /// What is wanted, and in which order.
-#[derive(Clone)]
 enum Wanted {
     /// The readings that count, in the order of (time, vital, device).
     Readings(HistoryQuery),
@@ -64,7 +63,6 @@ enum Wanted {
 }
 
 /// The last row of the page before.
-#[derive(Clone)]
 enum Place {
     Reading(HistoryCursor),
     Event(DateTime<Utc>, i64),
@@ -159,7 +157,8 @@ impl Reader {
     async fn next(&mut self) -> Result<Option<BulkPage>, Unanswered> {
         while !self.is_over && self.from < self.to {
             let until = self.from.checked_add_signed(self.span).map_or(self.to, |t| t.min(self.to));
-            let page = self.read(until).await?;
+            self.check().await?;
+            let page = answered(self.read(until)).await?;
             self.check().await?;
             let (mut count, mut last) = (0, None);
             for row in page.rows() {
@@ -188,7 +187,7 @@ impl Reader {
         Ok(None)
     }
 
-    /// A month may leave between two pages.
+    /// A month may leave, or come back, meanwhile.
     async fn check(&self) -> Result<(), Unanswered> {
         match &self.wanted {
             Wanted::Readings(question) => question.reach(self.from).check(&self.log).await,

@@ -22,6 +22,7 @@ use crate::log::Log;
 use crate::log::copy::{self, BadCopy, Field, Next};
 use crate::log::partition::attached;
 use crate::vital::Vital;
+use crate::wire::{Context, Number, Opinion, Quality, Reading, Time};
 
 /// Of [`statement`].
 const COLUMNS: usize = 10;
@@ -51,10 +52,31 @@ pub struct ExportRow<'a> {
     pub data: Option<&'a str>,
 }
 
-impl ExportRow<'_> {
+fn time(micros: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(micros).unwrap_or(END_OF_TIME)
+}
+
+impl<'a> ExportRow<'a> {
+    /// The reading that it is, as the wire has it. Of what is at hand: an event of its own
+    /// would be copied for each.
+    pub fn reading(&self, patient_id: &'a str) -> Option<Reading<'a>> {
+        let (vital, value) = (self.vital?, self.value?);
+        (self.kind == READING).then(|| Reading {
+            patient_id: patient_id.into(),
+            device_id: self.source_id.into(),
+            vital,
+            value: Number(value),
+            unit: vital.unit().into(),
+            quality: Quality::of(self.suspect),
+            measured_at: Time(time(self.occurred_at)),
+            recorded_at: Time(time(self.recorded_at)),
+            device_quality: self.quality.map(Opinion),
+            context: self.data.map(Context::new),
+        })
+    }
+
     /// The same as an event of its own.
     pub fn to_recorded(self, shard: i16, tenant: &str, patient_id: &str) -> Recorded {
-        let time = |micros| DateTime::from_timestamp_micros(micros).unwrap_or(END_OF_TIME);
         Recorded {
             shard,
             position: self.position,

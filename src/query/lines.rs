@@ -5,12 +5,8 @@
 use std::borrow::Cow;
 use std::io;
 
-use chrono::DateTime;
-
-use super::END_OF_TIME;
 use super::export::ExportRow;
-use crate::event::READING;
-use crate::wire::{Context, Number, Opinion, Quality, Reading, StreamEvent, Time};
+use crate::wire::StreamEvent;
 
 /// Writes one patient's events.
 pub struct NdjsonWriter {
@@ -40,22 +36,7 @@ impl NdjsonWriter {
     pub fn event<'a>(&'a mut self, row: &ExportRow<'a>) -> io::Result<Option<NamedLine<'a>>> {
         self.line.clear();
         let (name, device_id);
-        if let (Some(vital), Some(value), READING) = (row.vital, row.value, row.kind) {
-            let time =
-                |micros| Time(DateTime::from_timestamp_micros(micros).unwrap_or(END_OF_TIME));
-            // Of what is at hand: an event of its own would be copied for each.
-            let reading = Reading {
-                patient_id: (&*self.patient_id).into(),
-                device_id: row.source_id.into(),
-                vital,
-                value: Number(value),
-                unit: vital.unit().into(),
-                quality: Quality::of(row.suspect),
-                measured_at: time(row.occurred_at),
-                recorded_at: time(row.recorded_at),
-                device_quality: row.quality.map(Opinion),
-                context: row.data.map(Context::new),
-            };
+        if let Some(reading) = row.reading(&self.patient_id) {
             let event = StreamEvent::reading(reading);
             serde_json::to_writer(&mut self.line, &event)?;
             (name, device_id) = (event.name(), Cow::Borrowed(row.source_id));
@@ -85,6 +66,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::event::READING;
     use crate::vital::Vital;
 
     proptest! {

@@ -177,3 +177,26 @@ async fn a_chart_has_as_many_points_as_it_may_and_all_were_measured() {
     let (status, _) = hospital.get("/patients/nobody/readings?vital=spo2&points=9").await;
     assert_eq!(status, 404);
 }
+
+/// Each goes in the middle of a page that PostgreSQL is sending, or of one that waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_goes_away_in_the_middle_of_a_table_leaves_others_their_answers() {
+    let database = Database::new().await;
+    let server = Server::start(&database).await;
+    let hospital = Hospital::new(&server, "ward");
+    filled(&hospital).await;
+    let path = "/patients/101/readings?limit=50";
+    let before = hospital.found(path).await;
+    for round in 0..12 {
+        let accept = ["text/csv", "application/x-ndjson"][round % 2];
+        for path in ["/patients/101/readings", "/patients/101/replay?speed=max"] {
+            let request = hospital.request(Method::GET, path).header("accept", accept);
+            let mut answer = request.send().await.unwrap();
+            assert!(answer.status().is_success());
+            assert!(answer.chunk().await.unwrap().is_some());
+        }
+        assert_eq!(hospital.found(path).await, before, "after {round} who went away");
+    }
+    let (_, _, all) = fetch(&hospital, "/patients/101/readings", "text/csv").await;
+    assert_eq!(all.iter().filter(|byte| **byte == b'\n').count() as i64, READINGS + 1);
+}

@@ -39,6 +39,8 @@ use crate::wire::{End, Lagging, LogRestored, Time};
 const SPEED: std::ops::RangeInclusive<f64> = 0.001..=1_000_000.0;
 /// How long a client may take nothing before it is let go.
 const STALL_MS_MAX: u64 = 10_000;
+/// Text that is sent as one piece: who takes it slowly takes one all the same before they stall.
+const PART_BYTES: usize = 64 * 1024;
 
 /// What this route stands on.
 #[derive(Clone)]
@@ -134,7 +136,7 @@ pub async fn replay(
     Ok(sse(asked_by, clock, until_stalled(events, stall_max, lagging)))
 }
 
-/// The same events as fast as they are taken: page after page, each as one piece of text.
+/// The same events as fast as they are taken, many in one piece of text.
 async fn at_once(
     past: Past,
     caller: Caller,
@@ -161,24 +163,30 @@ async fn at_once(
                 yield format!("event: log_restored\ndata: {}\n\n", data(&said));
                 return;
             }
-            let text = page.map_err(io::Error::other).and_then(|page| {
-                let mut text = String::new();
-                for row in page.rows() {
-                    let row = row.map_err(io::Error::other)?;
-                    event_text(&mut text, &caller, &mut lines, incarnation, &row)?;
-                }
-                Ok(text)
-            });
-            match text {
-                Ok(text) => yield text,
+            let page = match page {
+                Ok(page) => page,
                 Err(error) => {
                     tracing::error!(%error, "a replay ended because the log cannot be read");
                     return;
                 }
+            };
+            let mut text = String::new();
+            for row in page.rows() {
+                let told = row.map_err(io::Error::other).and_then(|row| {
+                    event_text(&mut text, &caller, &mut lines, incarnation, &row)
+                });
+                if let Err(error) = told {
+                    tracing::error!(%error, "a replay ended because the log cannot be read");
+                    return;
+                }
+                if text.len() >= PART_BYTES {
+                    yield std::mem::take(&mut text);
+                    if past.stop.is_cancelled() {
+                        return;
+                    }
+                }
             }
-            if past.stop.is_cancelled() {
-                return;
-            }
+            yield text;
         }
         yield format!("event: end\ndata: {}\n\n", data(&End {}));
     };

@@ -1,8 +1,9 @@
 //! A whole history as one table: CSV, NDJSON or Parquet, streamed.
 //!
 //! Guarantees that `vitals import` takes the lines of CSV and NDJSON, and that they hold all
-//! that the log does of a reading; constant memory, a page of readings and for Parquet a row group, and that a
-//! table which could not be finished breaks off: it never looks like a shorter one. Does
+//! that the log does of a reading; constant memory, a page of readings and for Parquet a row
+//! group, and that a table which could not be finished breaks off: it never looks like a
+//! shorter one. Does
 //! not hold a connection or a snapshot while the client reads: pages follow each other by
 //! their cursor, so what is recorded meanwhile may be in it.
 
@@ -14,7 +15,6 @@ use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
-use chrono::DateTime;
 use futures_util::{Stream, StreamExt};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::data_type::{ByteArray, ByteArrayType, DataType, DoubleType, FloatType, Int64Type};
@@ -24,12 +24,11 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 
 use super::format::TableFormat;
-use crate::clock::END_OF_TIME;
 use crate::limits::shares::Permit;
 use crate::query::bulk::BulkPage;
 use crate::query::export::ExportRow;
 use crate::query::reach::Unanswered;
-use crate::wire::{Context, Number, Opinion, Quality, Reading, Time};
+use crate::wire::Reading;
 
 /// Readings of a row group of Parquet, which is held until it is full.
 const READINGS_PER_GROUP: usize = 20_000;
@@ -99,25 +98,7 @@ fn as_lines(
 
 /// A row as the wire has it.
 fn reading<'a>(patient_id: &'a str, row: &ExportRow<'a>) -> io::Result<Reading<'a>> {
-    let (Some(vital), Some(value)) = (row.vital, row.value) else {
-        return Err(io::Error::other("a reading without a value"));
-    };
-    Ok(Reading {
-        patient_id: patient_id.into(),
-        device_id: row.source_id.into(),
-        vital,
-        value: Number(value),
-        unit: vital.unit().into(),
-        quality: Quality::of(row.suspect),
-        measured_at: time(row.occurred_at),
-        recorded_at: time(row.recorded_at),
-        device_quality: row.quality.map(Opinion),
-        context: row.data.map(Context::new),
-    })
-}
-
-fn time(micros: i64) -> Time {
-    Time(DateTime::from_timestamp_micros(micros).unwrap_or(END_OF_TIME))
+    row.reading(patient_id).ok_or_else(|| io::Error::other("a reading without a value"))
 }
 
 /// Ids, names and units hold neither commas nor quotes; a context has both.
@@ -189,7 +170,9 @@ fn write_group(
     let readings = rows.iter().map(|row| reading(patient_id, row));
     let readings: Vec<Reading<'_>> = readings.collect::<io::Result<_>>()?;
     if !readings.is_empty() {
-        put_group(file, &readings).map_err(io::Error::other)?;
+        // To the letter: a file of columns has no lines that a context could break.
+        let contexts = rows.iter().map(|row| row.data.map(ByteArray::from));
+        put_group(file, &readings, contexts).map_err(io::Error::other)?;
     }
     file.flush().map_err(io::Error::other)?;
     Ok(std::mem::take(file.inner_mut()).into())
@@ -198,6 +181,7 @@ fn write_group(
 fn put_group(
     file: &mut SerializedFileWriter<Vec<u8>>,
     rows: &[Reading<'_>],
+    contexts: impl Iterator<Item = Option<ByteArray>>,
 ) -> Result<(), ParquetError> {
     let texts = |of: &dyn Fn(&Reading<'_>) -> ByteArray| rows.iter().map(of).collect::<Vec<_>>();
     let mut group = file.next_row_group()?;
@@ -213,8 +197,7 @@ fn put_group(
     let recorded = rows.iter().map(|row| row.recorded_at.0.timestamp_micros());
     put::<Int64Type>(to, &recorded.collect::<Vec<_>>())?;
     put_some::<FloatType>(to, rows.iter().map(|row| row.device_quality.map(|own| own.0)))?;
-    let context = |row: &Reading<'_>| row.context.as_ref().map(|c| ByteArray::from(c.text()));
-    put_some::<ByteArrayType>(to, rows.iter().map(context))?;
+    put_some::<ByteArrayType>(to, contexts)?;
     group.close()?;
     Ok(())
 }
