@@ -24,6 +24,9 @@ pub const ROWS_HELD_MAX: usize = 4_000_000;
 /// Of so many rows one is looked at to find the middle of a slice that was too large.
 const SAMPLED: usize = 16;
 
+/// Numbers of series that a statement names: PostgreSQL looks at each while it plans.
+const NUMBERS_ASKED_MAX: usize = 20_000;
+
 /// Bytes that are gathered before they are taken apart.
 const CHUNK_BYTES: usize = 64 * 1024;
 
@@ -115,6 +118,24 @@ impl Directory {
     fn get(&self, shard: i16, series: i32) -> Option<Measured> {
         let of_shard = self.series.get(usize::try_from(shard).ok()?)?;
         *of_shard.get(usize::try_from(series).ok()?)?
+    }
+
+    /// The numbers of each shard, as SQL compares a reading's with them; `None` when they
+    /// are too many for a statement.
+    pub fn condition(&self) -> Option<String> {
+        let all = self.series.iter().enumerate().map(|(shard, of_shard)| {
+            let known = of_shard.iter().enumerate().filter(|(_, series)| series.is_some());
+            (shard, known.map(|(series, _)| series.to_string()).collect::<Vec<_>>())
+        });
+        let all: Vec<_> = all.filter(|(_, numbers)| !numbers.is_empty()).collect();
+        if all.iter().map(|(_, numbers)| numbers.len()).sum::<usize>() > NUMBERS_ASKED_MAX {
+            return None;
+        }
+        let of_shard = |(shard, numbers): &(usize, Vec<String>)| {
+            format!("r.shard = {shard} and r.series = any ('{{{}}}')", numbers.join(","))
+        };
+        let conditions: Vec<String> = all.iter().map(of_shard).collect();
+        Some(if conditions.is_empty() { "false".to_owned() } else { conditions.join(" or ") })
     }
 }
 
@@ -264,5 +285,20 @@ mod tests {
         for (shard, series) in [(1, 2), (1, 4), (2, 3), (-1, 3), (1, -3)] {
             assert_eq!(patient(shard, series), None, "{shard} {series}");
         }
+    }
+
+    #[test]
+    fn a_statement_names_the_numbers_of_each_shard_unless_they_are_too_many() {
+        let mut directory = Directory::default();
+        assert_eq!(directory.condition().as_deref(), Some("false"));
+        let of = Measured { patient: 0, device: 0, vital: Vital::HeartRate };
+        for (shard, series) in [(0, 3), (0, 5), (2, 1)] {
+            directory.put(shard, series, of);
+        }
+        let condition = "r.shard = 0 and r.series = any ('{3,5}') or \
+                         r.shard = 2 and r.series = any ('{1}')";
+        assert_eq!(directory.condition().as_deref(), Some(condition));
+        (0..20_000).for_each(|series| directory.put(1, series, of));
+        assert_eq!(directory.condition(), None);
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::fold::{BacktestTotals, Fold, cores};
 use super::query::{BacktestError, BacktestOutput, BacktestQuery};
 use super::rows::{self, Directory, ROWS_HELD_MAX, ScannedRows};
-use super::slice::Slice;
+use super::slice::{self, Slice};
 use crate::jobs::JobHandle;
 use crate::log::{Log, archived_months};
 use crate::rules::facts::Facts;
@@ -45,10 +45,11 @@ pub async fn run_holding(
     let pool = log.pool();
     let facts = facts_of(pool, &question.tenant).await?;
     let directory = Arc::new(Directory::of(pool, &question, log.shards()).await?);
+    let series = slice::which(&question, &directory, log.shards());
     let mut fold = Fold::new(&question, log, &facts, lines).await?;
     // Others ask, too: a question takes half of the connections at most.
     let readers = cores().min(pool.options().get_max_connections() as usize / 2).max(1);
-    let expected = async |slice: &Slice| slice.estimate(pool, &question, log.shards()).await;
+    let expected = async |slice: &Slice| slice.estimate(pool, &question, &series).await;
     // Expectations are rough, and each reader has a part of the room.
     let expected_max = rows_held_max as u64 / 4 * 3;
     let mut slices = Vec::new();
@@ -74,7 +75,7 @@ pub async fn run_holding(
             continue;
         }
         let is_whole;
-        let sql = slice.sql(&question, log.shards());
+        let sql = slice.sql(&question, &series);
         (held, is_whole) = read(pool, &slice, &sql, held, progress).await?;
         if is_whole {
             // A slice is judged without a pause; others must get their turn.

@@ -12,6 +12,7 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::query::BacktestQuery;
+use super::rows::Directory;
 use crate::log::copy::EPOCH_MICROS;
 use crate::log::partition::Span;
 
@@ -103,9 +104,9 @@ impl Slice {
         &self,
         pool: &PgPool,
         question: &BacktestQuery,
-        shards: impl Iterator<Item = i16>,
+        series: &str,
     ) -> Result<u64, sqlx::Error> {
-        let sql = format!("explain (format json) {}", self.sql(question, shards));
+        let sql = format!("explain (format json) {}", self.sql(question, series));
         let plan: Value = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(pool).await?;
         Ok(plan.pointer("/0/Plan/Plan Rows").and_then(Value::as_u64).unwrap_or_default())
     }
@@ -148,31 +149,24 @@ impl Slice {
         (0..parts).map(part).collect()
     }
 
-    /// What is asked of it. COPY takes no parameters, so the tenant is written as a literal.
+    /// What is asked of it, of the series that [`which`] names.
     ///
     /// Asks the partition itself and not the log, so that what its bounds say already is
-    /// not compared again for every row. The shards come last, and are all there are: they
-    /// let a small tenant of a large log be found by the index.
+    /// not compared again for every row.
     ///
     /// What is known before or not needed is not sent: putting a column into words costs
     /// a fifth of a read. Of who measured what a row has the number only
     /// ([`super::rows::Directory`]).
-    pub fn sql(&self, question: &BacktestQuery, shards: impl Iterator<Item = i16>) -> String {
+    pub fn sql(&self, question: &BacktestQuery, series: &str) -> String {
         let time = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Micros, true);
-        let vitals: Vec<String> =
-            question.vitals().iter().map(|vital| format!("'{}'", vital.name())).collect();
         let (suspect, sent) = match question.looks_at_devices() {
             true => ("", "suspect"),
             false => (" and not suspect", "null"),
         };
         let mut sql = format!(
             "select r.shard, r.series, occurred_at, value, position, {sent}, quality \
-             from {} r join series s on s.shard = r.shard and s.series = r.series \
-             where s.vital in ({}){suspect} and s.tenant = {} and r.shard = any ('{{{}}}')",
+             from {} r where ({series}){suspect}",
             self.table,
-            vitals.join(", "),
-            literal(&question.tenant),
-            shards.map(|shard| shard.to_string()).collect::<Vec<_>>().join(",")
         );
         if self.from > self.whole.0 {
             sql += &format!(" and occurred_at >= '{}'", time(self.from));
@@ -182,6 +176,26 @@ impl Slice {
         }
         sql
     }
+}
+
+/// A question's series, as a condition on readings `r`: by their numbers, so that each row is
+/// looked up in a table of them, or where they are too many by a join. COPY takes no
+/// parameters, so the tenant is written as a literal.
+pub fn which(
+    question: &BacktestQuery,
+    directory: &Directory,
+    shards: impl Iterator<Item = i16>,
+) -> String {
+    directory.condition().unwrap_or_else(|| {
+        let vitals = question.vitals().into_iter().map(|vital| format!("'{}'", vital.name()));
+        format!(
+            "r.shard = any ('{{{}}}') and exists (select from series s where s.shard = r.shard \
+             and s.series = r.series and s.tenant = {} and s.vital in ({}))",
+            shards.map(|shard| shard.to_string()).collect::<Vec<_>>().join(","),
+            literal(&question.tenant),
+            vitals.collect::<Vec<_>>().join(", "),
+        )
+    })
 }
 
 impl Pages {
@@ -279,9 +293,9 @@ mod tests {
         };
         let [first, second] = slice(1).halves().unwrap();
         assert_eq!(first.to, second.from);
-        let (first, second) = (first.sql(&question, 0..1), second.sql(&question, 0..1));
+        let (first, second) = (first.sql(&question, "true"), second.sql(&question, "true"));
         assert!(first.ends_with(" and occurred_at < '2000-01-16T12:00:00.000000Z'"), "{first}");
         assert!(second.ends_with(" and occurred_at >= '2000-01-16T12:00:00.000000Z'"), "{second}");
-        assert!(!slice(1).sql(&question, 0..1).contains("occurred_at >="));
+        assert!(!slice(1).sql(&question, "true").contains("occurred_at >="));
     }
 }
