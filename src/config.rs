@@ -108,6 +108,24 @@ pub struct Serving {
     /// Address to listen on; port 0 takes a free one
     #[arg(long, env = "VITALS_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
+    /// TLS: a PEM file with the certificate and its chain. It is read anew when it changes
+    #[arg(long, env = "VITALS_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key, PEM
+    #[arg(long, env = "VITALS_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Who signs the certificates of clients, PEM: then each has to show one
+    #[arg(long, env = "VITALS_TLS_CLIENT_CA", value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// A client may show no certificate; then it sends a token
+    #[arg(long, env = "VITALS_TLS_CLIENT_OPTIONAL")]
+    pub tls_client_optional: bool,
+    /// For whom a client's certificate stands where it sends no token: a TOML file
+    #[arg(long, env = "VITALS_TLS_CLIENTS", value_name = "FILE")]
+    pub tls_clients: Option<PathBuf>,
+    /// Listen without TLS where other machines can reach it, because a proxy before it has TLS
+    #[arg(long, env = "VITALS_PLAIN_HTTP")]
+    pub plain_http: bool,
     /// What this process does
     #[arg(
         long,

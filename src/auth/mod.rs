@@ -6,6 +6,7 @@
 //! [`Denied`] is said.
 
 mod caller;
+mod certificate;
 mod claims;
 mod denied;
 pub mod jwks;
@@ -14,6 +15,7 @@ pub mod strength;
 mod token_cache;
 
 pub use caller::{Caller, Narrowing, SCOPES, Subject, is_subject};
+pub use certificate::{Certificate, ClientMap, ClientMapError, UnreadableCertificate};
 pub use claims::{AUDIENCE, Claims, ISSUER};
 pub use denied::Denied;
 pub use keys::{Keys, SECRET_BYTES_MIN, WeakSecret};

@@ -57,6 +57,11 @@ pub async fn run(common: &Common, options: Options) -> Result<ExitCode, Error> {
 }
 
 async fn demo(common: &Common, mut options: Options, database: &Database) -> Result<bool, Error> {
+    if options.serving.tls_cert.is_some() {
+        return Err(
+            "the demo's bedside and page speak plain HTTP to it: leave --tls-cert out".into()
+        );
+    }
     let clock = Clock::system();
     let keys = secret::keys(common)?.of_issuers(&options.serving.jwt_issuer);
     options.serving.allow_webhook_net.push("127.0.0.0/8".parse::<Allow>()?);

@@ -13,6 +13,7 @@ mod descriptors;
 mod error;
 mod import;
 mod incarnation;
+mod listen;
 mod migrate;
 mod parked;
 mod progress;

@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -24,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::database::Database;
 use super::error::Error;
+use super::listen::Listening;
 use super::rebuilds::{REBUILD_CONNECTIONS_MAX, renew};
 use super::{descriptors, incarnation, secret};
 use crate::adapter::http::availability::Availability;
@@ -115,7 +115,7 @@ async fn serve(
         _ = ends.next() => return Ok(()),
         why = lost() => return Err(why.into()),
     };
-    println!("ready http://{}", server.address);
+    println!("ready {}", server.url);
     std::io::stdout().flush()?;
     let end = tokio::select! {
         end = ends.next() => end,
@@ -170,6 +170,8 @@ impl Ends {
 pub struct Server {
     /// Where it listens.
     pub address: SocketAddr,
+    /// How it is reached there.
+    pub url: String,
     /// Says that it goes away.
     draining: CancellationToken,
     stop: CancellationToken,
@@ -186,17 +188,23 @@ impl Server {
         keys: Keys,
     ) -> Result<Server, Error> {
         // Before anything that takes time, so that a taken port is said at once.
-        let listener = TcpListener::bind(serving.listen)
-            .await
-            .map_err(|error| format!("cannot listen on {}: {error}", serving.listen))?;
-        let address = listener.local_addr()?;
+        let listening = Listening::open(serving).await?;
+        let (address, url) = (listening.address, listening.url());
         let connections_max = descriptors::connections(serving.connections as usize);
         let metrics = telemetry::metrics()?;
         let log = database.log(common, database.pool(COMMON_CONNECTIONS_MAX)).await?;
         database.warn_of_rights();
         let (stop, tasks) = (CancellationToken::new(), Tasks::default());
         let draining = CancellationToken::new();
-        let availability = Availability { away: database.away(), draining: draining.clone() };
+        let Listening { listener, tls, .. } = listening;
+        if let Some(tls) = &tls {
+            tasks.spawn_until("the certificates' upkeep", &stop, tls.clone().keep());
+        }
+        let availability = Availability {
+            away: database.away(),
+            draining: draining.clone(),
+            certificate: tls.clone(),
+        };
         tasks.spawn_until("the metrics' upkeep", &stop, upkeep(metrics.clone()));
         let of_worker = log.with_pool(database.worker_pool(1));
         tasks.spawn_until("the months", &stop, months(of_worker, Clock::system()));
@@ -252,8 +260,8 @@ impl Server {
             operators(log, Clock::system(), metrics, availability).into()
         };
         let http =
-            tokio::spawn(connections::serve(listener, service, connections_max, stop.clone()));
-        Ok(Server { address, draining, stop, tasks, http })
+            tokio::spawn(connections::serve(listener, tls, service, connections_max, stop.clone()));
+        Ok(Server { address, url, draining, stop, tasks, http })
     }
 
     /// Stops: no new work, then what is under way.

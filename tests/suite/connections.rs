@@ -30,7 +30,12 @@ async fn to_the_end(stream: &mut TcpStream) -> (String, Duration) {
 
 /// A metric with its labels; nothing counted is nothing.
 pub async fn metric(server: &Server, name: &str) -> f64 {
-    let text = client().get(server.url("/metrics")).send().await.unwrap().text().await.unwrap();
+    metric_by(server, &client(), name).await
+}
+
+/// The same by a client of the test's choice.
+pub async fn metric_by(server: &Server, client: &reqwest::Client, name: &str) -> f64 {
+    let text = client.get(server.url("/metrics")).send().await.unwrap().text().await.unwrap();
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     value.map_or(0.0, |value| value.parse().unwrap())
 }

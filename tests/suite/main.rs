@@ -87,6 +87,7 @@ mod supervised;
 mod tables;
 mod tenants;
 mod tidy;
+mod tls;
 mod tokens;
 mod transports;
 mod trials;

@@ -3,33 +3,40 @@
 //! Guarantees that there are never more than the process has descriptors for, beside those
 //! that pages, the database and files need; that a head which does not come, and a silence
 //! between two requests, end after a bounded time; and that a newcomer finds a place as
-//! long as any connection only waits: the one that waits longest goes, of those first on
-//! which no good token was sent yet. HTTP/1.1 alone is spoken. What was refused is counted and told. Does not look at requests: who asks too
-//! much is refused behind this.
+//! long as any connection only waits: the one that waits longest goes, of those first on which no
+//! good token was sent yet. HTTP/1.1 is spoken, and behind TLS HTTP/2. What was refused
+//! is counted and told. Does not look at requests: who asks too much is refused behind this.
 
+mod http2;
+pub mod tls;
 mod watch;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 #[cfg(target_os = "linux")]
 use parking_lot::{Mutex, MutexGuard};
 use rustix::net::sockopt::set_tcp_user_timeout;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
+use self::tls::{CertificateCaller, TRUST_MS, Tls};
 use self::watch::{ConnectionState, Phase, Waits, Watched};
 use super::entry_point::EntryPoint;
 use super::problem::Problem;
@@ -53,6 +60,8 @@ const UNTAKEN_MS_MAX: u32 = 30_000;
 /// Connections that were ended to make room and still have their descriptors. Newcomers wait
 /// while there are as many: they must not come faster than the others go.
 const ENDING_MAX: usize = 32;
+/// Browsers that were here by TLS do not come without it for a year (RFC 6797).
+const HSTS: HeaderValue = HeaderValue::from_static("max-age=31536000");
 /// The pause after a connection could not be taken for want of something of the machine's.
 const WANT_PAUSE_MS: u64 = 50;
 
@@ -60,6 +69,7 @@ const WANT_PAUSE_MS: u64 = 50;
 /// when what was under way is answered.
 pub async fn serve(
     listener: TcpListener,
+    tls: Option<Arc<Tls>>,
     entry_point: EntryPoint,
     most: usize,
     stop: CancellationToken,
@@ -93,8 +103,18 @@ pub async fn serve(
         match open.admit(number) {
             Some(counted) => {
                 set_up(&stream);
-                tracker.spawn(answer(stream, entry_point.clone(), counted, stop.clone()));
+                let connection = Connection {
+                    entry_point: entry_point.clone(),
+                    seen: counted.seen.clone(),
+                    counted,
+                    stop: stop.clone(),
+                };
+                match &tls {
+                    None => tracker.spawn(connection.plain(stream)),
+                    Some(tls) => tracker.spawn(connection.encrypted(stream, tls.current())),
+                };
             }
+            None if tls.is_some() => count_refused(),
             None => refuse(&stream),
         }
     }
@@ -103,53 +123,141 @@ pub async fn serve(
     tracker.wait().await;
 }
 
-async fn answer(
-    stream: TcpStream,
+/// One of them, on its own task.
+struct Connection {
     entry_point: EntryPoint,
+    seen: Arc<ConnectionState>,
     counted: OpenConnection,
     stop: CancellationToken,
-) {
-    let seen = counted.seen.clone();
-    let io = Watched { io: TokioIo::new(stream), seen: seen.clone() };
-    let service = hyper::service::service_fn(|request: Request<Incoming>| {
-        seen.asks();
-        let answer = entry_point.clone().call(request.map(Body::new));
-        async {
-            let answer = answer.await;
-            let is_known = answer.as_ref().is_ok_and(|a| ratelimit::is_of_known(a.headers()));
-            seen.known.fetch_or(is_known, Ordering::Relaxed);
-            answer
+}
+
+impl Connection {
+    async fn plain(self, stream: TcpStream) {
+        self.http1(stream, None, CancellationToken::new()).await;
+    }
+
+    async fn encrypted(self, stream: TcpStream, tls: Arc<tls::Current>) {
+        let stream = tokio::select! {
+            met = tls.accept(stream) => match met {
+                Ok(stream) => stream,
+                Err(error) => {
+                    tracing::debug!(%error, "a TLS handshake failed");
+                    metrics::counter!("vitals_tls_handshake_failures_total").increment(1);
+                    return;
+                }
+            },
+            () = self.seen.close.notified() => return,
+            () = self.stop.cancelled() => return,
+        };
+        let by = Some(Encrypted { caller: tls.caller(&stream) });
+        let distrusted = tls.distrusted.clone();
+        match tls::is_http2(&stream) {
+            true => self.http2(stream, by, distrusted).await,
+            false => self.http1(stream, by, distrusted).await,
         }
-    });
-    let mut connection = std::pin::pin!(
-        http1::Builder::new()
+    }
+
+    async fn http1(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        by: Option<Encrypted>,
+        distrusted: CancellationToken,
+    ) {
+        let seen = self.seen.clone();
+        let io = Watched { io: TokioIo::new(stream), seen: seen.clone() };
+        let service = hyper::service::service_fn(|request: Request<Incoming>| {
+            seen.asks();
+            answer(self.entry_point.clone(), request, by.clone(), seen.clone())
+        });
+        let connection = http1::Builder::new()
             .timer(Waits(seen.clone()))
             .header_read_timeout(Duration::from_millis(HEAD_MS_MAX))
             .max_buf_size(HEAD_BYTES_MAX)
-            .serve_connection(io, service)
-    );
-    let mut stopping = false;
-    loop {
-        tokio::select! {
-            // First, so that a request which has come is seen before its connection ends.
-            biased;
-            ended = connection.as_mut() => {
-                if let Err(error) = ended {
-                    tracing::trace!(%error, "a connection ended");
-                }
-                break;
-            }
-            () = seen.close.notified() => {
-                if seen.phase().0 != Phase::Busy {
+            .serve_connection(io, service);
+        self.until_its_end(connection, distrusted, |c| c.graceful_shutdown()).await;
+    }
+
+    async fn http2(
+        self,
+        stream: TlsStream<TcpStream>,
+        by: Option<Encrypted>,
+        distrusted: CancellationToken,
+    ) {
+        let service = hyper::service::service_fn(|request: Request<Incoming>| {
+            let (under_way, seen) = (http2::UnderWay::begin(&self.seen), self.seen.clone());
+            let answer = answer(self.entry_point.clone(), request, by.clone(), seen);
+            async { answer.await.map(|answer| under_way.until_sent(answer)) }
+        });
+        let connection = http2::builder().serve_connection(TokioIo::new(stream), service);
+        self.until_its_end(connection, distrusted, |c| c.graceful_shutdown()).await;
+    }
+
+    async fn until_its_end<C>(
+        &self,
+        connection: C,
+        distrusted: CancellationToken,
+        finish: impl Fn(Pin<&mut C>),
+    ) where
+        C: Future<Output = hyper::Result<()>>,
+    {
+        let mut connection = std::pin::pin!(connection);
+        let (mut is_finishing, mut is_distrusted) = (false, false);
+        loop {
+            tokio::select! {
+                // First, so that a request which has come is seen before its connection ends.
+                biased;
+                ended = connection.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::trace!(%error, "a connection ended");
+                    }
                     break;
                 }
-                counted.stays();
-            }
-            () = stop.cancelled(), if !stopping => {
-                stopping = true;
-                connection.as_mut().graceful_shutdown();
+                () = self.seen.close.notified() => {
+                    if self.seen.phase().0 != Phase::Busy {
+                        break;
+                    }
+                    self.counted.stays();
+                }
+                () = self.stop.cancelled(), if !is_finishing => {
+                    is_finishing = true;
+                    finish(connection.as_mut());
+                }
+                () = distrusted.cancelled(), if !is_distrusted => {
+                    is_distrusted = true;
+                    finish(connection.as_mut());
+                }
+                () = tokio::time::sleep(Duration::from_millis(TRUST_MS)), if is_distrusted => break,
             }
         }
+    }
+}
+
+/// What is known of the other end of a connection with TLS.
+#[derive(Clone)]
+struct Encrypted {
+    caller: Option<CertificateCaller>,
+}
+
+/// Answers one request.
+fn answer(
+    mut entry_point: EntryPoint,
+    request: Request<Incoming>,
+    by: Option<Encrypted>,
+    seen: Arc<ConnectionState>,
+) -> impl Future<Output = Result<Response<Body>, Infallible>> {
+    let mut request = request.map(Body::new);
+    let is_encrypted = by.is_some();
+    if let Some(caller) = by.and_then(|by| by.caller) {
+        request.extensions_mut().insert(caller);
+    }
+    let answer = entry_point.call(request);
+    async move {
+        let mut answer = answer.await?;
+        seen.known.fetch_or(ratelimit::is_of_known(answer.headers()), Ordering::Relaxed);
+        if is_encrypted {
+            answer.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, HSTS);
+        }
+        Ok(answer)
     }
 }
 
@@ -168,8 +276,7 @@ fn set_up(stream: &TcpStream) {
 
 /// Tells a connection that there is no place, if it can be told at once.
 fn refuse(stream: &TcpStream) {
-    metrics::counter!("vitals_refused_total", "limit" => "connections", "whose" => "process")
-        .increment(1);
+    count_refused();
     let detail = "all connections of this process are in use: try again; the operator raises \
                   --connections, and the process's limit of open files if need be";
     let problem = Problem::unavailable("too_many_connections", detail).with(|document| {
@@ -183,6 +290,11 @@ fn refuse(stream: &TcpStream) {
     if let Err(error) = stream.try_write(answer.as_bytes()) {
         tracing::trace!(%error, "a refused connection was not told");
     }
+}
+
+fn count_refused() {
+    metrics::counter!("vitals_refused_total", "limit" => "connections", "whose" => "process")
+        .increment(1);
 }
 
 /// The connections of a process.
@@ -216,8 +328,9 @@ impl Connections {
             return None;
         }
         let (state, close) = (AtomicU64::new(Phase::New as u64), Notify::new());
-        let known = AtomicBool::new(false);
-        let seen = Arc::new(ConnectionState { started: self.started, state, known, close });
+        let (known, under_way) = (AtomicBool::new(false), AtomicU32::new(0));
+        let seen = ConnectionState { started: self.started, state, under_way, known, close };
+        let seen = Arc::new(seen);
         seen.enter(Phase::New);
         open.insert(number, seen.clone());
         metrics::gauge!("vitals_connections").set(open.len() as f64);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use axum::extract::{FromRequest, Request, State};
-use axum::http::Method;
+use axum::http::{Method, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use tower_service::Service;
@@ -64,7 +64,7 @@ impl EntryPoint {
 
     fn answer(&mut self, request: Request) -> Answering {
         match &self.readings {
-            Some(route) if request.method() == Method::POST && request.uri() == READINGS => {
+            Some(route) if request.method() == Method::POST && is_readings(request.uri()) => {
                 let route = route.clone();
                 Box::pin(async move {
                     Ok(route.availability.parting(every_answer(pin!(route.answer(request))).await))
@@ -75,9 +75,14 @@ impl EntryPoint {
     }
 }
 
+/// HTTP/2 names the host in it, too.
+fn is_readings(uri: &Uri) -> bool {
+    uri.path_and_query().is_some_and(|path| path == READINGS)
+}
+
 impl ReadingsRoute {
     async fn answer(&self, request: Request) -> Result<Response, Problem> {
-        let caller = self.pipeline.caller(request.headers()).await?;
+        let caller = self.pipeline.caller(request.headers(), request.extensions()).await?;
         let handler = async |request| {
             let body = Incoming::from_request(request, &()).await?;
             let (readings, caller) = (State(self.readings.clone()), Extension(caller.clone()));

@@ -82,6 +82,13 @@ async fn warnings(probe: &Probe) -> Result<Vec<String>, sqlx::Error> {
         ));
     }
     warnings.extend(restored(probe).await?);
+    if let Some(at) = probe.availability.expires_soon(probe.clock.now()) {
+        let at = rfc3339(at);
+        warnings.push(format!(
+            "the TLS certificate expires at {at}: put the next one in its place, which is read \
+             without a restart"
+        ));
+    }
     let ahead = probe.log.ahead_of(&probe.clock).await?.num_seconds();
     if ahead > CLOCKS_APART_SECONDS_MAX {
         warnings.push(format!(

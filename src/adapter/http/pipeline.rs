@@ -14,11 +14,12 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 
 use super::body::{self, Allowance};
+use super::connections::tls::CertificateCaller;
 use super::problem::Problem;
 use super::ratelimit;
 use super::token::bearer;
@@ -46,9 +47,21 @@ impl RequestPipeline {
         RequestPipeline { keys, limits, shares }
     }
 
-    /// Who calls, by the token of their request.
-    pub async fn caller(&self, headers: &HeaderMap) -> Result<Arc<Caller>, Problem> {
-        Ok(self.keys.caller(bearer(headers)?).await?)
+    /// Who calls: by the token of their request, or where it has none by the certificate of
+    /// its connection.
+    pub async fn caller(
+        &self,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<Arc<Caller>, Problem> {
+        match extensions.get::<CertificateCaller>() {
+            Some(shown) if !headers.contains_key(header::AUTHORIZATION) => {
+                let caller = shown.0.clone()?;
+                self.keys.is_still_good(&caller)?;
+                Ok(caller)
+            }
+            _ => Ok(self.keys.caller(bearer(headers)?).await?),
+        }
     }
 
     /// Rate limits, a net and a time limit, for whoever has been let in.

@@ -209,7 +209,7 @@ async fn admit_by_token(
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let caller = pipeline.caller(request.headers()).await?;
+    let caller = pipeline.caller(request.headers(), request.extensions()).await?;
     pipeline.admit(&caller.clone(), request, |request| handled(caller, request, next)).await
 }
 
@@ -221,7 +221,7 @@ async fn admit_by_token_or_link(
     let (mut parts, body) = request.into_parts();
     let caller = match links.caller(&mut parts).await? {
         Some(caller) => Arc::new(caller),
-        None => pipeline.caller(&parts.headers).await?,
+        None => pipeline.caller(&parts.headers, &parts.extensions).await?,
     };
     let request = Request::from_parts(parts, body);
     pipeline.admit(&caller.clone(), request, |request| handled(caller, request, next)).await

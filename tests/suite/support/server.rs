@@ -84,6 +84,7 @@ pub fn client_builder() -> reqwest::ClientBuilder {
 /// A running `vitals serve`; killed when it is dropped.
 pub struct Server {
     child: Child,
+    base: String,
     address: String,
     log: PathBuf,
 }
@@ -167,17 +168,19 @@ impl Server {
         let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
         let ready = tokio::time::timeout(READY_MAX, lines.next_line()).await;
         let address = match ready {
-            Ok(Ok(Some(line))) => line.strip_prefix("ready http://").map(str::to_owned),
+            Ok(Ok(Some(line))) => line
+                .strip_prefix("ready ")
+                .and_then(|url| Some((url.to_owned(), url.split_once("://")?.1.to_owned()))),
             _ => None,
         };
         let said = || std::fs::read_to_string(&log).unwrap_or_default();
-        let address = address.ok_or_else(said)?;
-        Ok(Server { child, address, log })
+        let (base, address) = address.ok_or_else(said)?;
+        Ok(Server { child, base, address, log })
     }
 
     /// A URL of this server; `path` begins with a slash.
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("{}{path}", self.base)
     }
 
     /// `127.0.0.1:PORT`

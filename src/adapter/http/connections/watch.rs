@@ -7,13 +7,13 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use hyper::rt::{Read, ReadBufCursor, Sleep, Timer, Write};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
 /// What a connection does.
@@ -34,6 +34,8 @@ pub(super) struct ConnectionState {
     pub(super) started: Instant,
     /// A phase in the last two bits, and since when, in milliseconds.
     pub(super) state: AtomicU64,
+    /// Requests of HTTP/2 that are not answered to the end.
+    pub(super) under_way: AtomicU32,
     /// A good token was sent on it.
     pub(super) known: AtomicBool,
     pub(super) close: Notify,
@@ -51,6 +53,7 @@ impl ConnectionState {
     pub(super) fn phase(&self) -> (Phase, u64) {
         let state = self.state.load(Ordering::Relaxed);
         let phase = match state & 3 {
+            _ if self.under_way.load(Ordering::Relaxed) > 0 => Phase::Busy,
             0 => Phase::Busy,
             1 => Phase::New,
             2 => Phase::Head,
@@ -106,12 +109,12 @@ impl Future for Never {
 impl Sleep for Never {}
 
 /// A connection whose first byte of a head is noticed.
-pub(super) struct Watched {
-    pub(super) io: TokioIo<TcpStream>,
+pub(super) struct Watched<S> {
+    pub(super) io: TokioIo<S>,
     pub(super) seen: Arc<ConnectionState>,
 }
 
-impl Read for Watched {
+impl<S: AsyncRead + Unpin> Read for Watched<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -125,7 +128,7 @@ impl Read for Watched {
     }
 }
 
-impl Write for Watched {
+impl<S: AsyncWrite + Unpin> Write for Watched<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
