@@ -147,6 +147,13 @@ pub struct Serving {
     /// [default: whoever has the key]
     #[arg(long, env = "VITALS_JWT_ISSUER", value_name = "ISS", value_delimiter = ',')]
     pub jwt_issuer: Vec<String>,
+    /// What the claims of an identity provider stand for: a TOML file. It is read anew when it
+    /// changes
+    #[arg(long, env = "VITALS_JWT_ROLES", value_name = "FILE")]
+    pub jwt_roles: Option<PathBuf>,
+    /// By how much the clock of who makes tokens may be apart from this one's
+    #[arg(long, env = "VITALS_JWT_LEEWAY", value_name = "TIME", value_parser = leeway, default_value = "0s")]
+    pub jwt_leeway: Duration,
     /// Where the heads of the log are published, so that a tail that was cut off can be proved:
     /// a file, an http(s) URL that they are posted to, or `log`. See `vitals verify --anchor`
     #[arg(long, env = "VITALS_ANCHOR", value_name = "FILE|URL|log", value_parser = anchor_place)]
@@ -180,6 +187,9 @@ pub struct Serving {
     #[arg(long, env = "VITALS_SELF_CHECK_PAUSE", value_name = "TIME", value_parser = duration, default_value = SELF_CHECK_PAUSE)]
     pub self_check_pause: Duration,
 }
+
+/// See [`leeway`].
+const LEEWAY_SECONDS_MAX: u64 = 300;
 
 /// A recovery takes less, and somebody has seen that the disk is full.
 const DATABASE_AWAY: &str = "5m";
@@ -332,6 +342,16 @@ fn per_minute(text: &str) -> Result<NonZeroU32, String> {
         .ok()
         .filter(|n: &NonZeroU32| n.get() <= PER_MINUTE_MAX)
         .ok_or_else(|| format!("write it as a whole number from 1 to {PER_MINUTE_MAX}"))
+}
+
+/// Clocks that are further apart are to be put right.
+fn leeway(text: &str) -> Result<Duration, String> {
+    let most = Duration::from_secs(LEEWAY_SECONDS_MAX);
+    let leeway = duration(text)?;
+    if leeway > most {
+        return Err(format!("{LEEWAY_SECONDS_MAX}s at most: put the clocks right"));
+    }
+    Ok(leeway)
 }
 
 /// A length of time as people write it: 60s, 12h.

@@ -12,22 +12,12 @@ use uuid::Uuid;
 
 use super::claims::{Claims, unauthorised};
 use super::denied::Denied;
+use super::roles::Granted;
+use super::scope::{Scope, Scopes};
 use crate::event::{ID_RULE, is_fhir_id};
 
 /// The longest name of a subject.
 const SUBJECT_CHARS_MAX: usize = 255;
-
-/// Every scope there is.
-pub const SCOPES: [&str; 8] = [
-    "patients:manage",
-    "readings:write",
-    "readings:correct",
-    "vitals:read",
-    "alerts:read",
-    "alerts:ack",
-    "rules:manage",
-    "webhooks:manage",
-];
 
 /// What a token may touch.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,12 +51,16 @@ pub struct Caller {
     pub tenant: Arc<str>,
     /// Their name.
     pub subject: String,
-    pub(super) scope: String,
+    /// What they may do.
+    pub scopes: Scopes,
     /// If set, the one device that they may write and read.
     pub device: Option<String>,
     /// If set, the one patient that they may write and read.
     pub patient: Option<String>,
-    /// When the token begins and ceases to be good, milliseconds since 1970.
+    /// The token's own name.
+    pub token_id: Option<String>,
+    /// When it was made, begins and ceases to be good, milliseconds since 1970.
+    pub(super) issued_ms: Option<i64>,
     pub(super) begins_ms: Option<i64>,
     pub(super) expires_ms: i64,
     /// Came by a link and not by a token: nobody knows who it is, and they are shown
@@ -91,8 +85,13 @@ fn milliseconds(seconds: &Number) -> i64 {
 }
 
 impl Caller {
-    /// Whoever these claims are about, if one of `issuers` (or there are none) says so.
-    pub(super) fn of(claims: Claims, issuers: &[String]) -> Result<Caller, Denied> {
+    /// Whoever these claims are about, if one of `issuers` (or there are none) says so; with
+    /// what the operator's map makes of them.
+    pub(super) fn of(
+        claims: Claims,
+        granted: Granted,
+        issuers: &[String],
+    ) -> Result<Caller, Denied> {
         if !issuers.is_empty() && !issuers.contains(&claims.iss) {
             return Err(unauthorised("the token was made by another issuer (iss) than is taken"));
         }
@@ -100,16 +99,29 @@ impl Caller {
             let detail = format!("sub must have 1 to {SUBJECT_CHARS_MAX} printable characters");
             return Err(unauthorised(detail));
         }
-        let ids = [Some(&claims.tenant), claims.device.as_ref(), claims.patient.as_ref()];
+        let tenant = match (claims.tenant, granted.tenant) {
+            (Some(own), Some(mapped)) if own != mapped => {
+                return Err(unauthorised(
+                    "the token names another tenant than its claims stand for",
+                ));
+            }
+            (own, mapped) => own.or(mapped),
+        };
+        let tenant = tenant.ok_or_else(|| {
+            unauthorised("the token names no tenant (claim tenant), and no map of roles does")
+        })?;
+        let ids = [Some(&tenant), claims.device.as_ref(), claims.patient.as_ref()];
         if !ids.into_iter().flatten().all(|id| is_fhir_id(id)) {
             return Err(unauthorised(format!("each of tenant, device and patient {ID_RULE}")));
         }
         Ok(Caller {
-            tenant: claims.tenant.into(),
+            tenant: tenant.into(),
             subject: claims.sub,
-            scope: claims.scope,
+            scopes: Scopes::read(&claims.scope).and(granted.scopes),
             device: claims.device,
             patient: claims.patient,
+            token_id: claims.jti,
+            issued_ms: claims.iat.as_ref().map(milliseconds),
             begins_ms: claims.nbf.as_ref().map(milliseconds),
             expires_ms: milliseconds(&claims.exp),
             linked: false,
@@ -128,9 +140,11 @@ impl Caller {
         Caller {
             tenant,
             subject: subject.to_owned(),
-            scope: "readings:write".to_owned(),
+            scopes: Scopes::of(&[Scope::ReadingsWrite]),
             device: None,
             patient: None,
+            token_id: None,
+            issued_ms: None,
             begins_ms: None,
             expires_ms: i64::MAX,
             linked: false,
@@ -144,9 +158,11 @@ impl Caller {
         Caller {
             tenant: tenant.into(),
             subject: format!("link {alert}"),
-            scope: "alerts:ack".to_owned(),
+            scopes: Scopes::of(&[Scope::AlertsAck]),
             device: None,
             patient: None,
+            token_id: None,
+            issued_ms: None,
             begins_ms: None,
             expires_ms: now.timestamp_millis(),
             linked: true,
@@ -163,9 +179,8 @@ impl Caller {
     }
 
     /// Only with the scope.
-    pub fn may(&self, scope: &'static str) -> Result<(), Denied> {
-        let has = self.scope.split(' ').any(|s| s == scope);
-        if has { Ok(()) } else { Err(Denied::ScopeMissing(scope)) }
+    pub fn may(&self, scope: Scope) -> Result<(), Denied> {
+        if self.scopes.has(scope) { Ok(()) } else { Err(Denied::ScopeMissing(scope.name())) }
     }
 
     /// Not when the token is narrowed to another patient.
@@ -179,7 +194,7 @@ impl Caller {
     }
 
     /// Not with a token of one device or patient, where the whole tenant is meant.
-    pub fn may_administer(&self, scope: &'static str) -> Result<(), Denied> {
+    pub fn may_administer(&self, scope: Scope) -> Result<(), Denied> {
         self.may(scope)?;
         if self.device.is_some() || self.patient.is_some() {
             return Err(Denied::OutsideToken("the token is for one device or patient only"));

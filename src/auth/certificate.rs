@@ -15,8 +15,9 @@ use x509_cert::der::oid::db::rfc4519::CN;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-use super::caller::{Caller, SCOPES};
+use super::caller::Caller;
 use super::denied::Denied;
+use super::scope::{Scope, Scopes};
 use crate::event::{ID_RULE, is_fhir_id};
 
 /// Entries of a map.
@@ -138,7 +139,7 @@ impl ClientMap {
         };
         let [tenant, device, patient] = ids;
         let mut caller = Caller::configured(tenant.unwrap_or_default().into(), name);
-        caller.scope.clone_from(&client.scope);
+        caller.scopes = Scopes::read(&client.scope);
         caller.expires_ms = certificate.expires_at.timestamp_millis();
         Ok(Arc::new(Caller { device, patient, ..caller }))
     }
@@ -159,8 +160,8 @@ impl Client {
         if self.tenant.is_none() && !open("tenant") {
             return Err("tenant is missing".to_owned());
         }
-        match self.scope.split(' ').find(|scope| !SCOPES.contains(scope)) {
-            Some(unknown) => Err(format!("\"{unknown}\" is no scope; {} are", SCOPES.join(", "))),
+        match self.scope.split(' ').find(|scope| Scope::named(scope).is_none()) {
+            Some(unknown) => Err(format!("\"{unknown}\" is no scope; {} are", Scope::names())),
             None => Ok(()),
         }
     }
@@ -261,8 +262,8 @@ mod tests {
         {
             assert_eq!(who(&[stranger]), None, "{stranger}");
         }
-        assert!(map.caller(&named(&["urn:icu:w"])).unwrap().may("vitals:read").is_ok());
-        assert!(map.caller(&named(&["gateway"])).unwrap().may("vitals:read").is_err());
+        assert!(map.caller(&named(&["urn:icu:w"])).unwrap().may(Scope::VitalsRead).is_ok());
+        assert!(map.caller(&named(&["gateway"])).unwrap().may(Scope::VitalsRead).is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, Validation};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Number;
 
 use super::denied::Denied;
@@ -22,22 +22,43 @@ pub struct Claims {
     pub aud: serde_json::Value,
     /// Who calls.
     pub sub: String,
-    /// For whom.
-    pub tenant: String,
+    /// For whom, unless the operator's map says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
     /// What they may do, separated by spaces.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text_or_list")]
     pub scope: String,
     /// Until when, seconds since 1970, whole or not (RFC 7519, 2).
     pub exp: Number,
     /// From when on, likewise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nbf: Option<Number>,
+    /// When it was made, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iat: Option<Number>,
+    /// Its own name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jti: Option<String>,
     /// Only this device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
     /// Only this patient.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patient: Option<String>,
+}
+
+/// Some providers write a list where RFC 8693 has a text.
+fn text_or_list<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "scope is a text with spaces, or a list of texts")]
+    enum Either {
+        Text(String),
+        List(Vec<String>),
+    }
+    Ok(match Either::deserialize(from)? {
+        Either::Text(text) => text,
+        Either::List(list) => list.join(" "),
+    })
 }
 
 /// What a token has to hold, whatever signed it.

@@ -20,8 +20,9 @@ use parking_lot::RwLock;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::acceptance::Acceptance;
 use super::caller::Caller;
-use super::claims::{Claims, reason, unauthorised, validation};
+use super::claims::{reason, unauthorised, validation};
 use super::denied::Denied;
 use super::token_cache::TokenCache;
 
@@ -139,12 +140,19 @@ impl Jwks {
         self.set()?.known.get(token)
     }
 
+    /// Forgets who has verified tokens, not the keys.
+    pub fn forget(&self) {
+        if let Some(set) = self.set() {
+            set.known.clear();
+        }
+    }
+
     /// Whose token it is, if one of the keys signed it.
     pub async fn caller(
         &self,
         token: &str,
         header: &Header,
-        issuers: &[String],
+        acceptance: &Acceptance,
     ) -> Result<Arc<Caller>, Denied> {
         if !self.knows(header) {
             self.look_for_unknown().await;
@@ -156,12 +164,8 @@ impl Jwks {
         }
         let mut refused = ErrorKind::InvalidSignature;
         for key in fitting {
-            match jsonwebtoken::decode::<Claims>(token, &key.key, &validation(key.algorithm)) {
-                Ok(decoded) => {
-                    let caller = Arc::new(Caller::of(decoded.claims, issuers)?);
-                    set.known.put(token, &caller);
-                    return Ok(caller);
-                }
+            match jsonwebtoken::decode(token, &key.key, &validation(key.algorithm)) {
+                Ok(decoded) => return set.known.remember(token, decoded.claims, acceptance),
                 Err(error) => refused = error.into_kind(),
             }
         }

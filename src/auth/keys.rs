@@ -1,10 +1,12 @@
 //! The keys that tokens are signed with, and whose a token is.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 
+use super::acceptance::Acceptance;
 use super::caller::Caller;
 use super::claims::{Claims, ISSUER, reason, unauthorised, validation};
 use super::denied::Denied;
@@ -21,8 +23,7 @@ pub const SECRET_BYTES_MIN: usize = 32;
 pub struct Keys {
     ours: Option<Arc<Signing>>,
     others: Option<Arc<Jwks>>,
-    /// Whose tokens are taken; empty: anybody's who has the key.
-    issuers: Arc<[String]>,
+    acceptance: Arc<Acceptance>,
     clock: Clock,
 }
 
@@ -57,12 +58,12 @@ impl Keys {
             validation: validation(Algorithm::HS256),
             known: TokenCache::default(),
         };
-        Ok(Keys { ours: Some(Arc::new(signing)), others: None, issuers: Arc::default(), clock })
+        Ok(Keys { ours: Some(Arc::new(signing)), others: None, acceptance: Arc::default(), clock })
     }
 
     /// Keys of a set and no secret: tokens are verified, and cannot be made here.
     pub fn jwks(set: Jwks, clock: Clock) -> Keys {
-        Keys { ours: None, others: Some(Arc::new(set)), issuers: Arc::default(), clock }
+        Keys { ours: None, others: Some(Arc::new(set)), acceptance: Arc::default(), clock }
     }
 
     /// These keys, and those of a set beside them.
@@ -70,22 +71,35 @@ impl Keys {
         Keys { others: Some(Arc::new(set)), ..self }
     }
 
+    /// The same keys, for tokens that are taken so.
+    pub fn accepting(self, acceptance: Acceptance) -> Keys {
+        Keys { acceptance: Arc::new(acceptance), ..self }
+    }
+
     /// The same keys for tokens of these issuers alone; none: of any.
     pub fn of_issuers(self, issuers: &[String]) -> Keys {
-        Keys { issuers: issuers.into(), ..self }
+        self.accepting(Acceptance::new(issuers, Duration::ZERO))
     }
 
     /// The issuer of tokens that are made here.
     pub fn issuer(&self) -> &str {
-        self.issuers.first().map_or(ISSUER, |issuer| issuer)
+        self.acceptance.issuers.first().map_or(ISSUER, |issuer| issuer)
     }
 
-    /// Keeps a set up to date, for ever.
+    /// Keeps the set and the map of roles up to date, for ever.
     pub async fn keep(self) {
-        match &self.others {
-            Some(set) => set.keep().await,
-            None => std::future::pending().await,
-        }
+        let set = async {
+            match &self.others {
+                Some(set) => set.keep().await,
+                None => std::future::pending().await,
+            }
+        };
+        // Tokens that were met by the old map are met anew.
+        let forget = || {
+            self.ours.iter().for_each(|ours| ours.known.clear());
+            self.others.iter().for_each(|set| set.forget());
+        };
+        tokio::join!(set, self.acceptance.keep(forget));
     }
 
     /// Signs claims, with our secret.
@@ -109,15 +123,11 @@ impl Keys {
         }
         match (header.alg, &self.ours, &self.others) {
             (Algorithm::HS256, Some(ours), _) => {
-                let decoded =
-                    jsonwebtoken::decode::<Claims>(token, &ours.decoding, &ours.validation);
-                let claims = decoded.map_err(refused)?.claims;
-                let caller = Arc::new(Caller::of(claims, &self.issuers)?);
-                ours.known.put(token, &caller);
-                Ok(caller)
+                let decoded = jsonwebtoken::decode(token, &ours.decoding, &ours.validation);
+                ours.known.remember(token, decoded.map_err(refused)?.claims, &self.acceptance)
             }
             (Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA, _, Some(set)) => {
-                set.caller(token, &header, &self.issuers).await
+                set.caller(token, &header, &self.acceptance).await
             }
             (_, Some(_), None) => Err(unauthorised("the token is not signed with HS256")),
             _ => Err(unauthorised("the token is not signed with RS256, ES256 or EdDSA")),
@@ -128,7 +138,9 @@ impl Keys {
     pub async fn caller(&self, token: &str) -> Result<Arc<Caller>, Denied> {
         let caller = self.signed(token).await?;
         self.is_still_good(&caller)?;
-        if caller.begins_ms.is_some_and(|begins| begins > self.clock.now().timestamp_millis()) {
+        let leeway = self.acceptance.leeway_ms();
+        let begins_ms = caller.begins_ms.map(|begins| begins.saturating_sub(leeway));
+        if begins_ms.is_some_and(|begins| begins > self.clock.now().timestamp_millis()) {
             return Err(unauthorised("the token is not good yet"));
         }
         Ok(caller)
@@ -136,6 +148,6 @@ impl Keys {
 
     /// Not once what a caller showed has expired.
     pub fn is_still_good(&self, caller: &Caller) -> Result<(), Denied> {
-        caller.may_still(self.clock.now())
+        caller.may_still(self.clock.now() - self.acceptance.leeway)
     }
 }

@@ -5,17 +5,23 @@
 //! its scope. Knows no protocol: where a token stands is the adapter's to know, and how a
 //! [`Denied`] is said.
 
+mod acceptance;
 mod caller;
 mod certificate;
 mod claims;
 mod denied;
 pub mod jwks;
 mod keys;
+mod roles;
+mod scope;
 pub mod strength;
 mod token_cache;
 
-pub use caller::{Caller, Narrowing, SCOPES, Subject, is_subject};
+pub use acceptance::{Acceptance, RoleFileError};
+pub use caller::{Caller, Narrowing, Subject, is_subject};
 pub use certificate::{Certificate, ClientMap, ClientMapError, UnreadableCertificate};
 pub use claims::{AUDIENCE, Claims, ISSUER};
 pub use denied::Denied;
 pub use keys::{Keys, SECRET_BYTES_MIN, WeakSecret};
+pub use roles::{RoleMap, RoleMapError};
+pub use scope::{Role, Scope, Scopes};

@@ -9,8 +9,11 @@ use std::mem;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use serde_json::{Map, Value};
 
+use super::acceptance::Acceptance;
 use super::caller::Caller;
+use super::denied::Denied;
 
 /// Tokens after which those that were not seen meanwhile are forgotten.
 const TOKENS: usize = 4_096;
@@ -39,8 +42,34 @@ impl TokenCache {
         Some(caller)
     }
 
+    /// Whom a verified token's claims are about; remembered, unless what they mean has changed
+    /// meanwhile.
+    pub fn remember(
+        &self,
+        token: &str,
+        claims: Map<String, Value>,
+        acceptance: &Acceptance,
+    ) -> Result<Arc<Caller>, Denied> {
+        let before = acceptance.map();
+        let caller = Arc::new(acceptance.caller(claims)?);
+        self.put(token, &caller);
+        let is_same = match (&before, &acceptance.map()) {
+            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+            _ => true,
+        };
+        if !is_same {
+            self.clear();
+        }
+        Ok(caller)
+    }
+
+    /// Forgets all of them.
+    pub fn clear(&self) {
+        *self.0.lock() = Seen::default();
+    }
+
     /// Remembers a token that was verified.
-    pub fn put(&self, token: &str, caller: &Arc<Caller>) {
+    fn put(&self, token: &str, caller: &Arc<Caller>) {
         if token.len() <= TOKEN_BYTES_MAX {
             let mut seen = self.0.lock();
             seen.remember(token.into(), caller.clone());
@@ -62,14 +91,17 @@ mod tests {
     use std::sync::OnceLock;
 
     use super::*;
+    use crate::auth::Scopes;
 
     fn caller(subject: &str) -> Arc<Caller> {
         Arc::new(Caller {
             tenant: "ward".into(),
             subject: subject.to_owned(),
-            scope: String::new(),
+            scopes: Scopes::default(),
             device: None,
             patient: None,
+            token_id: None,
+            issued_ms: None,
             begins_ms: None,
             expires_ms: 0,
             linked: false,

@@ -17,7 +17,7 @@ use super::database::Database;
 use super::error::Error;
 use super::secret;
 use super::serve::{Server, with_long_wait};
-use crate::auth::{AUDIENCE, Claims, Keys, SCOPES};
+use crate::auth::{AUDIENCE, Claims, Keys, Scope};
 use crate::clock::Clock;
 use crate::config::{Common, Serving, duration};
 use crate::delivery::webhook::guard::Allow;
@@ -84,7 +84,8 @@ async fn show(
     let ward = Ward::built_in()?;
     let base = format!("http://{}", server.address);
     let tenant = format!("demo-{}", clock.now().timestamp());
-    let gateway = keys.sign(&claims(keys, clock, &tenant, "demo", &SCOPES.join(" ")))?;
+    let gateway =
+        keys.sign(&claims(keys, clock, &tenant, "demo", &Scope::ALL.map(Scope::name).join(" ")))?;
     let nurse =
         keys.sign(&claims(keys, clock, &tenant, "nurse", "vitals:read alerts:read alerts:ack"))?;
     let mut bedside = Bedside::new(&base, &gateway, clock.clone())?;
@@ -158,10 +159,12 @@ fn claims(keys: &Keys, clock: &Clock, tenant: &str, subject: &str, scope: &str) 
         iss: keys.issuer().to_owned(),
         aud: AUDIENCE.into(),
         sub: subject.to_owned(),
-        tenant: tenant.to_owned(),
+        tenant: Some(tenant.to_owned()),
         scope: scope.to_owned(),
         exp: (clock.now().timestamp() + TOKEN_SECONDS).into(),
         nbf: None,
+        iat: None,
+        jti: None,
         device: None,
         patient: None,
     }

@@ -15,7 +15,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use super::error::Error;
 use crate::auth::jwks::Jwks;
-use crate::auth::{Keys, SECRET_BYTES_MIN};
+use crate::auth::{Acceptance, Keys, SECRET_BYTES_MIN};
 use crate::clock::Clock;
 use crate::config::{Common, Serving};
 use crate::delivery::seal::Seal;
@@ -64,7 +64,11 @@ pub async fn serving_keys(common: &Common, serving: &Serving) -> Result<Keys, Er
             }
         }
     };
-    Ok(found.of_issuers(&serving.jwt_issuer))
+    let acceptance = Acceptance::new(&serving.jwt_issuer, serving.jwt_leeway);
+    Ok(found.accepting(match &serving.jwt_roles {
+        Some(path) => acceptance.with_roles(path.clone()).await?,
+        None => acceptance,
+    }))
 }
 
 /// What webhooks' secrets are sealed with: the keys of the environment, separated by

@@ -4,10 +4,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
+use uuid::Uuid;
 
 use super::error::Error;
 use super::secret;
-use crate::auth::{AUDIENCE, Claims, SCOPES, is_subject};
+use crate::auth::{AUDIENCE, Claims, Scope, is_subject};
 use crate::clock::Clock;
 use crate::config::{Common, duration};
 
@@ -42,20 +43,23 @@ pub fn run(common: &Common, options: &Options) -> Result<ExitCode, Error> {
     if !is_subject(&options.subject) {
         return Err("--subject must have 1 to 255 printable characters".into());
     }
-    if let Some(unknown) = options.scope.split_whitespace().find(|s| !SCOPES.contains(s)) {
-        return Err(format!("no scope is called {unknown}: use {}", SCOPES.join(", ")).into());
+    if let Some(unknown) = options.scope.split_whitespace().find(|s| Scope::named(s).is_none()) {
+        return Err(format!("no scope is called {unknown}: use {}", Scope::names()).into());
     }
     let ttl = i64::try_from(options.ttl.as_secs())?;
-    let exp = Clock::system().now().timestamp().checked_add(ttl).ok_or("--ttl is too long")?;
+    let now = Clock::system().now().timestamp();
+    let exp = now.checked_add(ttl).ok_or("--ttl is too long")?;
     let keys = secret::keys(common)?.of_issuers(&options.jwt_issuer);
     let claims = Claims {
         iss: keys.issuer().to_owned(),
         aud: AUDIENCE.into(),
         sub: options.subject.clone(),
-        tenant: options.tenant.clone(),
+        tenant: Some(options.tenant.clone()),
         scope: options.scope.split_whitespace().collect::<Vec<_>>().join(" "),
         exp: exp.into(),
         nbf: None,
+        iat: Some(now.into()),
+        jti: Some(Uuid::now_v7().to_string()),
         device: options.device.clone(),
         patient: options.patient.clone(),
     };

@@ -10,14 +10,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::reading::{Draft, ReadingFault, Rejected, accept};
 use super::writers::{Writers, WritersError, Written};
-use crate::auth::{Caller, Denied};
+use crate::auth::{Caller, Denied, Scope};
 use crate::clock::Clock;
 use crate::event::Event;
 use crate::limits::{Limited, Limits};
 use crate::log::Archived;
 
 /// The scope of who hands in readings.
-const SCOPE: &str = "readings:write";
+const SCOPE: Scope = Scope::ReadingsWrite;
 
 /// The way in: cheap to clone.
 #[derive(Clone)]

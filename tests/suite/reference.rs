@@ -8,6 +8,7 @@
 mod codes;
 mod constants;
 mod options;
+mod scopes;
 
 use std::path::Path;
 
@@ -57,4 +58,9 @@ fn the_options_are_those_of_the_program() {
 #[test]
 fn the_codes_are_those_of_the_description_and_each_says_what_to_do() {
     holds("errors.md", codes::table);
+}
+
+#[test]
+fn the_scopes_and_roles_are_those_of_the_routes() {
+    holds("scopes.md", |_| scopes::tables());
 }

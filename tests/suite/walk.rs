@@ -12,7 +12,7 @@ use std::time::Duration;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use vitals::auth::SCOPES;
+use vitals::auth::Scope;
 
 use self::Met::{Makes, Nothing, Own, Refused};
 use crate::hospital::{Hospital, heart_rate, now};
@@ -277,8 +277,9 @@ async fn is_shut(server: &Server, row: &Row, theirs: &Theirs, scope: &str) {
     let (asked, body) = (theirs.paths(path).0, theirs.body(method, path));
     let (status, text) = ask(server, row, "", &asked, body.as_ref()).await;
     assert_eq!(status, 401, "{method} {path} without a token: {text}");
-    let others: Vec<&str> = SCOPES.into_iter().filter(|other| *other != scope).collect();
-    assert_eq!(others.len(), SCOPES.len() - 1, "what is {scope}?");
+    let others: Vec<&str> =
+        Scope::ALL.map(Scope::name).into_iter().filter(|other| *other != scope).collect();
+    assert_eq!(others.len(), Scope::ALL.len() - 1, "what is {scope}?");
     let token = server.token(&others.join(" "));
     let (status, text) = ask(server, row, &token, &asked, body.as_ref()).await;
     // A stream's head is all of it that was read.
@@ -298,7 +299,7 @@ async fn nobody_gets_to_what_is_not_theirs_by_any_route() {
 
     let with = |claim: &str, what: &str| {
         server.token_with(|claims| {
-            claims["scope"] = SCOPES.join(" ").into();
+            claims["scope"] = Scope::ALL.map(Scope::name).join(" ").into();
             claims[claim] = what.into();
         })
     };
@@ -319,7 +320,7 @@ async fn nobody_gets_to_what_is_not_theirs_by_any_route() {
     assert_eq!(kept(&hospital, &theirs).await, before, "something of theirs has changed");
 
     // And whoever it belongs to gets there; nothing is ended before it was asked for.
-    let owner = server.token(&SCOPES.join(" "));
+    let owner = server.token(&Scope::ALL.map(Scope::name).join(" "));
     rows.sort_by_key(|(method, path, ..)| *method == "delete" || path.ends_with("/retract"));
     for row in &rows {
         let (method, path, ..) = *row;

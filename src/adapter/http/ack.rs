@@ -25,7 +25,7 @@ use super::patients::QueryState;
 use super::problem::{Problem, ProblemText};
 use super::reply::Reply;
 use super::to_wire;
-use crate::auth::Caller;
+use crate::auth::{Caller, Scope};
 use crate::delivery::ack::Shown;
 use crate::query::alerts::{Alert, AlertState};
 use crate::query::records;
@@ -70,7 +70,7 @@ pub async fn acknowledge(
     Id(id): Id,
     AnswerForm { words, by_form }: AnswerForm,
 ) -> Result<Reply<Acknowledged>, Problem> {
-    caller.may("alerts:ack")?;
+    caller.may(Scope::AlertsAck)?;
     let alert = find(&questions, &caller, id).await?;
     let answer = if caller.linked { by_link(&words, by_form)? } else { by_token(&words, &caller)? };
     if alert.acknowledged.is_none() {
@@ -95,7 +95,7 @@ pub async fn show(
     shown: Option<Extension<Shown>>,
     Id(id): Id,
 ) -> Result<Response, Problem> {
-    caller.may("alerts:ack")?;
+    caller.may(Scope::AlertsAck)?;
     let alert = find(&questions, &caller, id).await?;
     looked_at(&questions, &caller, shown, &alert).await
 }
@@ -108,7 +108,7 @@ pub async fn clear(
     Id(id): Id,
     Json(words): Json<AcknowledgementRequest>,
 ) -> Result<Reply<wire::Alert>, Problem> {
-    caller.may("alerts:ack")?;
+    caller.may(Scope::AlertsAck)?;
     let answer = by_token(&words, &caller)?;
     let alert = find(&questions, &caller, id).await?;
     if alert.state == AlertState::Active {

@@ -10,7 +10,7 @@ use super::patients::{QueryState, limit};
 use super::problem::Problem;
 use super::reply::Reply;
 use super::{cursor, shadow, to_wire};
-use crate::auth::Caller;
+use crate::auth::{Caller, Scope};
 use crate::event::{Because, ID_RULE, is_fhir_id};
 use crate::query::alerts::{self, Alert, AlertFilter, AlertState};
 use crate::wire::{self, Acknowledgement, AlertWithHistory, Number, Page, Raising, Time, Via};
@@ -54,7 +54,7 @@ pub async fn list(
     Params(params): Params<AlertListParams>,
     headers: HeaderMap,
 ) -> Result<Reply<Page<wire::Alert>>, Problem> {
-    caller.may("alerts:read")?;
+    caller.may(Scope::AlertsRead)?;
     let state = params.state.as_deref().map(|name| {
         params.mode.states().find(|state| state.name() == name).ok_or_else(|| {
             let states: Vec<&str> = params.mode.states().map(AlertState::name).collect();
@@ -118,7 +118,7 @@ pub async fn get(
     Id(id): Id,
     headers: HeaderMap,
 ) -> Result<Reply<AlertWithHistory>, Problem> {
-    caller.may("alerts:read")?;
+    caller.may(Scope::AlertsRead)?;
     let alert = find(&questions, &caller, id).await?;
     let history = alerts::said(&questions.log, &caller.tenant, &alert).await?;
     let mut because = None;

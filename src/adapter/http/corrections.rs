@@ -11,7 +11,7 @@ use super::extract::{Json, PatientId};
 use super::patients::QueryState;
 use super::problem::Problem;
 use super::reply::Reply;
-use crate::auth::Caller;
+use crate::auth::{Caller, Scope};
 use crate::clock::truncate_to_micros;
 use crate::event::{ID_RULE, is_fhir_id};
 use crate::record::retract::{self, RetractError, Retraction};
@@ -28,7 +28,7 @@ pub async fn retract(
     PatientId(patient_id): PatientId,
     Json(body): Json<wire::Retraction>,
 ) -> Result<Reply<Retracted>, Problem> {
-    caller.may("readings:correct")?;
+    caller.may(Scope::ReadingsCorrect)?;
     caller.may_see(&patient_id)?;
     let retraction = read(body, patient_id, &caller.subject)?;
     if !caller.sees_device(&retraction.device_id) {

@@ -9,7 +9,7 @@ use super::extract::Params;
 use super::patients::{QueryState, limit};
 use super::problem::Problem;
 use super::reply::Reply;
-use crate::auth::Caller;
+use crate::auth::{Caller, Scope};
 use crate::event::is_fhir_id;
 use crate::query::devices::{self, Device, DeviceFilter};
 use crate::wire::{self, DeviceAtPatients, IntervalFrom, Number, Page, Time};
@@ -33,7 +33,7 @@ pub async fn list(
     Params(params): Params<DeviceListParams>,
     headers: HeaderMap,
 ) -> Result<Reply<Page<wire::Device>>, Problem> {
-    caller.may("vitals:read")?;
+    caller.may(Scope::VitalsRead)?;
     if let Some(patient_id) = &params.patient_id {
         caller.may_see(patient_id)?;
     }
@@ -61,7 +61,7 @@ pub async fn get(
     Path(device_id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Reply<DeviceAtPatients>, Problem> {
-    caller.may("vitals:read")?;
+    caller.may(Scope::VitalsRead)?;
     if !caller.sees_device(&device_id) {
         return Err(Problem::forbidden("outside_token", "the token is for another device"));
     }

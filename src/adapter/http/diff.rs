@@ -12,7 +12,7 @@ use super::patients::{QueryState, limit};
 use super::problem::Problem;
 use super::reply::Reply;
 use super::{cursor, to_wire};
-use crate::auth::Caller;
+use crate::auth::{Caller, Scope};
 use crate::clock::rfc3339;
 use crate::query::diff::{AlertChange, Changed, DiffQuery, diff as difference};
 use crate::query::history::cursor_of;
@@ -45,7 +45,7 @@ pub async fn diff(
     Params(params): Params<DiffParams>,
     headers: HeaderMap,
 ) -> Result<Reply<wire::Diff>, Problem> {
-    caller.may("vitals:read")?;
+    caller.may(Scope::VitalsRead)?;
     caller.may_see(&patient_id)?;
     let Some(as_of) = params.as_of.map(|t| t.0) else {
         let detail = "a difference is of a moment: name it with asOf=";

@@ -17,7 +17,7 @@ use super::reply::Reply;
 use super::{cursor, to_wire};
 use futures_util::StreamExt;
 
-use crate::auth::Caller;
+use crate::auth::{Caller, Scope};
 use crate::clock::rfc3339;
 use crate::limits::shares::{Permit, ShareHolder};
 use crate::log::Log;
@@ -57,7 +57,7 @@ pub async fn readings(
     Params(params): Params<HistoryParams>,
     headers: HeaderMap,
 ) -> Result<Reply<History>, Problem> {
-    caller.may("vitals:read")?;
+    caller.may(Scope::VitalsRead)?;
     caller.may_see(&patient_id)?;
     let format = TableFormat::wanted(&headers)?;
     let log = &questions.log;

@@ -11,14 +11,14 @@ use super::problem::Problem;
 use super::reply::Reply;
 use super::rules_state::RulesState;
 use super::to_wire;
-use crate::auth::Caller;
+use crate::auth::{Caller, Scope};
 use crate::jobs::{Job, JobKind, JobState};
 use crate::wire::{self, JobProgress, Time};
 
 /// What it takes to start a job of a kind, and so to look at it and to end it.
-fn scope(kind: JobKind) -> &'static str {
+fn scope(kind: JobKind) -> Scope {
     match kind {
-        JobKind::Backtest => "rules:manage",
+        JobKind::Backtest => Scope::RulesManage,
     }
 }
 

@@ -166,15 +166,15 @@ fn headers() -> Value {
 fn described(operation: &Operation, shapes: &mut Shapes) -> Value {
     let mut described = json!({
         "summary": operation.summary,
-        "description": format!("Scope `{}`.", operation.scope),
+        "description": format!("Scope `{}`.", operation.scope.name()),
         "operationId": name(operation),
         "tags": [operation.path.split('/').nth(1).unwrap_or_default()],
         "parameters": parameters(operation, shapes),
         "responses": responses(operation, shapes),
-        "security": [{ "token": [operation.scope] }],
+        "security": [{ "token": [operation.scope.name()] }],
     });
     if operation.by_link {
-        described["security"] = json!([{ "token": [operation.scope] }, { "link": [] }]);
+        described["security"] = json!([{ "token": [operation.scope.name()] }, { "link": [] }]);
     }
     if let Some((schema, also_as)) = operation.body {
         let mut content = json!({ "application/json": { "schema": shapes.asked(schema) } });

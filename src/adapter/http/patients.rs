@@ -9,7 +9,7 @@ use super::extract::{Params, PatientId};
 use super::problem::Problem;
 use super::reply::Reply;
 use super::{cursor, to_wire};
-use crate::auth::Caller;
+use crate::auth::{Caller, Scope};
 use crate::clock::{Clock, rfc3339};
 use crate::limits::shares::Share;
 use crate::log::Log;
@@ -46,7 +46,7 @@ pub async fn state(
     Params(params): Params<StateParams>,
     headers: HeaderMap,
 ) -> Result<Reply<wire::State>, Problem> {
-    caller.may("vitals:read")?;
+    caller.may(Scope::VitalsRead)?;
     caller.may_see(&patient_id)?;
     let moment =
         Moment { as_of: params.as_of.map(|t| t.0), known_at: params.known_at.map(|t| t.0) };
@@ -66,7 +66,7 @@ pub async fn vital(
     Path((_, path)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Result<Reply<wire::Newest>, Problem> {
-    caller.may("vitals:read")?;
+    caller.may(Scope::VitalsRead)?;
     caller.may_see(&patient_id)?;
     let Some(vital) = Vital::from_path(&path) else {
         let paths: Vec<&str> = Vital::all().map(Vital::path).collect();
@@ -105,7 +105,7 @@ pub async fn list(
     Params(params): Params<PatientListParams>,
     headers: HeaderMap,
 ) -> Result<Reply<Page<wire::State>>, Problem> {
-    caller.may("vitals:read")?;
+    caller.may(Scope::VitalsRead)?;
     if caller.device.is_some() {
         let detail = "the token is for one device, and the list is of patients";
         return Err(Problem::forbidden("outside_token", detail));

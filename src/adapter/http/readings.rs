@@ -15,7 +15,7 @@ use super::ndjson;
 use super::problem::Problem;
 use super::reply::Reply;
 use super::stored::{Rejections, answer};
-use crate::auth::Caller;
+use crate::auth::{Caller, Scope};
 use crate::intake::{Intake, Outcome, ParseError, Waiting, parse};
 use crate::limits::shares::{Share, ShareHolder};
 use crate::wire::Stored;
@@ -35,7 +35,7 @@ pub async fn store(
     mut body: Incoming,
 ) -> Result<Reply<Stored>, Problem> {
     // Before anything of the body is read.
-    if let Err(denied) = caller.may("readings:write") {
+    if let Err(denied) = caller.may(Scope::ReadingsWrite) {
         body.discard().await;
         return Err(denied.into());
     }

@@ -18,13 +18,13 @@ use super::extract::{Json, PatientId};
 use super::patients::QueryState;
 use super::problem::Problem;
 use super::reply::Reply;
-use crate::auth::Caller;
+use crate::auth::{Caller, Scope};
 use crate::query::records::{self, PatientRecord};
 use crate::record::register;
 use crate::wire::{Changed, RecordOf};
 
 /// What it takes to write a record: who may switch alarms off.
-const SCOPE: &str = "patients:manage";
+const SCOPE: Scope = Scope::PatientsManage;
 /// The largest record.
 const RECORD_BYTES_MAX: usize = 16 * 1024;
 
@@ -42,7 +42,7 @@ pub async fn get(
     PatientId(patient_id): PatientId,
     headers: HeaderMap,
 ) -> Result<Reply<RecordOf>, Problem> {
-    caller.may("vitals:read")?;
+    caller.may(Scope::VitalsRead)?;
     caller.may_see(&patient_id)?;
     if caller.device.is_some() {
         let detail = "the token is for one device, and a record is a patient's";

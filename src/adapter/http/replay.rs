@@ -24,7 +24,7 @@ use super::cursor;
 use super::extract::{Params, PatientId};
 use super::problem::Problem;
 use super::stream::{data, render, silence, sse, sse_text};
-use crate::auth::Caller;
+use crate::auth::{Caller, Scope};
 use crate::clock::Clock;
 use crate::limits::shares::{Permit, Share, ShareHolder};
 use crate::log::Log;
@@ -68,7 +68,7 @@ pub async fn replay(
     Params(params): Params<ReplayParams>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    caller.may("vitals:read")?;
+    caller.may(Scope::VitalsRead)?;
     caller.may_see(&patient_id)?;
     let speed = speed(params.speed.as_deref())?;
     let link = format!("/api/v1/patients/{patient_id}/replay");

@@ -15,7 +15,7 @@ use super::reply::Reply;
 use super::rules_state::RulesState;
 use super::trials::refuse_too_many_pages;
 use super::{cursor, to_wire};
-use crate::auth::Caller;
+use crate::auth::{Caller, Scope};
 use crate::rules::versions::{self, ChangeError, Unreadable, Version};
 use crate::rules::{Mode, Rule, RuleError};
 use crate::wire::{self, Page, RuleVersion, Time, WrittenRule};
@@ -29,7 +29,7 @@ pub async fn list(
     caller: Caller,
     headers: HeaderMap,
 ) -> Result<Reply<Page<RuleVersion>>, Problem> {
-    caller.may_administer("rules:manage")?;
+    caller.may_administer(Scope::RulesManage)?;
     let all = versions::newest(&rules_state.log, &caller.tenant).await?;
     let items = all.into_iter().map(shown).collect::<Result<_, Problem>>()?;
     Reply::tagged(&headers, &Page::new(items, None, "/api/v1/rules", ""))
@@ -42,7 +42,7 @@ pub async fn get(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Reply<RuleVersion>, Problem> {
-    caller.may_administer("rules:manage")?;
+    caller.may_administer(Scope::RulesManage)?;
     let all = versions::newest(&rules_state.log, &caller.tenant).await?;
     let version = all.into_iter().find(|version| version.id() == id);
     Reply::tagged(&headers, &shown(version.ok_or_else(|| Problem::not_found("rule"))?)?)
@@ -55,7 +55,7 @@ pub async fn history(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Reply<Page<RuleVersion>>, Problem> {
-    caller.may_administer("rules:manage")?;
+    caller.may_administer(Scope::RulesManage)?;
     let all = versions::versions(&rules_state.log, &caller.tenant).await?;
     let mine = all.into_iter().filter(|version| version.id() == id);
     let items = mine.map(shown).collect::<Result<Vec<_>, Problem>>()?;
@@ -97,7 +97,7 @@ pub async fn put(
     Params(params): Params<ChangeParams>,
     request: Request,
 ) -> Result<Reply<RuleVersion>, Problem> {
-    caller.may_administer("rules:manage")?;
+    caller.may_administer(Scope::RulesManage)?;
     check_reason(&params)?;
     let mut body = rule_of(request).await?;
     let Some(members) = body.as_object_mut() else {
@@ -127,7 +127,7 @@ pub async fn retire(
     Path(id): Path<String>,
     Params(params): Params<ChangeParams>,
 ) -> Result<StatusCode, Problem> {
-    caller.may_administer("rules:manage")?;
+    caller.may_administer(Scope::RulesManage)?;
     check_reason(&params)?;
     let all = versions::newest(&rules_state.log, &caller.tenant).await?;
     let last = all.iter().find(|version| version.id() == id);

@@ -13,7 +13,7 @@ use super::problem::Problem;
 use super::reply::Reply;
 use super::rules_state::RulesState;
 use super::{cursor, to_wire};
-use crate::auth::Caller;
+use crate::auth::{Caller, Scope};
 use crate::query::alerts::{Alert, AlertFilter};
 use crate::query::shadow::{self, ShadowQuery};
 use crate::rules::Mode;
@@ -65,7 +65,7 @@ pub async fn report(
     Params(params): Params<ReportParams>,
     headers: HeaderMap,
 ) -> Result<Reply<ShadowReport>, Problem> {
-    caller.may_administer("rules:manage")?;
+    caller.may_administer(Scope::RulesManage)?;
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
     let link = format!("/api/v1/rules/{}/report", cursor::url_encode(&id));
     let place = |cursor| cursor::read(&rules_state.log, cursor, &link);

@@ -10,7 +10,7 @@ use super::problem::Problem;
 use super::reply::Reply;
 use super::rules_state::RulesState;
 use super::to_wire;
-use crate::auth::Caller;
+use crate::auth::{Caller, Scope};
 use crate::event::{ID_RULE, is_fhir_id};
 use crate::rules::registry::Silence;
 use crate::rules::silences::{self, NoEffect, SilenceError};
@@ -29,7 +29,7 @@ pub async fn create(
     caller: Caller,
     Json(wanted): Json<NewSilence>,
 ) -> Result<Reply<wire::Silence>, Problem> {
-    caller.may_administer("alerts:ack")?;
+    caller.may_administer(Scope::AlertsAck)?;
     let now = rules_state.clock.now();
     check(&wanted, now)?;
     let silence = Silence {
@@ -77,7 +77,7 @@ pub async fn list(
     caller: Caller,
     headers: HeaderMap,
 ) -> Result<Reply<Page<wire::Silence>>, Problem> {
-    caller.may_administer("alerts:ack")?;
+    caller.may_administer(Scope::AlertsAck)?;
     let all = silences::all(&rules_state.log, &caller.tenant).await?;
     let items = all.into_iter().map(shown).collect();
     Reply::tagged(&headers, &Page::new(items, None, "/api/v1/silences", ""))
@@ -90,7 +90,7 @@ pub async fn get(
     Id(id): Id,
     headers: HeaderMap,
 ) -> Result<Reply<SilenceReceipt>, Problem> {
-    caller.may_administer("alerts:ack")?;
+    caller.may_administer(Scope::AlertsAck)?;
     let silence = find(&rules_state, &caller, id).await?;
     Reply::tagged(&headers, &receipt(&rules_state, &caller, silence).await?)
 }
@@ -101,7 +101,7 @@ pub async fn end(
     caller: Caller,
     Id(id): Id,
 ) -> Result<Reply<SilenceReceipt>, Problem> {
-    caller.may_administer("alerts:ack")?;
+    caller.may_administer(Scope::AlertsAck)?;
     let now = rules_state.clock.now();
     let mut silence = find(&rules_state, &caller, id).await?;
     if now < silence.until {

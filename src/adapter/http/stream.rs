@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::cursor;
 use super::extract::Params;
 use super::problem::Problem;
-use crate::auth::Caller;
+use crate::auth::{Caller, Scope};
 use crate::clock::Clock;
 use crate::event::Recorded;
 use crate::limits::shares::{Share, ShareHolder};
@@ -53,7 +53,7 @@ pub async fn live(
     Params(params): Params<LiveParams>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    caller.may("vitals:read")?;
+    caller.may(Scope::VitalsRead)?;
     let types = types(params.types.as_deref())?;
     let resume = headers
         .get("last-event-id")

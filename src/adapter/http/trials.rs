@@ -15,7 +15,7 @@ use super::extract::{Body, unreadable_json};
 use super::problem::Problem;
 use super::reply::Reply;
 use super::rules_state::RulesState;
-use crate::auth::Caller;
+use crate::auth::{Caller, Scope};
 use crate::clock::END_OF_TIME;
 use crate::jobs::{JobKind, JobRequest, SubmitError};
 use crate::rules::Rule;
@@ -32,7 +32,7 @@ pub async fn start(
     caller: Caller,
     Body(bytes): Body,
 ) -> Result<Reply<JobStarted>, Problem> {
-    caller.may_administer("rules:manage")?;
+    caller.may_administer(Scope::RulesManage)?;
     let body: Value = serde_json::from_slice(&bytes)
         .map_err(|error| unreadable_json(&error, "; a trial is JSON, as {\"rule\": {…}}"))?;
     // Refused now, and not when its turn has come.

@@ -12,7 +12,7 @@ use super::extract::{Id, Json, Optional};
 use super::problem::Problem;
 use super::reply::Reply;
 use super::to_wire;
-use crate::auth::Caller;
+use crate::auth::{Caller, Scope};
 use crate::clock::Clock;
 use crate::delivery::breaker::{self, OpenBreaker};
 use crate::delivery::endpoint::{self, Endpoint, EndpointChange, EndpointError};
@@ -24,7 +24,7 @@ use crate::log::Log;
 use crate::rules::versions;
 use crate::wire::{self, ChangedWebhook, NewWebhook, Page, Rotation, WebhookWithSecret};
 
-pub(super) const SCOPE: &str = "webhooks:manage";
+pub(super) const SCOPE: Scope = Scope::WebhooksManage;
 
 /// What these routes stand on.
 #[derive(Clone)]

@@ -12,6 +12,7 @@ use crate::adapter::http::{
     ack, alerts, corrections, deliveries, devices, diff, history, jobs, patients, readings, record,
     rules, shadow, silences, trials, webhook_events, webhooks,
 };
+use crate::auth::Scope;
 use crate::wire::{self, Shape, shape};
 
 /// A route with a method.
@@ -21,7 +22,7 @@ pub struct Operation {
     /// Below `/api/v1`.
     pub path: &'static str,
     /// Which scope of a token it takes.
-    pub scope: &'static str,
+    pub scope: Scope,
     /// Whether the link of a page opens it, too.
     pub by_link: bool,
     /// What it does, in a line.
@@ -225,7 +226,7 @@ impl Operation {
 const fn on(
     method: &'static str,
     path: &'static str,
-    scope: &'static str,
+    scope: Scope,
     summary: &'static str,
 ) -> Operation {
     Operation {
@@ -272,12 +273,12 @@ pub const PARAMETERS: &[(&str, &str, &str)] = &[
     ("cursor", r#"{"type": "string"}"#, "Where the page before ended: its `next`."),
 ];
 
-const PATIENTS_MANAGE: &str = "patients:manage";
-const VITALS_READ: &str = "vitals:read";
-const ALERTS_READ: &str = "alerts:read";
-const ALERTS_ACK: &str = "alerts:ack";
-const RULES_MANAGE: &str = "rules:manage";
-const WEBHOOKS_MANAGE: &str = "webhooks:manage";
+const PATIENTS_MANAGE: Scope = Scope::PatientsManage;
+const VITALS_READ: Scope = Scope::VitalsRead;
+const ALERTS_READ: Scope = Scope::AlertsRead;
+const ALERTS_ACK: Scope = Scope::AlertsAck;
+const RULES_MANAGE: Scope = Scope::RulesManage;
+const WEBHOOKS_MANAGE: Scope = Scope::WebhooksManage;
 const FORM: &str = "application/x-www-form-urlencoded";
 const HTML: &str = "text/html";
 const CSV: &str = "text/csv";
@@ -288,7 +289,7 @@ const TOML: &str = "application/toml";
 /// All of them, in the order of the router.
 #[rustfmt::skip]
 pub const OPERATIONS: &[Operation] = &[
-    on("post", "/readings", "readings:write", "Stores readings; answered after the commit").body_also_as::<wire::Readings>(&[NDJSON])
+    on("post", "/readings", Scope::ReadingsWrite, "Stores readings; answered after the commit").body_also_as::<wire::Readings>(&[NDJSON])
         .answers(&[201, 207], &readings::store).refuses(&[READINGS]),
 
     on("get", "/patients", VITALS_READ, "The patients with their states, now or at a moment").query(&["ward", "asOf", "knownAt", "cursor", "limit<=500"])
@@ -308,7 +309,7 @@ pub const OPERATIONS: &[Operation] = &[
         .refuses(&[PAGED, PATIENT, NOT_FOUND, MONTH_ARCHIVED, &[(400, "unknown_vital vital_required every_or_points invalid_every invalid_points whole_table"), (406, "not_acceptable"), (422, "too_many_readings")], TABLE]),
     on("get", "/patients/{patient_id}/diff", VITALS_READ, "What was known at a moment against what is known of it now").query(&["asOf", "knownAt", "from", "limit<=10000", "cursor"])
         .tagged(&diff::diff).refuses(&[PAGED, PATIENT, NOT_FOUND, MONTH_ARCHIVED, &[(400, "as_of_required")]]),
-    on("post", "/patients/{patient_id}/readings/retract", "readings:correct", "A reading was entered in error").body::<wire::Retraction>()
+    on("post", "/patients/{patient_id}/readings/retract", Scope::ReadingsCorrect, "A reading was entered in error").body::<wire::Retraction>()
         .answers(&[200, 201], &corrections::retract).refuses(&[PATIENT, RETRACTION, NOT_FOUND, MONTH_ARCHIVED, APPENDS]),
     on("get", "/patients/{patient_id}/{vital}", VITALS_READ, "The newest reading of a vital")
         .tagged(&patients::vital).refuses(&[PATIENT, &[(404, "not_found unknown_vital")]]),
