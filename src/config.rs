@@ -188,6 +188,9 @@ pub struct Serving {
     pub self_check_pause: Duration,
 }
 
+/// Names that are less like each other are not taken for one another (Jaro and Winkler).
+const LIKE_MIN: f64 = 0.8;
+
 /// See [`leeway`].
 const LEEWAY_SECONDS_MAX: u64 = 300;
 
@@ -249,8 +252,8 @@ pub enum ConfigError {
     Read { path: PathBuf, source: std::io::Error },
     #[error("{path}: {source}", path = path.display())]
     Toml { path: PathBuf, source: Box<toml::de::Error> },
-    #[error("{path}: no option is called \"{key}\"", path = path.display())]
-    UnknownKey { path: PathBuf, key: String },
+    #[error("{path}, line {line}: no option is called \"{key}\"{meant}", path = path.display())]
+    UnknownKey { path: PathBuf, line: usize, key: String, meant: String },
     #[error("{path}: {key} must be a text, a number, true or false, or a list of them", path = path.display())]
     Value { path: PathBuf, key: String },
 }
@@ -275,13 +278,38 @@ pub fn with_file(command: Command, named: Option<&Path>) -> Result<Command, Conf
     for (key, value) in table {
         let id = key.replace('-', "_");
         if !knows(&command, &id) {
-            return Err(ConfigError::UnknownKey { path: path.to_owned(), key });
+            let (line, meant) = (line_of(&text, &key), meant(&command, &key));
+            return Err(ConfigError::UnknownKey { path: path.to_owned(), line, key, meant });
         }
         let value =
             as_text(&value).ok_or_else(|| ConfigError::Value { path: path.to_owned(), key })?;
         defaults.push((id, value));
     }
     Ok(set_defaults(command, &defaults))
+}
+
+/// Where a key of the file stands.
+fn line_of(text: &str, key: &str) -> usize {
+    let parsed = toml::de::DeTable::parse(text);
+    let at = parsed.ok().and_then(|table| {
+        table.get_ref().keys().find(|name| name.get_ref() == key).map(|name| name.span().start)
+    });
+    let before = text.get(..at.unwrap_or_default()).unwrap_or_default();
+    before.matches('\n').count() + 1
+}
+
+/// The option whose name is most like this one, if any is.
+fn meant(command: &Command, key: &str) -> String {
+    let like = |name: &String| strsim::jaro_winkler(name, key);
+    let nearest = names(command).into_iter().max_by(|a, b| like(a).total_cmp(&like(b)));
+    let nearest = nearest.filter(|name| like(name) >= LIKE_MIN);
+    nearest.map_or_else(String::new, |name| format!("; did you mean {name}?"))
+}
+
+/// What a file may say.
+fn names(command: &Command) -> Vec<String> {
+    let own = command.get_arguments().filter_map(|arg| arg.get_long().map(str::to_owned));
+    own.chain(command.get_subcommands().flat_map(names)).collect()
 }
 
 fn knows(command: &Command, id: &str) -> bool {

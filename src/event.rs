@@ -31,6 +31,8 @@ pub const RULE_CHANGED: &str = "rule_changed";
 pub const PATIENT_REGISTERED: &str = "patient_registered";
 /// A person answered an alert.
 pub const ALERT_ACKNOWLEDGED: &str = "alert_acknowledged";
+/// A token, or all of a subject, is no longer taken.
+pub const TOKEN_REVOKED: &str = "token_revoked";
 /// A reading was entered in error: it stays in the log, and is no longer used.
 pub const READING_RETRACTED: &str = "reading_retracted";
 /// The log goes on from an earlier place, or elsewhere: a new incarnation has begun.

@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 use super::caller::Caller;
 use super::claims::{Claims, unauthorised};
 use super::denied::Denied;
+use super::revocations::Revocations;
 use super::roles::{Granted, RoleMap, RoleMapError};
 
 /// How often the map's file is looked at.
@@ -38,6 +39,7 @@ pub struct Acceptance {
     /// By how much clocks may be apart.
     pub(super) leeway: Duration,
     roles: Option<RoleFile>,
+    pub(super) revocations: Arc<Revocations>,
 }
 
 #[derive(Debug)]
@@ -49,7 +51,7 @@ struct RoleFile {
 impl Acceptance {
     /// Of these issuers (none: of any), whose clocks may be so far apart from ours.
     pub fn new(issuers: &[String], leeway: Duration) -> Acceptance {
-        Acceptance { issuers: issuers.to_vec(), leeway, roles: None }
+        Acceptance { issuers: issuers.to_vec(), leeway, ..Acceptance::default() }
     }
 
     /// The same with a map of roles, which has to be there now.
@@ -67,7 +69,8 @@ impl Acceptance {
         };
         let claims: Claims = serde_json::from_value(Value::Object(claims))
             .map_err(|error| unauthorised(format!("the token's claims cannot be read: {error}")))?;
-        Caller::of(claims, granted, &self.issuers)
+        let caller = Caller::of(claims, granted, &self.issuers)?;
+        Ok(caller.unless_in(&self.revocations))
     }
 
     /// See `leeway`.

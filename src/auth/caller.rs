@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::claims::{Claims, unauthorised};
 use super::denied::Denied;
+use super::revocations::Revocations;
 use super::roles::Granted;
 use super::scope::{Scope, Scopes};
 use crate::event::{ID_RULE, is_fhir_id};
@@ -66,6 +67,8 @@ pub struct Caller {
     /// Came by a link and not by a token: nobody knows who it is, and they are shown
     /// nothing but what they did.
     pub linked: bool,
+    /// Where it would stand that they are no longer let in.
+    pub(super) revocations: Option<Arc<Revocations>>,
     /// By what limits know them, once they have asked.
     pub(super) counted_as: OnceLock<Subject>,
 }
@@ -125,6 +128,7 @@ impl Caller {
             begins_ms: claims.nbf.as_ref().map(milliseconds),
             expires_ms: milliseconds(&claims.exp),
             linked: false,
+            revocations: None,
             counted_as: OnceLock::new(),
         })
     }
@@ -148,6 +152,7 @@ impl Caller {
             begins_ms: None,
             expires_ms: i64::MAX,
             linked: false,
+            revocations: None,
             counted_as: OnceLock::new(),
         }
     }
@@ -166,12 +171,21 @@ impl Caller {
             begins_ms: None,
             expires_ms: now.timestamp_millis(),
             linked: true,
+            revocations: None,
             counted_as: OnceLock::new(),
         }
     }
 
-    /// Not once the token has expired: for what lasts longer than a request.
+    /// The same, unless it stands there that they are no longer let in.
+    pub(super) fn unless_in(self, revocations: &Arc<Revocations>) -> Caller {
+        Caller { revocations: Some(revocations.clone()), ..self }
+    }
+
+    /// Not once the token has expired or was revoked: for what lasts longer than a request.
     pub fn may_still(&self, now: DateTime<Utc>) -> Result<(), Denied> {
+        if self.revocations.as_ref().is_some_and(|revocations| revocations.has(self)) {
+            return Err(unauthorised("the token was revoked: ask who runs this for another one"));
+        }
         if self.expires_ms > now.timestamp_millis() {
             return Ok(());
         }

@@ -17,6 +17,7 @@ use x509_cert::ext::pkix::name::GeneralName;
 
 use super::caller::Caller;
 use super::denied::Denied;
+use super::revocations::Revocations;
 use super::scope::{Scope, Scopes};
 use crate::event::{ID_RULE, is_fhir_id};
 
@@ -124,7 +125,11 @@ impl ClientMap {
     }
 
     /// Whom a certificate stands for: the first entry, of those that one of its names fits.
-    pub fn caller(&self, certificate: &Certificate) -> Result<Arc<Caller>, Denied> {
+    pub fn caller(
+        &self,
+        certificate: &Certificate,
+        revocations: &Arc<Revocations>,
+    ) -> Result<Arc<Caller>, Denied> {
         let fits = |client: &Client| {
             certificate.names.iter().find_map(|name| Some((name, client.reads(name)?)))
         };
@@ -141,7 +146,8 @@ impl ClientMap {
         let mut caller = Caller::configured(tenant.unwrap_or_default().into(), name);
         caller.scopes = Scopes::read(&client.scope);
         caller.expires_ms = certificate.expires_at.timestamp_millis();
-        Ok(Arc::new(Caller { device, patient, ..caller }))
+        let caller = Caller { device, patient, ..caller };
+        Ok(Arc::new(caller.unless_in(revocations)))
     }
 }
 
@@ -245,7 +251,7 @@ mod tests {
                        scope = \"readings:write\"",
         );
         let who = |names: &[&str]| {
-            let caller = map.caller(&named(names)).ok()?;
+            let caller = map.caller(&named(names), &Arc::default()).ok()?;
             let id = |id: &Option<String>| id.clone().unwrap_or_default();
             Some(format!(
                 "{} {} {} {}",
@@ -262,14 +268,24 @@ mod tests {
         {
             assert_eq!(who(&[stranger]), None, "{stranger}");
         }
-        assert!(map.caller(&named(&["urn:icu:w"])).unwrap().may(Scope::VitalsRead).is_ok());
-        assert!(map.caller(&named(&["gateway"])).unwrap().may(Scope::VitalsRead).is_err());
+        assert!(
+            map.caller(&named(&["urn:icu:w"]), &Arc::default())
+                .unwrap()
+                .may(Scope::VitalsRead)
+                .is_ok()
+        );
+        assert!(
+            map.caller(&named(&["gateway"]), &Arc::default())
+                .unwrap()
+                .may(Scope::VitalsRead)
+                .is_err()
+        );
     }
 
     #[test]
     fn a_caller_ends_with_the_certificate() {
         let map = map("[[client]]\nname = \"g\"\ntenant = \"w\"\nscope = \"vitals:read\"");
-        let caller = map.caller(&named(&["g"])).unwrap();
+        let caller = map.caller(&named(&["g"]), &Arc::default()).unwrap();
         assert!(caller.may_still(DateTime::UNIX_EPOCH).is_err());
     }
 

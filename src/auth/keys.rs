@@ -11,6 +11,7 @@ use super::caller::Caller;
 use super::claims::{Claims, ISSUER, reason, unauthorised, validation};
 use super::denied::Denied;
 use super::jwks::Jwks;
+use super::revocations::Revocations;
 use super::strength::{Guessable, check};
 use super::token_cache::TokenCache;
 use crate::clock::Clock;
@@ -79,6 +80,11 @@ impl Keys {
     /// The same keys for tokens of these issuers alone; none: of any.
     pub fn of_issuers(self, issuers: &[String]) -> Keys {
         self.accepting(Acceptance::new(issuers, Duration::ZERO))
+    }
+
+    /// What is no longer taken.
+    pub fn revocations(&self) -> Arc<Revocations> {
+        self.acceptance.revocations.clone()
     }
 
     /// The issuer of tokens that are made here.

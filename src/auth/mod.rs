@@ -12,6 +12,7 @@ mod claims;
 mod denied;
 pub mod jwks;
 mod keys;
+mod revocations;
 mod roles;
 mod scope;
 pub mod strength;
@@ -23,5 +24,6 @@ pub use certificate::{Certificate, ClientMap, ClientMapError, UnreadableCertific
 pub use claims::{AUDIENCE, Claims, ISSUER};
 pub use denied::Denied;
 pub use keys::{Keys, SECRET_BYTES_MIN, WeakSecret};
+pub use revocations::{Revocations, Revoked};
 pub use roles::{RoleMap, RoleMapError};
 pub use scope::{Role, Scope, Scopes};

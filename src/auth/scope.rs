@@ -23,11 +23,13 @@ pub enum Scope {
     RulesManage,
     /// Say where alerts go.
     WebhooksManage,
+    /// Take tokens away.
+    TokensRevoke,
 }
 
 impl Scope {
     /// Every scope there is.
-    pub const ALL: [Scope; 8] = [
+    pub const ALL: [Scope; 9] = [
         Scope::PatientsManage,
         Scope::ReadingsWrite,
         Scope::ReadingsCorrect,
@@ -36,6 +38,7 @@ impl Scope {
         Scope::AlertsAck,
         Scope::RulesManage,
         Scope::WebhooksManage,
+        Scope::TokensRevoke,
     ];
 
     /// As tokens have it.
@@ -49,6 +52,7 @@ impl Scope {
             Scope::AlertsAck => "alerts:ack",
             Scope::RulesManage => "rules:manage",
             Scope::WebhooksManage => "webhooks:manage",
+            Scope::TokensRevoke => "tokens:revoke",
         }
     }
 
@@ -63,6 +67,7 @@ impl Scope {
             Scope::AlertsAck => "acknowledge, clear and silence alerts",
             Scope::RulesManage => "write rules, and try them on the history",
             Scope::WebhooksManage => "say where alerts go, and see whether they arrived",
+            Scope::TokensRevoke => "take a token, or all of somebody's, out of use",
         }
     }
 

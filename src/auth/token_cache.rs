@@ -105,6 +105,7 @@ mod tests {
             begins_ms: None,
             expires_ms: 0,
             linked: false,
+            revocations: None,
             counted_as: OnceLock::new(),
         })
     }

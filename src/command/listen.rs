@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 
 use super::error::Error;
 use crate::adapter::http::connections::tls::{Tls, TlsFiles};
+use crate::auth::Revocations;
 use crate::config::Serving;
 
 /// A port that is this process's, with the certificate that is shown there.
@@ -22,7 +23,10 @@ pub struct Listening {
 
 impl Listening {
     /// Takes the port.
-    pub async fn open(serving: &Serving) -> Result<Listening, Error> {
+    pub async fn open(
+        serving: &Serving,
+        revocations: Arc<Revocations>,
+    ) -> Result<Listening, Error> {
         let files = files(serving)?;
         if files.is_none() && !serving.listen.ip().is_loopback() && !serving.plain_http {
             return Err(format!(
@@ -38,7 +42,7 @@ impl Listening {
             .map_err(|error| format!("cannot listen on {}: {error}", serving.listen))?;
         let address = listener.local_addr()?;
         let tls = match files {
-            Some(files) => Some(Arc::new(Tls::open(files).await?)),
+            Some(files) => Some(Arc::new(Tls::open(files, revocations).await?)),
             None => None,
         };
         Ok(Listening { listener, address, tls })

@@ -46,6 +46,7 @@ use crate::limits::{Limits, Rates};
 use crate::log::Log;
 use crate::projection;
 use crate::query::live::Live;
+use crate::query::revoked::Follower;
 use crate::rules::backtest::Trials;
 use crate::rules::{RuleSnapshot, RulesConsumer, ticks};
 use crate::tasks::Tasks;
@@ -188,7 +189,7 @@ impl Server {
         keys: Keys,
     ) -> Result<Server, Error> {
         // Before anything that takes time, so that a taken port is said at once.
-        let listening = Listening::open(serving).await?;
+        let listening = Listening::open(serving, keys.revocations()).await?;
         let (address, url) = (listening.address, listening.url());
         let connections_max = descriptors::connections(serving.connections as usize);
         let metrics = telemetry::metrics()?;
@@ -214,6 +215,9 @@ impl Server {
         tasks.spawn_until("the relay", &stop, async move { relay.wake().relay(relay_pool).await });
 
         tasks.spawn_until("the keys' upkeep", &stop, keys.clone().keep());
+        // Before anybody is answered.
+        let follower = Follower::open(log.clone(), keys.revocations()).await?;
+        tasks.spawn_until("who follows what is revoked", &stop, follower.follow());
         let webhooks = Webhooks::open(common, serving, &log).await?;
         let jobs = Jobs::new(log.pool().clone());
         if serving.roles.contains(&Role::Workers) {

@@ -20,6 +20,7 @@ pub mod patients;
 pub mod reach;
 pub mod records;
 pub mod replay;
+pub mod revoked;
 mod rollup;
 pub mod shadow;
 pub mod state;

@@ -9,3 +9,4 @@
 pub mod answer;
 pub mod register;
 pub mod retract;
+pub mod revoke;

@@ -94,6 +94,18 @@ pub struct Retraction {
     pub reason: Option<String>,
 }
 
+/// Whose tokens are no longer taken: all that a subject has by now, or one by its `jti`.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Revocation {
+    #[schemars(length(min = 1, max = 255))]
+    pub sub: Option<String>,
+    #[schemars(length(min = 1, max = 255))]
+    pub jti: Option<String>,
+    #[schemars(required, with = "String", length(min = 1, max = 1000))]
+    pub reason: Option<String>,
+}
+
 /// Of a rule, a patient or a ward, or of what all of those named have in common.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

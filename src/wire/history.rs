@@ -137,6 +137,20 @@ pub struct Retracted {
     pub retracted_at: Time,
 }
 
+/// Tokens that are no longer taken.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RevokedTokens {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sub: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jti: Option<String>,
+    pub reason: String,
+    /// Who did it.
+    pub by: String,
+    pub revoked_at: Time,
+}
+
 /// A device at a patient.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

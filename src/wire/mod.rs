@@ -26,7 +26,7 @@ pub use alert::{
 };
 pub use asked::{
     AcknowledgementRequest, ChangedWebhook, NewSilence, NewWebhook, Readings, Replay, Retraction,
-    Rotation, SentReading,
+    Revocation, Rotation, SentReading,
 };
 pub use endpoint::{
     Attempt, Breaker, BreakerState, Delivery, DeliveryState, DeliveryWithAttempts, EndpointState,
@@ -35,7 +35,7 @@ pub use endpoint::{
 pub use health::{Found, Health};
 pub use history::{
     Bucket, Device, DeviceAtPatients, History, IntervalFrom, Item, Newest, Reading, Rejected,
-    Retracted, Stored, ValueByName,
+    Retracted, RevokedTokens, Stored, ValueByName,
 };
 pub use job::{
     Compared, Job, JobKind, JobProgress, JobStarted, JobState, PatientNumbers, Report, Setting,

@@ -336,7 +336,12 @@ async fn a_file_with_what_nobody_knows_is_an_error() {
         assert!(said.contains("vitals.toml"), "{said}");
         said
     };
-    assert!(said("lisen = \"127.0.0.1:0\"\n").await.contains("lisen"));
+    let typo = said("# where\nlisen = \"127.0.0.1:0\"\n").await;
+    assert!(typo.contains("vitals.toml, line 2: no option is called \"lisen\"; did you mean listen?"));
+    let typo = said("limit-readings = 7\ntls_cret = \"x\"\n").await;
+    assert!(typo.contains("line 2: no option is called \"tls_cret\"; did you mean tls-cert?"), "{typo}");
+    let nothing_like_it = said("zzz = 1\n").await;
+    assert!(nothing_like_it.contains("called \"zzz\"\n"), "{nothing_like_it}");
     assert!(said("[serve]\nlisten = \"127.0.0.1:0\"\n").await.contains("serve"));
     assert!(said("data-dir = { x = 1 }\n").await.contains("data-dir"));
     assert!(said("data-dir = \n").await.contains("line 1"));

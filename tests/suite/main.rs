@@ -74,6 +74,8 @@ mod reference;
 mod renewal;
 mod replays;
 mod return_trips;
+mod revoked;
+mod role_maps;
 mod roles;
 mod rules;
 mod sensors;

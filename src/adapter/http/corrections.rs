@@ -71,13 +71,19 @@ fn read(body: wire::Retraction, patient_id: String, by: &str) -> Result<Retracti
             );
             Problem::invalid("invalid_time", "/measuredAt", detail)
         })?;
-    let reason = required(body.reason, "/reason")?;
+    let reason = reason(body.reason)?;
+    Ok(Retraction { patient_id, vital, device_id, measured_at, reason, by: by.to_owned() })
+}
+
+/// Why something is done, for others to read.
+pub(super) fn reason(given: Option<String>) -> Result<String, Problem> {
+    let reason = required(given, "/reason")?;
     let fits = (1..=REASON_CHARS_MAX).contains(&reason.trim().chars().count());
     if !fits || reason.contains('\0') {
         let detail = format!("reason is a text of 1 to {REASON_CHARS_MAX} characters, for others");
         return Err(Problem::invalid("invalid_reason", "/reason", detail));
     }
-    Ok(Retraction { patient_id, vital, device_id, measured_at, reason, by: by.to_owned() })
+    Ok(reason)
 }
 
 fn required(value: Option<String>, pointer: &'static str) -> Result<String, Problem> {

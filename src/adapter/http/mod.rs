@@ -33,6 +33,7 @@ mod readings;
 mod record;
 mod replay;
 mod reply;
+pub mod revocation;
 pub mod router;
 mod rules;
 mod rules_state;

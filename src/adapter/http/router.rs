@@ -19,10 +19,11 @@ use super::entry_point::EntryPoint;
 use super::link::Links;
 use super::pipeline::{self, RequestPipeline};
 use super::problem::Problem;
+use super::token::TokenState;
 use super::{
     ack, alerts, corrections, deliveries, devices, diff, health, history, jobs, openapi, page,
-    parameters, patients, readings, record, replay, rules, rules_state, shadow, silences, stream,
-    trials, webhook_events, webhooks,
+    parameters, patients, readings, record, replay, revocation, rules, rules_state, shadow,
+    silences, stream, trials, webhook_events, webhooks,
 };
 use crate::auth::{Caller, Keys};
 use crate::clock::Clock;
@@ -101,6 +102,7 @@ pub fn router(api: Api) -> EntryPoint {
         .route("/alerts/{id}/ack", get(ack::show).post(ack::acknowledge))
         .with_state(questions.clone())
         .method_not_allowed_fallback(method_not_allowed);
+    let revocations = api.keys.revocations();
     let pipeline = Arc::new(RequestPipeline::new(api.keys, api.limits, shares));
     let links = Links { links: api.links, clock: api.clock.clone() };
     let answering = answering
@@ -116,8 +118,13 @@ pub fn router(api: Api) -> EntryPoint {
     let registry =
         webhooks::Registry { log: api.questions, clients: api.clients, clock: api.clock.clone() };
 
+    let tokens =
+        TokenState { log: questions.log.clone(), clock: questions.clock.clone(), revocations };
+    let tokens = Router::new().route("/tokens/revoke", post(revocation::revoke)).with_state(tokens);
+
     let v1 = Router::new()
         .merge(senders)
+        .merge(tokens)
         .merge(dashboards(questions.clone()))
         .merge(streams)
         .merge(past)

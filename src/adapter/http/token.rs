@@ -9,7 +9,17 @@ use axum::extract::FromRequestParts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 
 use super::problem::Problem;
-use crate::auth::{Caller, Denied};
+use crate::auth::{Caller, Denied, Revocations};
+use crate::clock::Clock;
+use crate::log::Log;
+
+/// What is needed to take tokens away.
+#[derive(Clone)]
+pub struct TokenState {
+    pub(super) log: Log,
+    pub(super) clock: Clock,
+    pub(super) revocations: Arc<Revocations>,
+}
 
 /// The token of a request.
 pub fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {

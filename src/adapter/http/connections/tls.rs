@@ -21,8 +21,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{Accept, TlsAcceptor};
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::Denied;
-use crate::auth::{Caller, Certificate, ClientMap};
+use crate::auth::{Caller, Certificate, ClientMap, Denied, Revocations};
 
 /// How often the files are looked at.
 const FILE_MS: u64 = 2_000;
@@ -64,6 +63,7 @@ pub enum TlsError {
 /// TLS as it is now.
 pub struct Tls {
     files: TlsFiles,
+    revocations: Arc<Revocations>,
     current: RwLock<Arc<Current>>,
 }
 
@@ -75,6 +75,7 @@ pub struct Current {
     expires_at: DateTime<Utc>,
     /// Cancelled when others are trusted.
     pub distrusted: CancellationToken,
+    revocations: Arc<Revocations>,
 }
 
 /// The files' contents.
@@ -91,12 +92,12 @@ struct Contents {
 pub struct CertificateCaller(pub Result<Arc<Caller>, Denied>);
 
 impl Tls {
-    /// Reads the files.
-    pub async fn open(files: TlsFiles) -> Result<Tls, TlsError> {
+    /// Reads the files. Whoever is revoked is no caller, whatever certificate they show.
+    pub async fn open(files: TlsFiles, revocations: Arc<Revocations>) -> Result<Tls, TlsError> {
         let read = Contents::read(&files).await?;
-        let current = Current::of(&files, read, CancellationToken::new())?;
+        let current = Current::of(&files, read, CancellationToken::new(), revocations.clone())?;
         current.tell();
-        Ok(Tls { files, current: RwLock::new(Arc::new(current)) })
+        Ok(Tls { files, revocations, current: RwLock::new(Arc::new(current)) })
     }
 
     /// What a new connection is met with.
@@ -140,7 +141,7 @@ impl Tls {
             true => before.distrusted.clone(),
             false => CancellationToken::new(),
         };
-        let current = Current::of(&self.files, read, distrusted)?;
+        let current = Current::of(&self.files, read, distrusted, self.revocations.clone())?;
         current.tell();
         *self.current.write() = Arc::new(current);
         if !is_same_trust {
@@ -192,6 +193,7 @@ impl Current {
         files: &TlsFiles,
         read: Contents,
         distrusted: CancellationToken,
+        revocations: Arc<Revocations>,
     ) -> Result<Current, TlsError> {
         let chain = certificates(&files.certificate, &read.certificate)?;
         let own = chain.first().map(Certificate::read);
@@ -238,7 +240,7 @@ impl Current {
             _ => None,
         };
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        Ok(Current { read, acceptor, clients, expires_at, distrusted })
+        Ok(Current { read, acceptor, clients, expires_at, distrusted, revocations })
     }
 
     fn tell(&self) {
@@ -256,7 +258,7 @@ impl Current {
         let shown = stream.get_ref().1.peer_certificates()?.first()?;
         let clients = self.clients.as_ref()?;
         let caller = match Certificate::read(shown) {
-            Ok(certificate) => clients.caller(&certificate),
+            Ok(certificate) => clients.caller(&certificate, &self.revocations),
             Err(error) => Err(Denied::Unauthorised(error.to_string())),
         };
         Some(CertificateCaller(caller))

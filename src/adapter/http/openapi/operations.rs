@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use super::answers::Answers;
 use crate::adapter::http::{
     ack, alerts, corrections, deliveries, devices, diff, history, jobs, patients, readings, record,
-    rules, shadow, silences, trials, webhook_events, webhooks,
+    revocation, rules, shadow, silences, trials, webhook_events, webhooks,
 };
 use crate::auth::Scope;
 use crate::wire::{self, Shape, shape};
@@ -359,6 +359,9 @@ pub const OPERATIONS: &[Operation] = &[
         .answers(&[200], &jobs::get).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
     on("delete", "/jobs/{id}", RULES_MANAGE, "Stops a job")
         .nothing().refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
+
+    on("post", "/tokens/revoke", Scope::TokensRevoke, "Takes a token, or all that a subject has by now, out of use").body::<wire::Revocation>()
+        .answers(&[200], &revocation::revoke).refuses(&[OUTSIDE_TOKEN, APPENDS, &[(422, "missing_field invalid_revocation invalid_reason")]]),
 
     on("get", "/webhooks", WEBHOOKS_MANAGE, "The tenant's endpoints")
         .tagged(&webhooks::list).refuses(&[OUTSIDE_TOKEN]),
