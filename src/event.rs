@@ -33,6 +33,15 @@ pub const PATIENT_REGISTERED: &str = "patient_registered";
 pub const ALERT_ACKNOWLEDGED: &str = "alert_acknowledged";
 /// A token, or all of a subject, is no longer taken.
 pub const TOKEN_REVOKED: &str = "token_revoked";
+/// Whose tokens a [`TOKEN_REVOKED`] event is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Revoked {
+    /// All that a subject has by then.
+    Subject(String),
+    /// One token, by its `jti`.
+    Token(String),
+}
+
 /// A reading was entered in error: it stays in the log, and is no longer used.
 pub const READING_RETRACTED: &str = "reading_retracted";
 /// The log goes on from an earlier place, or elsewhere: a new incarnation has begun.

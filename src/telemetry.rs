@@ -2,6 +2,8 @@
 //!
 //! Logs go to stderr: stdout is for results, which programs read.
 
+pub mod names;
+
 use std::io::IsTerminal;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -51,7 +53,9 @@ fn for_people() -> impl for<'writer> FormatFields<'writer> + 'static {
 
 /// Begins to count. Once a process.
 pub fn metrics() -> Result<PrometheusHandle, BuildError> {
-    PrometheusBuilder::new()
+    let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
-        .install_recorder()
+        .install_recorder()?;
+    names::describe();
+    Ok(handle)
 }

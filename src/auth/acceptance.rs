@@ -5,7 +5,7 @@
 //! [`FILE_SECONDS`]: what was remembered by the old one is forgotten. A map that cannot be read
 //! leaves the last one in force, and this is told.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -121,8 +121,8 @@ impl RoleFile {
     }
 }
 
-async fn read(path: &PathBuf) -> Result<Vec<u8>, RoleFileError> {
-    let fault = |why: String| RoleFileError { path: path.clone(), why };
+async fn read(path: &Path) -> Result<Vec<u8>, RoleFileError> {
+    let fault = |why: String| RoleFileError { path: path.to_owned(), why };
     let size = tokio::fs::metadata(path).await.map_err(|error| fault(error.to_string()))?.len();
     if size > MAP_BYTES_MAX as u64 {
         return Err(fault(format!("more than {MAP_BYTES_MAX} bytes")));
@@ -130,8 +130,8 @@ async fn read(path: &PathBuf) -> Result<Vec<u8>, RoleFileError> {
     tokio::fs::read(path).await.map_err(|error| fault(error.to_string()))
 }
 
-fn parse(path: &PathBuf, text: &[u8]) -> Result<RoleMap, RoleFileError> {
-    let fault = |why: String| RoleFileError { path: path.clone(), why };
+fn parse(path: &Path, text: &[u8]) -> Result<RoleMap, RoleFileError> {
+    let fault = |why: String| RoleFileError { path: path.to_owned(), why };
     let text = std::str::from_utf8(text).map_err(|error| fault(error.to_string()))?;
     RoleMap::parse(text).map_err(|error: RoleMapError| fault(error.to_string()))
 }

@@ -183,7 +183,10 @@ impl Caller {
 
     /// Not once the token has expired or was revoked: for what lasts longer than a request.
     pub fn may_still(&self, now: DateTime<Utc>) -> Result<(), Denied> {
-        if self.revocations.as_ref().is_some_and(|revocations| revocations.has(self)) {
+        let is_revoked = |all: &Arc<Revocations>| {
+            all.has(&self.tenant, &self.subject, self.token_id.as_deref(), self.issued_ms)
+        };
+        if self.revocations.as_ref().is_some_and(is_revoked) {
             return Err(unauthorised("the token was revoked: ask who runs this for another one"));
         }
         if self.expires_ms > now.timestamp_millis() {

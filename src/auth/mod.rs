@@ -24,6 +24,6 @@ pub use certificate::{Certificate, ClientMap, ClientMapError, UnreadableCertific
 pub use claims::{AUDIENCE, Claims, ISSUER};
 pub use denied::Denied;
 pub use keys::{Keys, SECRET_BYTES_MIN, WeakSecret};
-pub use revocations::{Revocations, Revoked};
+pub use revocations::Revocations;
 pub use roles::{RoleMap, RoleMapError};
 pub use scope::{Role, Scope, Scopes};

@@ -135,8 +135,8 @@ impl Grant {
             let all = Role::ALL.map(Role::name).join(", ");
             return Err(format!("\"{role}\" is no role; {all} are"));
         }
-        let scopes = self.scope.as_deref().unwrap_or_default().split_whitespace();
-        for unknown in scopes.filter(|scope| Scope::named(scope).is_none()) {
+        let mut scopes = self.scope.as_deref().unwrap_or_default().split_whitespace();
+        if let Some(unknown) = scopes.find(|scope| Scope::named(scope).is_none()) {
             return Err(format!("\"{unknown}\" is no scope; {} are", Scope::names()));
         }
         match &self.tenant {

@@ -21,6 +21,7 @@ mod reach;
 mod rebuild;
 mod rebuilds;
 mod replay;
+mod revoked;
 mod secret;
 mod serve;
 mod tenants;

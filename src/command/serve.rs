@@ -25,8 +25,10 @@ use super::database::Database;
 use super::error::Error;
 use super::listen::Listening;
 use super::rebuilds::{REBUILD_CONNECTIONS_MAX, renew};
+use super::revoked::Follower;
 use super::{descriptors, incarnation, secret};
 use crate::adapter::http::availability::Availability;
+use crate::adapter::http::connections::tls::Tls;
 use crate::adapter::http::cors::Origins;
 use crate::adapter::http::{Api, connections, operators, router};
 use crate::auth::Keys;
@@ -46,7 +48,6 @@ use crate::limits::{Limits, Rates};
 use crate::log::Log;
 use crate::projection;
 use crate::query::live::Live;
-use crate::query::revoked::Follower;
 use crate::rules::backtest::Trials;
 use crate::rules::{RuleSnapshot, RulesConsumer, ticks};
 use crate::tasks::Tasks;
@@ -198,14 +199,9 @@ impl Server {
         let (stop, tasks) = (CancellationToken::new(), Tasks::default());
         let draining = CancellationToken::new();
         let Listening { listener, tls, .. } = listening;
-        if let Some(tls) = &tls {
-            tasks.spawn_until("the certificates' upkeep", &stop, tls.clone().keep());
-        }
-        let availability = Availability {
-            away: database.away(),
-            draining: draining.clone(),
-            certificate: tls.clone(),
-        };
+        tasks.spawn_until("the certificates' upkeep", &stop, keep_certificates(tls.clone()));
+        let (away, certificate) = (database.away(), tls.clone());
+        let availability = Availability { away, draining: draining.clone(), certificate };
         tasks.spawn_until("the metrics' upkeep", &stop, upkeep(metrics.clone()));
         let of_worker = log.with_pool(database.worker_pool(1));
         tasks.spawn_until("the months", &stop, months(of_worker, Clock::system()));
@@ -222,10 +218,7 @@ impl Server {
         let jobs = Jobs::new(log.pool().clone());
         if serving.roles.contains(&Role::Workers) {
             start_folds(&log, database, serving.self_check_pause, &stop, &tasks).await?;
-            let trials = Trials::new(log.with_pool(database.enduring_pool(JOB_CONNECTIONS_MAX)));
-            let works = vec![(JobKind::Backtest, Arc::new(trials) as _)];
-            let runner = Runner::new(jobs.with_pool(database.worker_pool(1)), works);
-            tasks.spawn("the jobs", runner.run(stop.clone()));
+            start_jobs(&log, database, &jobs, &stop, &tasks);
             start_alerting(&log, database, &webhooks, &serving.public_url, &stop, &tasks).await?;
         }
         let service = if serving.roles.contains(&Role::Api) {
@@ -311,6 +304,20 @@ impl Webhooks {
         let guard = Guard::new(&serving.allow_webhook_net);
         Ok(Webhooks { clients: EndpointClients::new(log, guard, seal)?, links })
     }
+}
+
+/// Starts what takes longer than an answer may.
+fn start_jobs(
+    log: &Log,
+    database: &Database,
+    jobs: &Jobs,
+    stop: &CancellationToken,
+    tasks: &Tasks,
+) {
+    let trials = Trials::new(log.with_pool(database.enduring_pool(JOB_CONNECTIONS_MAX)));
+    let works = vec![(JobKind::Backtest, Arc::new(trials) as _)];
+    let runner = Runner::new(jobs.with_pool(database.worker_pool(1)), works);
+    tasks.spawn("the jobs", runner.run(stop.clone()));
 }
 
 /// Starts what folds the log into tables, and looks whether they are right.
@@ -417,6 +424,13 @@ async fn months(log: Log, clock: Clock) {
             tracing::debug!(%error, "not known which months are archived; they refuse all the same");
         }
         tokio::time::sleep(Duration::from_secs(ARCHIVED_SECONDS)).await;
+    }
+}
+
+async fn keep_certificates(tls: Option<Arc<Tls>>) {
+    match tls {
+        Some(tls) => tls.keep().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -134,7 +134,7 @@ impl Intake {
         waiting: Waiting<'_>,
     ) -> Result<Outcome, NotTaken> {
         let Batch { caller, items, events, indices, rejected, .. } = batch;
-        metrics::counter!("vitals_readings_rejected_total").increment(rejected.len() as u64);
+        count_rejected(&rejected);
         let written = async {
             let may = caller.may(SCOPE).and_then(|()| caller.may_still(self.clock.now()));
             may.map_err(Why::Denied)?;
@@ -232,5 +232,13 @@ impl<'a> Batch<'a> {
     #[cfg(test)]
     pub(super) fn events(&self) -> &[Event] {
         &self.events
+    }
+}
+
+/// Counts those of each code; of most batches none.
+fn count_rejected(rejected: &[Rejected]) {
+    for some in rejected.chunk_by(|one, next| one.code == next.code) {
+        metrics::counter!("vitals_readings_rejected_total", "code" => some.first().map_or("", |r| r.code))
+        .increment(some.len() as u64);
     }
 }

@@ -1,98 +1,41 @@
 //! Which tokens are revoked, as the log says.
 //!
-//! Guarantees that all that was revoked before [`Follower::open`] is known when it returns, and
-//! what is revoked by any process soon after its commit: at once where it is told of, else
-//! within the wake-up's poll. After a restore all of it is read again, and what was known
-//! stays. Does not write.
-
-use std::sync::Arc;
-use std::time::Duration;
+//! Guarantees that what was committed up to the heads that are answered is in the answer, once
+//! for each time that it is asked from there. Does not remember anything.
 
 use chrono::{DateTime, Utc};
-use futures_util::future::select_all;
-use sqlx::PgPool;
 
-use crate::auth::{Revocations, Revoked};
-use crate::log::{Log, signal_or_poll};
+use crate::event::Revoked;
+use crate::log::{Log, heads};
 
-/// How long a log that does not answer is left alone.
-const RETRY_MS: u64 = 1_000;
-/// The shortest time between two looks: much may happen that is none of it.
-const PACE_MS: u64 = 20;
-
-/// Who keeps [`Revocations`] up to date.
-pub struct Follower {
-    log: Log,
-    known: Arc<Revocations>,
-    /// Of the log's history.
-    incarnation: i64,
-    /// Read so far, of each shard.
-    positions: Vec<i64>,
-}
-
-impl Follower {
-    /// Reads all that was revoked so far.
-    pub async fn open(log: Log, known: Arc<Revocations>) -> Result<Follower, sqlx::Error> {
-        let positions = vec![0; log.shards().count()];
-        let incarnation = log.incarnations().number();
-        let mut follower = Follower { log, known, incarnation, positions };
-        follower.look().await?;
-        Ok(follower)
-    }
-
-    /// Follows the log, for ever.
-    pub async fn follow(mut self) {
-        let wake = self.log.wake().clone();
-        let mut signals: Vec<_> =
-            self.log.shards().map(|shard| wake.follow_non_readings(shard)).collect();
-        loop {
-            select_all(signals.iter_mut().map(|signal| Box::pin(signal_or_poll(signal)))).await;
-            let pause = match self.look().await {
-                Ok(()) => PACE_MS,
-                Err(error) => {
-                    tracing::warn!(%error, "what was revoked meanwhile is not known; asking again");
-                    RETRY_MS
-                }
-            };
-            tokio::time::sleep(Duration::from_millis(pause)).await;
-        }
-    }
-
-    async fn look(&mut self) -> Result<(), sqlx::Error> {
-        let incarnation = self.log.incarnations().number();
-        if incarnation != self.incarnation {
-            self.positions.fill(0);
-        }
-        for (shard, position) in self.log.shards().zip(&mut self.positions) {
-            *position = read(self.log.pool(), &self.known, shard, *position).await?;
-        }
-        self.incarnation = incarnation;
-        Ok(())
-    }
-}
+/// What is revoked: whose tenant's, which tokens, and when.
+pub type Revocation = (String, Revoked, DateTime<Utc>);
 
 /// A row of `revoked.sql`.
-type Row = (i64, Option<String>, Option<DateTime<Utc>>, Option<String>, Option<String>);
+type Row = (String, DateTime<Utc>, Option<String>, Option<String>);
 
-/// Reads what is new in a shard; up to where.
-async fn read(
-    pool: &PgPool,
-    known: &Revocations,
-    shard: i16,
-    position: i64,
-) -> Result<i64, sqlx::Error> {
-    let rows: Vec<Row> = sqlx::query_as(include_str!("revoked.sql"))
-        .bind(shard)
-        .bind(position)
-        .fetch_all(pool)
-        .await?;
-    let mut read = position;
-    for (head, tenant, at, subject, token) in rows {
-        read = head;
-        let what = subject.map(Revoked::Subject).or(token.map(Revoked::Token));
-        if let (Some(tenant), Some(at), Some(what)) = (tenant, at, what) {
-            known.revoke(&tenant, what, at.timestamp_millis());
+/// What was revoked after these positions of the shards, and where they are now.
+pub async fn since(
+    log: &Log,
+    positions: &[i64],
+) -> Result<(Vec<Revocation>, Vec<i64>), sqlx::Error> {
+    let heads = heads(&mut *log.pool().acquire().await?).await?;
+    let mut found = Vec::new();
+    for ((shard, head), position) in log.shards().zip(&heads).zip(positions) {
+        // Nothing has happened, of one kind or another.
+        if head == position {
+            continue;
         }
+        let rows: Vec<Row> = sqlx::query_as(include_str!("revoked.sql"))
+            .bind(shard)
+            .bind(position)
+            .bind(head)
+            .fetch_all(log.pool())
+            .await?;
+        found.extend(rows.into_iter().filter_map(|(tenant, at, subject, token)| {
+            let what = subject.map(Revoked::Subject).or(token.map(Revoked::Token))?;
+            Some((tenant, what, at))
+        }));
     }
-    Ok(read)
+    Ok((found, heads))
 }

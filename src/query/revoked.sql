@@ -1,7 +1,5 @@
--- What was revoked in shard $1 after position $2, oldest first; and the shard's head, by the
--- same snapshot.
-select h.position as head, n.tenant, n.occurred_at, n.data ->> 'sub' as subject, n.data ->> 'jti' as token
-from shard_head h
-left join non_reading n on n.shard = $1 and n.position > $2 and n.type = 'token_revoked'
-where h.shard = $1
-order by n.position
+-- What was revoked in shard $1 after position $2 and up to $3, oldest first.
+select tenant, occurred_at, data ->> 'sub' as subject, data ->> 'jti' as token
+from non_reading
+where shard = $1 and position > $2 and position <= $3 and type = 'token_revoked'
+order by position

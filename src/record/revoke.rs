@@ -1,13 +1,12 @@
 //! Tokens taken away from who has them.
 //!
 //! Guarantees that it is an event of the tenant, in the name of who did it, and that it is
-//! in the log before it is answered. Does not refuse anybody: [`crate::auth::Revocations`].
+//! in the log before it is answered. Does not refuse anybody: who may call is `auth`'s to know.
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
 
-use crate::auth::Revoked;
-use crate::event::{Event, NO_PATIENT, TOKEN_REVOKED};
+use crate::event::{Event, NO_PATIENT, Revoked, TOKEN_REVOKED};
 use crate::log::{AppendError, Log};
 
 /// Puts it into the log.

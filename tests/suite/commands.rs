@@ -337,9 +337,14 @@ async fn a_file_with_what_nobody_knows_is_an_error() {
         said
     };
     let typo = said("# where\nlisen = \"127.0.0.1:0\"\n").await;
-    assert!(typo.contains("vitals.toml, line 2: no option is called \"lisen\"; did you mean listen?"));
+    assert!(
+        typo.contains("vitals.toml, line 2: no option is called \"lisen\"; did you mean listen?")
+    );
     let typo = said("limit-readings = 7\ntls_cret = \"x\"\n").await;
-    assert!(typo.contains("line 2: no option is called \"tls_cret\"; did you mean tls-cert?"), "{typo}");
+    assert!(
+        typo.contains("line 2: no option is called \"tls_cret\"; did you mean tls-cert?"),
+        "{typo}"
+    );
     let nothing_like_it = said("zzz = 1\n").await;
     assert!(nothing_like_it.contains("called \"zzz\"\n"), "{nothing_like_it}");
     assert!(said("[serve]\nlisten = \"127.0.0.1:0\"\n").await.contains("serve"));

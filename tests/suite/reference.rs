@@ -6,7 +6,9 @@
 //! what a code of an error asks to be done.
 
 mod codes;
+mod compat;
 mod constants;
+mod metrics;
 mod options;
 mod scopes;
 
@@ -63,4 +65,33 @@ fn the_codes_are_those_of_the_description_and_each_says_what_to_do() {
 #[test]
 fn the_scopes_and_roles_are_those_of_the_routes() {
     holds("scopes.md", |_| scopes::tables());
+}
+
+#[test]
+fn the_metrics_are_those_that_the_program_counts() {
+    metrics::agree();
+    holds("metrics.md", |_| metrics::table());
+}
+
+/// `docs/reference/v1.json` is what callers of version 1 were promised. What is added goes into it
+/// with `UPDATE_DOCS=1`; what is taken away does not, unless the file is removed first.
+#[test]
+fn what_callers_of_version_1_stand_on_stays() {
+    let document = vitals::adapter::http::openapi::document();
+    let text = compat::promise(&document);
+    let today = serde_json::from_str(&text).expect("JSON");
+    compat::finds(&today);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/reference/v1.json");
+    let is_updating = std::env::var_os("UPDATE_DOCS").is_some();
+    let promised = match std::fs::read_to_string(&path) {
+        Err(_) if is_updating => text.clone(),
+        read => read.unwrap_or_else(|error| panic!("{}: {error}", path.display())),
+    };
+    let broken = compat::broken(&serde_json::from_str(&promised).expect("JSON"), &today);
+    assert!(broken.is_empty(), "this breaks who calls version 1:\n{}", broken.join("\n"));
+    if is_updating {
+        std::fs::write(&path, text).expect("written");
+    } else {
+        assert!(promised == text, "v1.json is old: run it with UPDATE_DOCS=1");
+    }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::hospital::now;
 use crate::support::postgres::Database;
 use crate::support::server::{Server, TENANT};
 use crate::support::{eventually, http};
@@ -20,7 +21,7 @@ fn token(server: &Server, sub: &str, jti: &str, ago: i64) -> String {
         claims["scope"] = "vitals:read readings:write".into();
         claims["sub"] = sub.into();
         claims["jti"] = jti.into();
-        claims["iat"] = (chrono::Utc::now().timestamp() - ago).into();
+        claims["iat"] = (now().timestamp() - ago).into();
     })
 }
 

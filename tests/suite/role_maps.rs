@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::hospital::now;
 use crate::support::postgres::Database;
 use crate::support::server::{Server, TENANT};
 use crate::support::{eventually, http, scratch_dir};
@@ -58,7 +59,7 @@ async fn tokens_as_keycloak_entra_and_auth0_shape_them_get_what_the_map_says() {
     let (server, _) = start(&database, MAP).await;
     let own = server.token("readings:write");
     let reading = json!({ "patientId": "101", "deviceId": "w", "vital": "heart_rate", "value": 130,
-                          "measuredAt": chrono::Utc::now() });
+                          "measuredAt": now() });
     let stored = http::post(&server.url("/api/v1/readings"), &own, &reading).await;
     assert_eq!(stored.status, 201, "a token of our own shape: {}", stored.text);
     // What comes, and the status of /patients, /alerts and /rules.
@@ -138,10 +139,10 @@ async fn clocks_may_be_apart_by_the_leeway_and_no_more() {
     let options = ["--jwt-leeway", "30s"];
     let server = Server::start_with(&database, &options).await;
     let at = |claim: &'static str, seconds: i64| {
-        let now = chrono::Utc::now().timestamp();
+        let seconds_now = now().timestamp();
         server.token_with(|claims| {
             claims["scope"] = "vitals:read".into();
-            claims[claim] = (now + seconds).into();
+            claims[claim] = (seconds_now + seconds).into();
         })
     };
     for (claim, seconds, expected) in

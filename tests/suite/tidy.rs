@@ -132,7 +132,8 @@ fn texts(under: &str) -> Vec<(String, String)> {
     found.into_iter().filter_map(read).collect()
 }
 
-fn sources(under: &str) -> Vec<(String, String)> {
+/// The Rust files under a directory of the project.
+pub fn sources(under: &str) -> Vec<(String, String)> {
     let sources: Vec<_> =
         texts(under).into_iter().filter(|(path, _)| path.ends_with(".rs")).collect();
     assert!(sources.len() > 5, "the sources were not found");

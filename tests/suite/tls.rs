@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
 
 use crate::connections::metric_by;
+use crate::hospital::now;
 use crate::support::postgres::Database;
 use crate::support::server::{Server, client_builder, command};
 use crate::support::{eventually, scratch_dir};
@@ -98,7 +99,7 @@ async fn start(database: &Database, dir: &Path, options: &[String]) -> Result<Se
 }
 
 fn reading(device: &str) -> String {
-    let measured_at = chrono::Utc::now().to_rfc3339();
+    let measured_at = now().to_rfc3339();
     json!({ "patientId": "101", "deviceId": device, "vital": "heart_rate", "value": 71,
             "measuredAt": measured_at })
     .to_string()
@@ -243,7 +244,7 @@ async fn a_new_certificate_is_shown_without_ending_a_connection_and_a_broken_one
     let warnings = ready["warnings"].to_string();
     assert!(warnings.contains("the TLS certificate expires at"), "{ready}");
     let expires = metric_by(&server, &new.client(), "vitals_tls_certificate_expires_seconds").await;
-    let days = (expires - chrono::Utc::now().timestamp() as f64) / 86_400.0;
+    let days = (expires - now().timestamp() as f64) / 86_400.0;
     assert!((9.0..=10.0).contains(&days), "{days}");
 }
 

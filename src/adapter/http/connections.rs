@@ -188,7 +188,8 @@ impl Connection {
             let answer = answer(self.entry_point.clone(), request, by.clone(), seen);
             async { answer.await.map(|answer| under_way.until_sent(answer)) }
         });
-        let connection = http2::builder().serve_connection(TokioIo::new(stream), service);
+        let connection =
+            http2::builder(HEAD_BYTES_MAX).serve_connection(TokioIo::new(stream), service);
         self.until_its_end(connection, distrusted, |c| c.graceful_shutdown()).await;
     }
 

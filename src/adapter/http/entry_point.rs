@@ -19,6 +19,7 @@ use tower_service::Service;
 use super::availability::Availability;
 use super::body::Incoming;
 use super::cors::Origins;
+use super::observed::ObservedReadings;
 use super::pipeline::{RequestPipeline, every_answer};
 use super::problem::Problem;
 use super::readings::{self, ReadingsState};
@@ -67,7 +68,10 @@ impl EntryPoint {
             Some(route) if request.method() == Method::POST && is_readings(request.uri()) => {
                 let route = route.clone();
                 Box::pin(async move {
-                    Ok(route.availability.parting(every_answer(pin!(route.answer(request))).await))
+                    let observed = ObservedReadings::begin();
+                    let answer = every_answer(pin!(route.answer(request))).await;
+                    observed.answered(READINGS, &answer);
+                    Ok(route.availability.parting(answer))
                 })
             }
             _ => Box::pin(self.router.call(request)),

@@ -22,6 +22,7 @@ mod history;
 mod jobs;
 mod link;
 mod ndjson;
+mod observed;
 pub mod openapi;
 mod page;
 mod parameters;

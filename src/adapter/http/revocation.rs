@@ -11,7 +11,8 @@ use super::extract::Json;
 use super::problem::Problem;
 use super::reply::Reply;
 use super::token::TokenState;
-use crate::auth::{Caller, Revoked, Scope, is_subject};
+use crate::auth::{Caller, Scope, is_subject};
+use crate::event::Revoked;
 use crate::record::revoke;
 use crate::wire::{self, RevokedTokens};
 

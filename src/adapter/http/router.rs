@@ -17,6 +17,7 @@ use super::availability::Availability;
 use super::cors::Origins;
 use super::entry_point::EntryPoint;
 use super::link::Links;
+use super::observed::Observed;
 use super::pipeline::{self, RequestPipeline};
 use super::problem::Problem;
 use super::token::TokenState;
@@ -25,7 +26,7 @@ use super::{
     parameters, patients, readings, record, replay, revocation, rules, rules_state, shadow,
     silences, stream, trials, webhook_events, webhooks,
 };
-use crate::auth::{Caller, Keys};
+use crate::auth::{Caller, Keys, Revocations};
 use crate::clock::Clock;
 use crate::delivery::ack::AckLinks;
 use crate::delivery::webhook::EndpointClients;
@@ -118,13 +119,9 @@ pub fn router(api: Api) -> EntryPoint {
     let registry =
         webhooks::Registry { log: api.questions, clients: api.clients, clock: api.clock.clone() };
 
-    let tokens =
-        TokenState { log: questions.log.clone(), clock: questions.clock.clone(), revocations };
-    let tokens = Router::new().route("/tokens/revoke", post(revocation::revoke)).with_state(tokens);
-
     let v1 = Router::new()
         .merge(senders)
-        .merge(tokens)
+        .merge(administrators(&questions, revocations))
         .merge(dashboards(questions.clone()))
         .merge(streams)
         .merge(past)
@@ -168,6 +165,16 @@ fn dashboards(questions: patients::QueryState) -> Router {
         .route("/devices", get(devices::list))
         .route("/devices/{id}", get(devices::get))
         .with_state(questions)
+}
+
+/// Who may call.
+fn administrators(questions: &patients::QueryState, revocations: Arc<Revocations>) -> Router {
+    let (log, clock) = (questions.log.clone(), questions.clock.clone());
+    Router::new().route("/tokens/revoke", post(revocation::revoke)).with_state(TokenState {
+        log,
+        clock,
+        revocations,
+    })
 }
 
 /// What calls a nurse.
@@ -287,5 +294,8 @@ async fn answered(
     request: Request,
     next: Next,
 ) -> Response {
-    availability.parting(pipeline::every_answer(pin!(next.run(request))).await)
+    let observed = Observed::begin(&request);
+    let answer = availability.parting(pipeline::every_answer(pin!(next.run(request))).await);
+    observed.answered(&answer);
+    answer
 }

@@ -16,7 +16,6 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-use super::HEAD_BYTES_MAX;
 use super::watch::{ConnectionState, Phase};
 
 /// Requests under way on one connection. What they ask for is bounded by their asker's share.
@@ -33,7 +32,7 @@ const PING_MS: u64 = 30_000;
 const PONG_MS_MAX: u64 = 20_000;
 
 /// How connections are answered.
-pub(super) fn builder() -> http2::Builder<TokioExecutor> {
+pub(super) fn builder(head_bytes_max: usize) -> http2::Builder<TokioExecutor> {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -43,7 +42,7 @@ pub(super) fn builder() -> http2::Builder<TokioExecutor> {
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(4 * WINDOW_BYTES)
         .max_send_buf_size(SENT_BYTES_MAX)
-        .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).unwrap_or(u32::MAX));
+        .max_header_list_size(u32::try_from(head_bytes_max).unwrap_or(u32::MAX));
     builder
 }
 
