@@ -95,6 +95,8 @@ async fn beside(
     let before: i64 = reached.iter().map(|(_, position)| position).sum();
     beside.fold(log, &mut connection, &mut reached, &mut progress).await?;
     let (positions, differing) = beside.swap(log, &mut connection, reached, purpose).await?;
+    // By the session's end it would be free as well, but later than who asked is told.
+    run(&mut connection, "select pg_advisory_unlock_all()").await?;
     connection.close().await?;
     Ok(Rebuilt { positions, folded: positions - before, differing })
 }

@@ -139,6 +139,31 @@ impl Directory {
     }
 }
 
+/// A question's series, as a condition on readings `r`: by their numbers, so that each row is
+/// looked up in a table of them, or where they are too many by a join. COPY takes no
+/// parameters, so the tenant is written as a literal.
+pub fn which(
+    question: &BacktestQuery,
+    directory: &Directory,
+    shards: impl Iterator<Item = i16>,
+) -> String {
+    directory.condition().unwrap_or_else(|| {
+        let vitals = question.vitals().into_iter().map(|vital| format!("'{}'", vital.name()));
+        format!(
+            "r.shard = any ('{{{}}}') and exists (select from series s where s.shard = r.shard \
+             and s.series = r.series and s.tenant = {} and s.vital in ({}))",
+            shards.map(|shard| shard.to_string()).collect::<Vec<_>>().join(","),
+            literal(&question.tenant),
+            vitals.collect::<Vec<_>>().join(", "),
+        )
+    })
+}
+
+/// A text as SQL reads it, whatever is in it and whatever a session's settings are.
+fn literal(text: &str) -> String {
+    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
 /// The number of a name; the next one if it is new.
 fn number(met: &mut HashMap<String, u32>, names: &mut Vec<Arc<str>>, name: String) -> u32 {
     if let Some(number) = met.get(&name) {
@@ -300,5 +325,12 @@ mod tests {
         assert_eq!(directory.condition().as_deref(), Some(condition));
         (0..20_000).for_each(|series| directory.put(1, series, of));
         assert_eq!(directory.condition(), None);
+    }
+
+    #[test]
+    fn a_tenant_is_a_literal_whatever_it_is_called() {
+        assert_eq!(literal("ward-4b"), "E'ward-4b'");
+        assert_eq!(literal("zz' or 'a'='a"), "E'zz'' or ''a''=''a'");
+        assert_eq!(literal("\\' or true --"), "E'\\\\'' or true --'");
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::fold::{BacktestTotals, Fold, cores};
 use super::query::{BacktestError, BacktestOutput, BacktestQuery};
 use super::rows::{self, Directory, ROWS_HELD_MAX, ScannedRows};
-use super::slice::{self, Slice};
+use super::slice::Slice;
 use crate::jobs::JobHandle;
 use crate::log::{Log, archived_months};
 use crate::rules::facts::Facts;
@@ -45,7 +45,7 @@ pub async fn run_holding(
     let pool = log.pool();
     let facts = facts_of(pool, &question.tenant).await?;
     let directory = Arc::new(Directory::of(pool, &question, log.shards()).await?);
-    let series = slice::which(&question, &directory, log.shards());
+    let series = rows::which(&question, &directory, log.shards());
     let mut fold = Fold::new(&question, log, &facts, lines).await?;
     // Others ask, too: a question takes half of the connections at most.
     let readers = cores().min(pool.options().get_max_connections() as usize / 2).max(1);

@@ -12,7 +12,6 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::query::BacktestQuery;
-use super::rows::Directory;
 use crate::log::copy::EPOCH_MICROS;
 use crate::log::partition::Span;
 
@@ -149,14 +148,14 @@ impl Slice {
         (0..parts).map(part).collect()
     }
 
-    /// What is asked of it, of the series that [`which`] names.
+    /// What is asked of it, of the series that `which` names.
     ///
     /// Asks the partition itself and not the log, so that what its bounds say already is
     /// not compared again for every row.
     ///
     /// What is known before or not needed is not sent: putting a column into words costs
     /// a fifth of a read. Of who measured what a row has the number only
-    /// ([`super::rows::Directory`]).
+    /// (`Directory`).
     pub fn sql(&self, question: &BacktestQuery, series: &str) -> String {
         let time = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Micros, true);
         let (suspect, sent) = match question.looks_at_devices() {
@@ -178,37 +177,12 @@ impl Slice {
     }
 }
 
-/// A question's series, as a condition on readings `r`: by their numbers, so that each row is
-/// looked up in a table of them, or where they are too many by a join. COPY takes no
-/// parameters, so the tenant is written as a literal.
-pub fn which(
-    question: &BacktestQuery,
-    directory: &Directory,
-    shards: impl Iterator<Item = i16>,
-) -> String {
-    directory.condition().unwrap_or_else(|| {
-        let vitals = question.vitals().into_iter().map(|vital| format!("'{}'", vital.name()));
-        format!(
-            "r.shard = any ('{{{}}}') and exists (select from series s where s.shard = r.shard \
-             and s.series = r.series and s.tenant = {} and s.vital in ({}))",
-            shards.map(|shard| shard.to_string()).collect::<Vec<_>>().join(","),
-            literal(&question.tenant),
-            vitals.collect::<Vec<_>>().join(", "),
-        )
-    })
-}
-
 impl Pages {
     /// As a condition.
     pub fn sql(self) -> String {
         let to = self.to.map_or(String::new(), |to| format!(" and r.ctid < '({to},0)'"));
         format!(" r.ctid >= '({},0)'{to}", self.from)
     }
-}
-
-/// A text as SQL reads it, whatever is in it and whatever a session's settings are.
-fn literal(text: &str) -> String {
-    format!("E'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 /// What lies side by side as one.
@@ -273,13 +247,6 @@ mod tests {
             assert!(all.windows(2).all(|two| two[0].to == Some(two[1].from)), "{all:?}");
             assert!(all[parts - 1].to.is_none() && all[parts - 1].from <= blocks);
         }
-    }
-
-    #[test]
-    fn a_tenant_is_a_literal_whatever_it_is_called() {
-        assert_eq!(literal("ward-4b"), "E'ward-4b'");
-        assert_eq!(literal("zz' or 'a'='a"), "E'zz'' or ''a''=''a'");
-        assert_eq!(literal("\\' or true --"), "E'\\\\'' or true --'");
     }
 
     #[test]
