@@ -116,7 +116,7 @@ const VITALS: [(&str, &str, &str); 12] = [
     ("blood_glucose", "mmol/L", "5.4"),
     ("body_weight", "kg", "71.5"),
     ("oxygen_flow", "L/min", "2"),
-    ("consciousness", "{AVPU}", "0"),
+    ("consciousness", "{ACVPU}", "0"),
     ("heart_rate_variability", "ms", "43"),
 ];
 
