@@ -7,6 +7,7 @@
 mod alert;
 mod asked;
 mod endpoint;
+mod front;
 mod health;
 mod history;
 mod job;
@@ -32,6 +33,7 @@ pub use endpoint::{
     Attempt, Breaker, BreakerState, Delivery, DeliveryState, DeliveryWithAttempts, EndpointState,
     Numbered, NumberedEvent, Payload, Ping, Replayed, Signature, Told, Webhook, WebhookWithSecret,
 };
+pub use front::{InBed, Mobile, MobileAlert, MobileScore, MobileValue, Ward};
 pub use health::{Found, Health};
 pub use history::{
     Bucket, Device, DeviceAtPatients, History, IntervalFrom, Item, Newest, Reading, Rejected,

@@ -152,3 +152,14 @@ async fn clocks_may_be_apart_by_the_leeway_and_no_more() {
         assert_eq!(found, expected, "{claim} {seconds}");
     }
 }
+
+#[test]
+fn the_guides_maps_are_maps() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/guide/access.md");
+    let guide = std::fs::read_to_string(path).unwrap();
+    let blocks: Vec<&str> =
+        guide.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let [_, clients, roles] = blocks[..] else { panic!("{} blocks", blocks.len()) };
+    vitals::auth::ClientMap::parse(clients).unwrap();
+    vitals::auth::RoleMap::parse(roles).unwrap();
+}

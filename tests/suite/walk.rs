@@ -59,6 +59,8 @@ const ROWS: &[Row] = &[
     ("get", "/patients/{patient_id}/diff", Nothing, Own, Refused),
     ("post", "/patients/{patient_id}/readings/retract", Nothing, Refused, Refused),
     ("get", "/patients/{patient_id}/{vital}", Nothing, Nothing, Refused),
+    ("get", "/wards/{ward}", Own, Refused, Own),
+    ("get", "/mobile/patients/{patient_id}", Nothing, Own, Refused),
     ("get", "/devices", Own, Own, Own),
     ("get", "/devices/{id}", Nothing, Refused, Nothing),
     ("get", "/patients/{patient_id}/replay", Nothing, Own, Refused),
@@ -158,7 +160,7 @@ impl Theirs {
         };
         let with = |id: &str| {
             let path = path.replace("{vital}", "heart-rate").replace("{patient_id}", id);
-            path.replace("{id}", id) + more
+            path.replace("{ward}", "W").replace("{id}", id) + more
         };
         (with(id), with(nothing))
     }

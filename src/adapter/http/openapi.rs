@@ -283,6 +283,7 @@ fn parameters(operation: &Operation, shapes: &mut Shapes) -> Vec<Value> {
         let fhir_id = ["/rules", "/devices"].iter().any(|of| operation.path.starts_with(of));
         let schema = match name {
             "vital" => json!({ "type": "string", "enum": Vital::all().map(Vital::path).collect::<Vec<_>>() }),
+            "ward" => json!({ "type": "string", "minLength": 1, "maxLength": 64 }),
             "id" if !fhir_id => json!({ "type": "string", "format": "uuid" }),
             _ => id.clone(),
         };

@@ -21,7 +21,7 @@ use crate::wire::{self, Number, Page, Quality, Time, ValueByName};
 
 /// Patients of a page, unless the caller says otherwise, and at most.
 const LIMIT_DEFAULT: i64 = 100;
-const LIMIT_MAX: i64 = 500;
+pub(super) const LIMIT_MAX: i64 = 500;
 
 /// What these routes stand on.
 #[derive(Clone)]

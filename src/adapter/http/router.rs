@@ -14,6 +14,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::availability::Availability;
+use super::compressed::Packing;
 use super::cors::Origins;
 use super::entry_point::EntryPoint;
 use super::link::Links;
@@ -22,8 +23,8 @@ use super::pipeline::{self, RequestPipeline};
 use super::problem::Problem;
 use super::token::TokenState;
 use super::{
-    ack, alerts, corrections, deliveries, devices, diff, health, history, jobs, openapi, page,
-    parameters, patients, readings, record, replay, revocation, rules, rules_state, shadow,
+    ack, alerts, corrections, deliveries, devices, diff, fronts, health, history, jobs, openapi,
+    page, parameters, patients, readings, record, replay, revocation, rules, rules_state, shadow,
     silences, stream, trials, webhook_events, webhooks,
 };
 use crate::auth::{Caller, Keys, Revocations};
@@ -162,6 +163,8 @@ fn dashboards(questions: patients::QueryState) -> Router {
         .route("/patients/{patient_id}/diff", get(diff::diff))
         .route("/patients/{patient_id}/readings/retract", post(corrections::retract))
         .route("/patients/{patient_id}/{vital}", get(patients::vital))
+        .route("/wards/{ward}", get(fronts::ward))
+        .route("/mobile/patients/{patient_id}", get(fronts::mobile))
         .route("/devices", get(devices::list))
         .route("/devices/{id}", get(devices::get))
         .with_state(questions)
@@ -294,8 +297,8 @@ async fn answered(
     request: Request,
     next: Next,
 ) -> Response {
-    let observed = Observed::begin(&request);
+    let (observed, wanted) = (Observed::begin(&request), Packing::wanted(request.headers()));
     let answer = availability.parting(pipeline::every_answer(pin!(next.run(request))).await);
     observed.answered(&answer);
-    answer
+    Packing::pack(wanted, answer)
 }

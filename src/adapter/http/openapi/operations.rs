@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 
 use super::answers::Answers;
 use crate::adapter::http::{
-    ack, alerts, corrections, deliveries, devices, diff, history, jobs, patients, readings, record,
-    revocation, rules, shadow, silences, trials, webhook_events, webhooks,
+    ack, alerts, corrections, deliveries, devices, diff, fronts, history, jobs, patients, readings,
+    record, revocation, rules, shadow, silences, trials, webhook_events, webhooks,
 };
 use crate::auth::Scope;
 use crate::wire::{self, Shape, shape};
@@ -313,6 +313,10 @@ pub const OPERATIONS: &[Operation] = &[
         .answers(&[200, 201], &corrections::retract).refuses(&[PATIENT, RETRACTION, NOT_FOUND, MONTH_ARCHIVED, APPENDS]),
     on("get", "/patients/{patient_id}/{vital}", VITALS_READ, "The newest reading of a vital")
         .tagged(&patients::vital).refuses(&[PATIENT, &[(404, "not_found unknown_vital")]]),
+    on("get", "/wards/{ward}", VITALS_READ, "All that a ward's wall needs")
+        .tagged(&fronts::ward).refuses(&[OUTSIDE_TOKEN, &[(422, "invalid_ward")]]),
+    on("get", "/mobile/patients/{patient_id}", VITALS_READ, "A patient on a phone, in few bytes")
+        .tagged(&fronts::mobile).refuses(&[PATIENT, NOT_FOUND]),
     on("get", "/devices", VITALS_READ, "What sends: last heard of, expected interval, coverage").query(&["patientId", "limit<=500", "cursor"])
         .tagged(&devices::list).refuses(&[PAGED, OUTSIDE_TOKEN]),
     on("get", "/devices/{id}", VITALS_READ, "A device, at each patient that it has measured")
