@@ -14,6 +14,7 @@ mod job;
 mod page;
 mod problem;
 mod record;
+mod root;
 mod rule;
 mod schema;
 mod silence;
@@ -46,6 +47,7 @@ pub use job::{
 pub use page::{Page, PageLinks};
 pub use problem::{Problem, ProblemLinks};
 pub use record::{Changed, Record, RecordOf};
+pub use root::{Allowed, Root};
 pub use rule::{
     Backtest, Mode, Pages, PagesOf, Rule, RuleVersion, ShadowDay, ShadowReport, WrittenRule,
 };

@@ -248,6 +248,12 @@ impl<const N: usize> From<[(&'static str, String); N]> for Links {
     }
 }
 
+impl FromIterator<(&'static str, String)> for Links {
+    fn from_iter<I: IntoIterator<Item = (&'static str, String)>>(links: I) -> Links {
+        Links(Members(links.into_iter().map(|(name, link)| (name.into(), link)).collect()))
+    }
+}
+
 /// Schemas that stand where they are used.
 macro_rules! inline {
     ($($name:ty => $schema:tt,)*) => {$(

@@ -79,6 +79,7 @@ mod return_trips;
 mod revoked;
 mod role_maps;
 mod roles;
+mod root;
 mod rules;
 mod sensors;
 mod series;

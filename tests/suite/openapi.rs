@@ -44,7 +44,7 @@ async fn the_description_has_every_route_and_no_other() {
         for (method, operation) in item.as_object().unwrap() {
             described.insert((method.clone(), path.clone()));
             // A token without the scope is told which one it lacks: the one written down.
-            let scope = operation["security"][0]["token"][0].as_str().unwrap();
+            let Some(scope) = operation["security"][0]["token"][0].as_str() else { continue };
             let url = server.url(&format!("/api/v1{}", path.replace("{vital}", "spo2")));
             let url = url.replace("{patient_id}", "p").replace("{id}", NO_ID);
             if method == "get" {

@@ -48,6 +48,7 @@ type Row = (&'static str, &'static str, Met, Met, Met);
 
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
+    ("get", "/", Own, Own, Own),
     ("post", "/readings", Makes, Refused, Refused),
     ("get", "/patients", Own, Refused, Own),
     ("get", "/patients/{patient_id}", Nothing, Own, Refused),
@@ -261,7 +262,7 @@ async fn scopes(server: &Server) -> BTreeMap<(String, String), String> {
     let mut scopes = BTreeMap::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
-            let scope = operation["security"][0]["token"][0].as_str().unwrap();
+            let scope = operation["security"][0]["token"][0].as_str().unwrap_or_default();
             scopes.insert((method.clone(), path.clone()), scope.to_owned());
         }
     }
@@ -281,6 +282,10 @@ async fn is_shut(server: &Server, row: &Row, theirs: &Theirs, scope: &str) {
     let (asked, body) = (theirs.paths(path).0, theirs.body(method, path));
     let (status, text) = ask(server, row, "", &asked, body.as_ref()).await;
     assert_eq!(status, 401, "{method} {path} without a token: {text}");
+    // Any good token will do.
+    if scope.is_empty() {
+        return;
+    }
     let others: Vec<&str> =
         Scope::ALL.map(Scope::name).into_iter().filter(|other| *other != scope).collect();
     assert_eq!(others.len(), Scope::ALL.len() - 1, "what is {scope}?");

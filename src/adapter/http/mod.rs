@@ -37,6 +37,7 @@ mod record;
 mod replay;
 mod reply;
 pub mod revocation;
+mod root;
 pub mod router;
 mod rules;
 mod rules_state;

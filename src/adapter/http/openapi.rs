@@ -6,7 +6,8 @@
 //! get against it. One example of each is written by hand, in `examples.json`.
 
 mod answers;
-mod operations;
+pub mod operation;
+pub mod operations;
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,8 @@ use axum::http::{StatusCode, header};
 use axum::routing::get;
 use serde_json::{Map, Value, json};
 
-use self::operations::{Answer, BODY, EVERY, OPERATIONS, Operation, PARAMETERS};
+use self::operation::{Answer, Operation};
+use self::operations::{BODY, EVERY, OPERATIONS, PARAMETERS};
 use crate::vital::Vital;
 use crate::wire::{self, Shapes, shape};
 
@@ -164,17 +166,22 @@ fn headers() -> Value {
 }
 
 fn described(operation: &Operation, shapes: &mut Shapes) -> Value {
+    let token = json!({ "token": operation.scope.iter().map(|s| s.name()).collect::<Vec<_>>() });
+    let takes = match operation.scope {
+        Some(scope) => format!("Scope `{}`.", scope.name()),
+        None => "Any good token.".to_owned(),
+    };
     let mut described = json!({
         "summary": operation.summary,
-        "description": format!("Scope `{}`.", operation.scope.name()),
+        "description": takes,
         "operationId": name(operation),
-        "tags": [operation.path.split('/').nth(1).unwrap_or_default()],
+        "tags": [operation.path.split('/').nth(1).filter(|tag| !tag.is_empty()).unwrap_or("root")],
         "parameters": parameters(operation, shapes),
         "responses": responses(operation, shapes),
-        "security": [{ "token": [operation.scope.name()] }],
+        "security": [&token],
     });
     if operation.by_link {
-        described["security"] = json!([{ "token": [operation.scope.name()] }, { "link": [] }]);
+        described["security"] = json!([token, { "link": [] }]);
     }
     if let Some((schema, also_as)) = operation.body {
         let mut content = json!({ "application/json": { "schema": shapes.asked(schema) } });

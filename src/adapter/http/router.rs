@@ -19,13 +19,15 @@ use super::cors::Origins;
 use super::entry_point::EntryPoint;
 use super::link::Links;
 use super::observed::Observed;
+use super::openapi::operation::Operations;
+use super::openapi::operations::OPERATIONS;
 use super::pipeline::{self, RequestPipeline};
 use super::problem::Problem;
 use super::token::TokenState;
 use super::{
     ack, alerts, corrections, deliveries, devices, diff, fronts, health, history, jobs, openapi,
-    page, parameters, patients, readings, record, replay, revocation, rules, rules_state, shadow,
-    silences, stream, trials, webhook_events, webhooks,
+    page, parameters, patients, readings, record, replay, revocation, root, rules, rules_state,
+    shadow, silences, stream, trials, webhook_events, webhooks,
 };
 use crate::auth::{Caller, Keys, Revocations};
 use crate::clock::Clock;
@@ -121,6 +123,7 @@ pub fn router(api: Api) -> EntryPoint {
         webhooks::Registry { log: api.questions, clients: api.clients, clock: api.clock.clone() };
 
     let v1 = Router::new()
+        .merge(contents())
         .merge(senders)
         .merge(administrators(&questions, revocations))
         .merge(dashboards(questions.clone()))
@@ -132,8 +135,8 @@ pub fn router(api: Api) -> EntryPoint {
         .route_layer(middleware::from_fn(parameters::known_only))
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed);
-    let v1 =
-        v1.layer(middleware::from_fn_with_state(pipeline.clone(), admit_by_token)).merge(answering);
+    let admitted = middleware::from_fn_with_state(pipeline.clone(), admit_by_token);
+    let (v1, root) = (v1.layer(admitted.clone()).merge(answering), contents().layer(admitted));
     let others = Router::new()
         .merge(operators(api.log, api.clock, api.metrics, api.availability))
         .merge(page::routes(api.is_simulated))
@@ -143,11 +146,21 @@ pub fn router(api: Api) -> EntryPoint {
 
     let router = Router::new()
         .nest("/api/v1", v1)
+        // The same with a slash, as generated clients put it together.
+        .nest("/api/v1/", root)
         .merge(others)
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(availability.clone(), answered));
     EntryPoint::new(router, pipeline, readings_state, availability, api.origins)
+}
+
+/// What there is, for who asks.
+fn contents() -> Router {
+    Router::new()
+        .route("/", get(root::root))
+        .with_state(Operations(OPERATIONS))
+        .route_layer(middleware::from_fn(parameters::known_only))
 }
 
 /// What is and was measured of patients.

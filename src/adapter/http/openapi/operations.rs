@@ -5,65 +5,13 @@
 //! every answer that a test of the suite gets is checked against its entry
 //! (`tests/suite/support/described.rs`).
 
-use schemars::JsonSchema;
-
-use super::answers::Answers;
+use super::operation::{Operation, Refusals, by_anybody, on};
 use crate::adapter::http::{
     ack, alerts, corrections, deliveries, devices, diff, fronts, history, jobs, patients, readings,
-    record, revocation, rules, shadow, silences, trials, webhook_events, webhooks,
+    record, revocation, root, rules, shadow, silences, trials, webhook_events, webhooks,
 };
 use crate::auth::Scope;
-use crate::wire::{self, Shape, shape};
-
-/// A route with a method.
-pub struct Operation {
-    /// In lower case.
-    pub method: &'static str,
-    /// Below `/api/v1`.
-    pub path: &'static str,
-    /// Which scope of a token it takes.
-    pub scope: Scope,
-    /// Whether the link of a page opens it, too.
-    pub by_link: bool,
-    /// What it does, in a line.
-    pub summary: &'static str,
-    /// Names of [`PARAMETERS`]; `limit<=500` is a limit of at most 500.
-    pub query: &'static [&'static str],
-    /// The schema of its body, and the media types beside JSON that it comes in.
-    pub body: Option<(Shape, &'static [&'static str])>,
-    /// Whether it may do without that.
-    pub may_be_empty: bool,
-    /// The statuses of its answers, and what they hold.
-    pub statuses: &'static [u16],
-    /// See `statuses`.
-    pub answer: Answer,
-    /// Whether it says where what was made is found.
-    pub is_located: bool,
-    /// The media types of an answer beside that of its schema.
-    pub also_as: &'static [&'static str],
-    /// Whether `Last-Event-ID` resumes it.
-    pub resumes: bool,
-    /// Whether it has an ETag, and answers 304 to who has that already.
-    pub is_tagged: bool,
-    /// Beside those of every operation, and of every body.
-    pub refusals: &'static [Refusals],
-}
-
-/// What an answer holds.
-#[derive(Clone, Copy)]
-pub enum Answer {
-    /// No body.
-    Nothing,
-    /// JSON of a type.
-    Json(Shape),
-    /// Server-Sent Events.
-    Events,
-    /// HTML.
-    Page,
-}
-
-/// Statuses, and the codes of the problems that come with them.
-pub type Refusals = &'static [(u16, &'static str)];
+use crate::wire;
 
 /// Of every operation.
 pub const EVERY: Refusals = &[
@@ -145,109 +93,6 @@ const ENDPOINT: Refusals = &[(
      invalid_heartbeat too_many_webhooks",
 )];
 
-impl Operation {
-    const fn query(mut self, names: &'static [&'static str]) -> Operation {
-        self.query = names;
-        self
-    }
-
-    const fn body<T: JsonSchema>(self) -> Operation {
-        self.body_also_as::<T>(&[])
-    }
-
-    const fn body_also_as<T: JsonSchema>(
-        mut self,
-        media_types: &'static [&'static str],
-    ) -> Operation {
-        self.body = Some((shape::<T>(), media_types));
-        self
-    }
-
-    const fn may_be_empty(mut self) -> Operation {
-        self.may_be_empty = true;
-        self
-    }
-
-    const fn by_link(mut self) -> Operation {
-        self.by_link = true;
-        self
-    }
-
-    const fn resumes(mut self) -> Operation {
-        self.resumes = true;
-        self
-    }
-
-    /// 200 with what a handler answers, or 304.
-    const fn tagged<A, H: Answers<A>>(mut self, handler: &H) -> Operation {
-        self.is_tagged = true;
-        self.answers(&[200], handler)
-    }
-
-    /// What a handler answers, by these statuses.
-    const fn answers<A, H: Answers<A>>(self, statuses: &'static [u16], _: &H) -> Operation {
-        self.holds(statuses, Answer::Json(shape::<H::Body>()))
-    }
-
-    const fn events(self) -> Operation {
-        self.holds(&[200], Answer::Events)
-    }
-
-    const fn page(self) -> Operation {
-        self.holds(&[200], Answer::Page)
-    }
-
-    const fn nothing(self) -> Operation {
-        self.holds(&[204], Answer::Nothing)
-    }
-
-    const fn holds(mut self, statuses: &'static [u16], answer: Answer) -> Operation {
-        self.statuses = statuses;
-        self.answer = answer;
-        self
-    }
-
-    const fn located(mut self) -> Operation {
-        self.is_located = true;
-        self
-    }
-
-    const fn also_as(mut self, media_types: &'static [&'static str]) -> Operation {
-        self.also_as = media_types;
-        self
-    }
-
-    const fn refuses(mut self, refusals: &'static [Refusals]) -> Operation {
-        self.refusals = refusals;
-        self
-    }
-}
-
-const fn on(
-    method: &'static str,
-    path: &'static str,
-    scope: Scope,
-    summary: &'static str,
-) -> Operation {
-    Operation {
-        method,
-        path,
-        scope,
-        by_link: false,
-        summary,
-        query: &[],
-        body: None,
-        may_be_empty: false,
-        statuses: &[],
-        answer: Answer::Nothing,
-        is_located: false,
-        also_as: &[],
-        resumes: false,
-        is_tagged: false,
-        refusals: &[],
-    }
-}
-
 /// Parameters of queries: name, schema, and what they say.
 #[rustfmt::skip]
 pub const PARAMETERS: &[(&str, &str, &str)] = &[
@@ -289,20 +134,23 @@ const TOML: &str = "application/toml";
 /// All of them, in the order of the router.
 #[rustfmt::skip]
 pub const OPERATIONS: &[Operation] = &[
+    by_anybody("get", "/", "Who one is here, and everything that one may do")
+        .tagged(&root::root),
+
     on("post", "/readings", Scope::ReadingsWrite, "Stores readings; answered after the commit").body_also_as::<wire::Readings>(&[NDJSON])
         .answers(&[201, 207], &readings::store).refuses(&[READINGS]),
 
-    on("get", "/patients", VITALS_READ, "The patients with their states, now or at a moment").query(&["ward", "asOf", "knownAt", "cursor", "limit<=500"])
+    on("get", "/patients", VITALS_READ, "The patients with their states, now or at a moment").of_patients().query(&["ward", "asOf", "knownAt", "cursor", "limit<=500"])
         .tagged(&patients::list).refuses(&[PAGED, OUTSIDE_TOKEN, MONTH_ARCHIVED]),
     on("get", "/patients/{patient_id}", VITALS_READ, "A patient's state, now or at a moment").query(&["asOf", "knownAt"])
         .tagged(&patients::state).refuses(&[PATIENT, NOT_FOUND, MONTH_ARCHIVED]),
-    on("put", "/patients/{patient_id}", PATIENTS_MANAGE, "The same as `PUT` of the record").body::<wire::Record>()
+    on("put", "/patients/{patient_id}", PATIENTS_MANAGE, "The same as `PUT` of the record").of_patients().body::<wire::Record>()
         .answers(&[200], &record::put).refuses(&[PATIENT, RECORD, &[(422, "would_erase")], APPENDS]),
-    on("get", "/patients/{patient_id}/record", VITALS_READ, "A patient's record, and who changed it last")
+    on("get", "/patients/{patient_id}/record", VITALS_READ, "A patient's record, and who changed it last").of_patients()
         .tagged(&record::get).refuses(&[PATIENT, NOT_FOUND]),
-    on("put", "/patients/{patient_id}/record", PATIENTS_MANAGE, "The whole record; null removes a field, and one that steers alarms is not left out").body::<wire::Record>()
+    on("put", "/patients/{patient_id}/record", PATIENTS_MANAGE, "The whole record; null removes a field, and one that steers alarms is not left out").of_patients().body::<wire::Record>()
         .answers(&[200], &record::put).refuses(&[PATIENT, RECORD, &[(422, "would_erase")], APPENDS]),
-    on("patch", "/patients/{patient_id}/record", PATIENTS_MANAGE, "A part of the record: what is left out stays, null removes").body::<wire::Record>()
+    on("patch", "/patients/{patient_id}/record", PATIENTS_MANAGE, "A part of the record: what is left out stays, null removes").of_patients().body::<wire::Record>()
         .answers(&[200], &record::patch).refuses(&[PATIENT, RECORD, APPENDS]),
     on("get", "/patients/{patient_id}/readings", VITALS_READ, "History: a page, buckets, points, or by `Accept` a whole table")
         .query(&["vital", "from", "to", "every", "points", "limit<=10000", "cursor"]).tagged(&history::readings).also_as(&[CSV, NDJSON, PARQUET])
@@ -313,7 +161,7 @@ pub const OPERATIONS: &[Operation] = &[
         .answers(&[200, 201], &corrections::retract).refuses(&[PATIENT, RETRACTION, NOT_FOUND, MONTH_ARCHIVED, APPENDS]),
     on("get", "/patients/{patient_id}/{vital}", VITALS_READ, "The newest reading of a vital")
         .tagged(&patients::vital).refuses(&[PATIENT, &[(404, "not_found unknown_vital")]]),
-    on("get", "/wards/{ward}", VITALS_READ, "All that a ward's wall needs")
+    on("get", "/wards/{ward}", VITALS_READ, "All that a ward's wall needs").of_patients()
         .tagged(&fronts::ward).refuses(&[OUTSIDE_TOKEN, &[(422, "invalid_ward")]]),
     on("get", "/mobile/patients/{patient_id}", VITALS_READ, "A patient on a phone, in few bytes")
         .tagged(&fronts::mobile).refuses(&[PATIENT, NOT_FOUND]),
@@ -337,58 +185,58 @@ pub const OPERATIONS: &[Operation] = &[
     on("post", "/alerts/{id}/clear", ALERTS_ACK, "It is over, says a person").body::<wire::AcknowledgementRequest>()
         .answers(&[200], &ack::clear).refuses(&[NOT_FOUND, TEXT, APPENDS]),
 
-    on("get", "/rules", RULES_MANAGE, "The newest version of each rule")
+    on("get", "/rules", RULES_MANAGE, "The newest version of each rule").of_tenant()
         .tagged(&rules::list).refuses(&[OUTSIDE_TOKEN]),
-    on("post", "/rules/backtest", RULES_MANAGE, "What a rule would have raised over the history: a job").body::<wire::Backtest>()
+    on("post", "/rules/backtest", RULES_MANAGE, "What a rule would have raised over the history: a job").of_tenant().body::<wire::Backtest>()
         .answers(&[202], &trials::start).located().refuses(&[OUTSIDE_TOKEN, &[(422, "invalid_rule invalid_sweep invalid_against"), (429, "too_many_jobs"), (503, "jobs_busy")]]),
-    on("get", "/rules/{id}", RULES_MANAGE, "The newest version of a rule")
+    on("get", "/rules/{id}", RULES_MANAGE, "The newest version of a rule").of_tenant()
         .tagged(&rules::get).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
-    on("put", "/rules/{id}", RULES_MANAGE, "Writes a rule: a new version").query(&["reason", "force"]).body_also_as::<wire::Rule>(&[TOML])
+    on("put", "/rules/{id}", RULES_MANAGE, "Writes a rule: a new version").of_tenant().query(&["reason", "force"]).body_also_as::<wire::Rule>(&[TOML])
         .answers(&[200], &rules::put).refuses(&[OUTSIDE_TOKEN, RULE, REASON, APPENDS]),
-    on("delete", "/rules/{id}", RULES_MANAGE, "Retires a rule").query(&["reason"])
+    on("delete", "/rules/{id}", RULES_MANAGE, "Retires a rule").of_tenant().query(&["reason"])
         .nothing().refuses(&[OUTSIDE_TOKEN, NOT_FOUND, REASON, APPENDS, &[(422, "invalid_rule")]]),
-    on("get", "/rules/{id}/versions", RULES_MANAGE, "Every version of a rule, with who and why")
+    on("get", "/rules/{id}/versions", RULES_MANAGE, "Every version of a rule, with who and why").of_tenant()
         .tagged(&rules::history).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
-    on("get", "/rules/{id}/report", RULES_MANAGE, "The pages that the version on trial would have sent, by day (UTC) and patient, beside those that the rules at work have sent").query(&["from", "to", "limit<=1000", "cursor"])
+    on("get", "/rules/{id}/report", RULES_MANAGE, "The pages that the version on trial would have sent, by day (UTC) and patient, beside those that the rules at work have sent").of_tenant().query(&["from", "to", "limit<=1000", "cursor"])
         .tagged(&shadow::report).refuses(&[OUTSIDE_TOKEN, NOT_FOUND, PAGED, &[(400, "invalid_range")]]),
-    on("get", "/silences", ALERTS_ACK, "The silences, newest first")
+    on("get", "/silences", ALERTS_ACK, "The silences, newest first").of_tenant()
         .tagged(&silences::list).refuses(&[OUTSIDE_TOKEN]),
-    on("post", "/silences", ALERTS_ACK, "Holds pages of a rule, a patient or a ward back; never of high priority, and refused when it could hold none back").body::<wire::NewSilence>()
+    on("post", "/silences", ALERTS_ACK, "Holds pages of a rule, a patient or a ward back; never of high priority, and refused when it could hold none back").of_tenant().body::<wire::NewSilence>()
         .answers(&[201], &silences::create).refuses(&[OUTSIDE_TOKEN, APPENDS, &[(422, "invalid_silence silence_has_no_effect")]]),
-    on("get", "/silences/{id}", ALERTS_ACK, "A silence, with what it held back")
+    on("get", "/silences/{id}", ALERTS_ACK, "A silence, with what it held back").of_tenant()
         .tagged(&silences::get).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
-    on("delete", "/silences/{id}", ALERTS_ACK, "Ends a silence")
+    on("delete", "/silences/{id}", ALERTS_ACK, "Ends a silence").of_tenant()
         .answers(&[200], &silences::end).refuses(&[OUTSIDE_TOKEN, NOT_FOUND, APPENDS]),
-    on("get", "/jobs/{id}", RULES_MANAGE, "How far a job is, then its result")
+    on("get", "/jobs/{id}", RULES_MANAGE, "How far a job is, then its result").of_tenant()
         .answers(&[200], &jobs::get).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
-    on("delete", "/jobs/{id}", RULES_MANAGE, "Stops a job")
+    on("delete", "/jobs/{id}", RULES_MANAGE, "Stops a job").of_tenant()
         .nothing().refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
 
-    on("post", "/tokens/revoke", Scope::TokensRevoke, "Takes a token, or all that a subject has by now, out of use").body::<wire::Revocation>()
+    on("post", "/tokens/revoke", Scope::TokensRevoke, "Takes a token, or all that a subject has by now, out of use").of_tenant().body::<wire::Revocation>()
         .answers(&[200], &revocation::revoke).refuses(&[OUTSIDE_TOKEN, APPENDS, &[(422, "missing_field invalid_revocation invalid_reason")]]),
 
-    on("get", "/webhooks", WEBHOOKS_MANAGE, "The tenant's endpoints")
+    on("get", "/webhooks", WEBHOOKS_MANAGE, "The tenant's endpoints").of_tenant()
         .tagged(&webhooks::list).refuses(&[OUTSIDE_TOKEN]),
-    on("post", "/webhooks", WEBHOOKS_MANAGE, "Makes an endpoint; its secret is told this once").body::<wire::NewWebhook>()
+    on("post", "/webhooks", WEBHOOKS_MANAGE, "Makes an endpoint; its secret is told this once").of_tenant().body::<wire::NewWebhook>()
         .answers(&[201], &webhooks::create).located().refuses(&[OUTSIDE_TOKEN, ENDPOINT, APPENDS]),
-    on("get", "/webhooks/{id}", WEBHOOKS_MANAGE, "An endpoint")
+    on("get", "/webhooks/{id}", WEBHOOKS_MANAGE, "An endpoint").of_tenant()
         .tagged(&webhooks::get).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
-    on("patch", "/webhooks/{id}", WEBHOOKS_MANAGE, "Changes an endpoint, or pauses it").body::<wire::ChangedWebhook>()
+    on("patch", "/webhooks/{id}", WEBHOOKS_MANAGE, "Changes an endpoint, or pauses it").of_tenant().body::<wire::ChangedWebhook>()
         .answers(&[200], &webhooks::change).refuses(&[OUTSIDE_TOKEN, NOT_FOUND, ENDPOINT, APPENDS, &[(422, "invalid_state")]]),
-    on("delete", "/webhooks/{id}", WEBHOOKS_MANAGE, "Ends an endpoint")
+    on("delete", "/webhooks/{id}", WEBHOOKS_MANAGE, "Ends an endpoint").of_tenant()
         .nothing().refuses(&[OUTSIDE_TOKEN, NOT_FOUND, APPENDS]),
-    on("post", "/webhooks/{id}/rotate-secret", WEBHOOKS_MANAGE, "A new secret, told this once; the one before signs too for 24 hours").body::<wire::Rotation>().may_be_empty()
+    on("post", "/webhooks/{id}/rotate-secret", WEBHOOKS_MANAGE, "A new secret, told this once; the one before signs too for 24 hours").of_tenant().body::<wire::Rotation>().may_be_empty()
         .answers(&[200], &webhooks::rotate).refuses(&[OUTSIDE_TOKEN, NOT_FOUND, &[(409, "rotated_too_often"), (422, "invalid_signature invalid_secret")]]),
-    on("post", "/webhooks/{id}/ping", WEBHOOKS_MANAGE, "Sends a signed test event now and says what came of it")
+    on("post", "/webhooks/{id}/ping", WEBHOOKS_MANAGE, "Sends a signed test event now and says what came of it").of_tenant()
         .answers(&[200], &webhooks::ping).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
-    on("post", "/webhooks/{id}/replay", WEBHOOKS_MANAGE, "Sends the deliveries of a time once more, under their ids").body::<wire::Replay>()
+    on("post", "/webhooks/{id}/replay", WEBHOOKS_MANAGE, "Sends the deliveries of a time once more, under their ids").of_tenant().body::<wire::Replay>()
         .answers(&[202], &deliveries::replay_range).refuses(&[OUTSIDE_TOKEN, NOT_FOUND, &[(409, "webhook_disabled"), (422, "invalid_range invalid_state too_many_deliveries")]]),
-    on("get", "/webhooks/{id}/deliveries", WEBHOOKS_MANAGE, "What was sent to it, newest first").query(&["deliveryState", "limit<=1000", "cursor"])
+    on("get", "/webhooks/{id}/deliveries", WEBHOOKS_MANAGE, "What was sent to it, newest first").of_tenant().query(&["deliveryState", "limit<=1000", "cursor"])
         .tagged(&deliveries::list).refuses(&[OUTSIDE_TOKEN, NOT_FOUND, PAGED, STATE]),
-    on("get", "/webhooks/{id}/events", WEBHOOKS_MANAGE, "What it was to be told, by number, without gaps").query(&["after", "limit<=1000", "cursor"])
+    on("get", "/webhooks/{id}/events", WEBHOOKS_MANAGE, "What it was to be told, by number, without gaps").of_tenant().query(&["after", "limit<=1000", "cursor"])
         .tagged(&webhook_events::list).refuses(&[OUTSIDE_TOKEN, NOT_FOUND, PAGED, &[(400, "invalid_after")]]),
-    on("get", "/deliveries/{id}", WEBHOOKS_MANAGE, "A delivery with every attempt")
+    on("get", "/deliveries/{id}", WEBHOOKS_MANAGE, "A delivery with every attempt").of_tenant()
         .tagged(&deliveries::get).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
-    on("post", "/deliveries/{id}/replay", WEBHOOKS_MANAGE, "Sends a delivery once more, under its id")
+    on("post", "/deliveries/{id}/replay", WEBHOOKS_MANAGE, "Sends a delivery once more, under its id").of_tenant()
         .answers(&[202], &deliveries::replay).refuses(&[OUTSIDE_TOKEN, NOT_FOUND, &[(409, "webhook_disabled")]]),
 ];
