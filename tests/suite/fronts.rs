@@ -91,3 +91,28 @@ async fn a_phone_gets_fewer_than_500_bytes() {
     assert_eq!(mobile["alert"]["id"], state["alerts"][0]["id"]);
     assert_eq!(mobile["alert"]["acknowledged"], false);
 }
+
+#[tokio::test]
+async fn a_list_is_followed_to_its_end_by_its_headers_alone() {
+    let database = Database::new().await;
+    let server = Server::start(&database).await;
+    let hospital = Hospital::new(&server, "ward");
+    let ids = ["a", "b", "c", "d", "e"];
+    for id in ids {
+        hospital.measure(id, 71.0).await;
+    }
+    caught_up(&database.pool()).await;
+    let (mut path, mut found) = ("/patients?limit=2".to_owned(), Vec::new());
+    loop {
+        let answer = hospital.request(reqwest::Method::GET, &path).send().await.unwrap();
+        let link = answer.headers().get("link").map(|link| link.to_str().unwrap().to_owned());
+        let page: Value = answer.json().await.unwrap();
+        let items = page["items"].as_array().unwrap().iter();
+        found.extend(items.map(|item| item["patientId"].as_str().unwrap().to_owned()));
+        let Some(link) = link else { break };
+        let (next, rel) = link.strip_prefix("</api/v1").unwrap().split_once('>').unwrap();
+        assert_eq!((next, rel), (&page["_links"]["next"].as_str().unwrap()[7..], "; rel=\"next\""));
+        path = next.to_owned();
+    }
+    assert_eq!(found, ids);
+}

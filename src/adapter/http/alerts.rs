@@ -97,7 +97,8 @@ pub async fn list(
         .filter_map(|(key, value)| Some(format!("{key}={}", cursor::url_encode(value.as_ref()?))))
         .collect::<Vec<_>>()
         .join("&");
-    Ok(Reply::tagged(&headers, &Page::new(items, next, "/api/v1/alerts", &query))?.fresh(fresh))
+    let page = Page::new(items, next, "/api/v1/alerts", &query);
+    Ok(Reply::tagged(&headers, &page)?.fresh(fresh).next(page.links.next.as_ref()))
 }
 
 /// An alert that the caller may see.

@@ -60,7 +60,8 @@ pub async fn list(
     let next = cursor::next(log, &rows, limit, place);
     let query = state.map(|state| format!("state={}", state.name())).unwrap_or_default();
     let items = rows.into_iter().map(shown_delivery).collect::<Result<_, Problem>>()?;
-    Reply::tagged(&headers, &Page::new(items, next, &link, &query))
+    let page = Page::new(items, next, &link, &query);
+    Ok(Reply::tagged(&headers, &page)?.next(page.links.next.as_ref()))
 }
 
 /// `GET /deliveries/{id}`, with its body and every attempt.

@@ -51,7 +51,7 @@ pub async fn list(
     let items = found.into_iter().map(item).collect();
     let query = params.patient_id.map(|id| format!("patientId={}", cursor::url_encode(&id)));
     let body = Page::new(items, next, "/api/v1/devices", &query.unwrap_or_default());
-    Ok(Reply::tagged(&headers, &body)?.fresh(fresh))
+    Ok(Reply::tagged(&headers, &body)?.fresh(fresh).next(body.links.next.as_ref()))
 }
 
 /// `GET /devices/{id}`: at each patient that it has measured.

@@ -98,7 +98,8 @@ pub async fn readings(
     }
     let link = link_of(&question);
     let body = History { page: Page::new(items, next, &link, &echo(&params)) };
-    Ok(Reply::tagged(&headers, &body)?.header(header::VARY, "accept"))
+    let reply = Reply::tagged(&headers, &body)?.header(header::VARY, "accept");
+    Ok(reply.next(body.page.links.next.as_ref()))
 }
 
 fn shown_of(question: &HistoryQuery, rows: Vec<Newest>) -> Vec<Item> {

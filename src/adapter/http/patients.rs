@@ -153,7 +153,8 @@ pub async fn list(
         params.limit.map(|limit| format!("limit={limit}")),
     ];
     let query = query.into_iter().flatten().collect::<Vec<_>>().join("&");
-    Ok(Reply::tagged(&headers, &Page::new(items, next, link, &query))?.fresh(fresh))
+    let page = Page::new(items, next, link, &query);
+    Ok(Reply::tagged(&headers, &page)?.fresh(fresh).next(page.links.next.as_ref()))
 }
 
 /// A page's length.

@@ -69,6 +69,14 @@ impl<T> Reply<T> {
         Reply { response, shape: PhantomData }
     }
 
+    /// Says where a list goes on (RFC 8288), for who follows headers.
+    pub fn next(self, link: Option<&String>) -> Reply<T> {
+        match link {
+            Some(link) => self.header(header::LINK, &format!("<{link}>; rel=\"next\"")),
+            None => self,
+        }
+    }
+
     /// Says where what was made is found.
     pub fn at(self, location: &str) -> Reply<T> {
         self.header(header::LOCATION, location)

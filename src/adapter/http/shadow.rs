@@ -112,5 +112,5 @@ pub async fn report(
         shadow: Pages { version, pages },
         active: PagesOf { rules: others, pages: sent },
     };
-    Ok(Reply::tagged(&headers, &body)?.fresh(fresh))
+    Ok(Reply::tagged(&headers, &body)?.fresh(fresh).next(body.page.links.next.as_ref()))
 }

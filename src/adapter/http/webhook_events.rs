@@ -71,7 +71,8 @@ pub async fn list(
     let items = rows.into_iter().map(shown).collect::<Result<_, Problem>>()?;
     let page = Page::new(items, next, &link, "");
     let incarnation = log.incarnations().number();
-    Reply::tagged(&headers, &wire::Numbered { page, last, incarnation })
+    let body = wire::Numbered { page, last, incarnation };
+    Ok(Reply::tagged(&headers, &body)?.next(body.page.links.next.as_ref()))
 }
 
 fn shown(numbered: Numbered) -> Result<NumberedEvent, Problem> {
