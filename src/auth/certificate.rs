@@ -15,7 +15,7 @@ use x509_cert::der::oid::db::rfc4519::CN;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-use super::caller::Caller;
+use super::caller::{Caller, is_subject};
 use super::denied::Denied;
 use super::revocations::Revocations;
 use super::scope::{Scope, Scopes};
@@ -65,6 +65,8 @@ impl Certificate {
             });
             names.extend(common.take(NAMES_MAX));
         }
+        // It becomes the name of a subject, and stands in logs.
+        names.retain(|name| is_subject(name));
         Ok(Certificate { names, expires_at: expires_at.unwrap_or(DateTime::<Utc>::MAX_UTC) })
     }
 }

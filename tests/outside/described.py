@@ -6,6 +6,7 @@ a token.
 Usage: described.py VITALS SCRATCH_DIRECTORY
 """
 
+import atexit
 import http.server
 import json
 import os
@@ -48,12 +49,15 @@ class Vitals:
         options = ["--listen", "127.0.0.1:0", "--allow-webhook-net", "127.0.0.0/8", "--limit-gateway-requests", "1000000000"]
         log = open(os.path.join(scratch, "vitals.log"), "wb")
         self.process = subprocess.Popen([program, "serve", *options], stdout=subprocess.PIPE, stderr=log, env=env, text=True)
+        # Also when what follows fails: it would go on in a directory that is another's by then.
+        atexit.register(self.process.terminate)
         ready = self.process.stdout.readline()
         assert ready.startswith("ready http://"), f"vitals did not get ready: see {scratch}/vitals.log"
         self.base = ready.split()[1] + "/api/v1"
         with urllib.request.urlopen(self.base + "/openapi.json", timeout=SOON_SECONDS) as answer:
             paths = json.loads(answer.read())["paths"]
-        scopes = {operation["security"][0]["token"][0] for item in paths.values() for operation in item.values()}
+        every = [operation["security"][0]["token"] for item in paths.values() for operation in item.values()]
+        scopes = {scope for of_operation in every for scope in of_operation}
         token = [program, "token", "--tenant", "outside", "--subject", "check", "--scope", " ".join(sorted(scopes))]
         self.token = subprocess.run(token, env=env, capture_output=True, text=True, check=True).stdout.strip()
 

@@ -14,6 +14,7 @@ mod corrections;
 pub mod cors;
 mod cursor;
 mod deliveries;
+mod deprecation;
 mod devices;
 mod diff;
 mod entry_point;

@@ -180,6 +180,9 @@ fn described(operation: &Operation, shapes: &mut Shapes) -> Value {
         "responses": responses(operation, shapes),
         "security": [&token],
     });
+    if operation.deprecated.is_some() {
+        described["deprecated"] = true.into();
+    }
     if operation.by_link {
         described["security"] = json!([token, { "link": [] }]);
     }

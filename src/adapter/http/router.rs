@@ -25,9 +25,9 @@ use super::pipeline::{self, RequestPipeline};
 use super::problem::Problem;
 use super::token::TokenState;
 use super::{
-    ack, alerts, corrections, deliveries, devices, diff, fronts, health, history, jobs, openapi,
-    page, parameters, patients, readings, record, replay, revocation, root, rules, rules_state,
-    shadow, silences, stream, trials, webhook_events, webhooks,
+    ack, alerts, corrections, deliveries, deprecation, devices, diff, fronts, health, history,
+    jobs, openapi, page, parameters, patients, readings, record, replay, revocation, root, rules,
+    rules_state, shadow, silences, stream, trials, webhook_events, webhooks,
 };
 use crate::auth::{Caller, Keys, Revocations};
 use crate::clock::Clock;
@@ -136,7 +136,7 @@ pub fn router(api: Api) -> EntryPoint {
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed);
     let admitted = middleware::from_fn_with_state(pipeline.clone(), admit_by_token);
-    let (v1, root) = (v1.layer(admitted.clone()).merge(answering), contents().layer(admitted));
+    let v1 = deprecation::marked(v1.layer(admitted.clone()).merge(answering), OPERATIONS);
     let others = Router::new()
         .merge(operators(api.log, api.clock, api.metrics, api.availability))
         .merge(page::routes(api.is_simulated))
@@ -147,7 +147,7 @@ pub fn router(api: Api) -> EntryPoint {
     let router = Router::new()
         .nest("/api/v1", v1)
         // The same with a slash, as generated clients put it together.
-        .nest("/api/v1/", root)
+        .nest("/api/v1/", contents().layer(admitted))
         .merge(others)
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)

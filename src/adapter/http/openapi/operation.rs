@@ -19,6 +19,8 @@ pub struct Operation {
     pub method: &'static str,
     /// Below `/api/v1`.
     pub path: &'static str,
+    /// That it will go.
+    pub deprecated: Option<Deprecated>,
     /// Which scope of a token it takes; any good token where it names none.
     pub scope: Option<Scope>,
     /// How far a token may be narrowed for it.
@@ -47,6 +49,17 @@ pub struct Operation {
     pub is_tagged: bool,
     /// Beside those of every operation, and of every body.
     pub refusals: &'static [Refusals],
+}
+
+/// Something better is in its place.
+#[derive(Clone, Copy, Debug)]
+pub struct Deprecated {
+    /// Seconds since 1970.
+    pub since: i64,
+    /// From when on it may be gone, as HTTP writes a time.
+    pub sunset: &'static str,
+    /// What takes its place.
+    pub instead: &'static str,
 }
 
 /// How far a token may be narrowed for an operation.
@@ -106,6 +119,13 @@ impl Operation {
 
     pub(super) const fn of_tenant(mut self) -> Operation {
         self.narrowed = Narrowed::Not;
+        self
+    }
+
+    /// It will go. No route of version 1 does so far.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no route is marked yet"))]
+    pub(in crate::adapter::http) const fn until(mut self, deprecated: Deprecated) -> Operation {
+        self.deprecated = Some(deprecated);
         self
     }
 
@@ -188,7 +208,7 @@ pub(super) const fn on(
 }
 
 /// Whoever has a good token.
-pub(super) const fn by_anybody(
+pub(in crate::adapter::http) const fn by_anybody(
     method: &'static str,
     path: &'static str,
     summary: &'static str,
@@ -196,6 +216,7 @@ pub(super) const fn by_anybody(
     Operation {
         method,
         path,
+        deprecated: None,
         scope: None,
         narrowed: Narrowed::ToDevice,
         by_link: false,
