@@ -393,7 +393,11 @@ export class Feed {
   async #warn() {
     try {
       const response = await fetch('/health/ready', { cache: 'no-store', credentials: 'omit', signal: AbortSignal.timeout(REQUEST_MS_MAX) });
-      if (response.ok) this.warnings = (await response.json()).warnings ?? [];
+      if (response.ok) {
+        const { warnings = [], canWait = [] } = await response.json();
+        // What can wait is for whoever runs it: on a ward it would only frighten.
+        this.warnings = warnings.filter(text => !canWait.includes(text));
+      }
     } catch (error) {
       if (!this.ended.signal.aborted) console.warn('The server could not be asked for its warnings.', error);
     }

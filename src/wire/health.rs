@@ -16,9 +16,12 @@ pub struct Health {
 
 /// What is told of one that is ready.
 #[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Found {
     /// How far each consumer is behind the log.
     pub lag: Members<i64>,
     /// What somebody should look at although everything else goes on.
     pub warnings: Vec<String>,
+    /// Those of the warnings that no ward needs to know of.
+    pub can_wait: Vec<String>,
 }

@@ -243,6 +243,7 @@ async fn a_new_certificate_is_shown_without_ending_a_connection_and_a_broken_one
     let ready: Value = ready.json().await.unwrap();
     let warnings = ready["warnings"].to_string();
     assert!(warnings.contains("the TLS certificate expires at"), "{ready}");
+    assert_eq!(ready["canWait"], ready["warnings"], "and no ward is told of it yet");
     let expires = metric_by(&server, &new.client(), "vitals_tls_certificate_expires_seconds").await;
     let days = (expires - now().timestamp() as f64) / 86_400.0;
     assert!((9.0..=10.0).contains(&days), "{days}");

@@ -26,6 +26,8 @@ use crate::wire::{Found, Health, Members};
 const READY_MS_MAX: u64 = 2_000;
 /// How far the log's time may be from this process's before somebody should look.
 const CLOCKS_APART_SECONDS_MAX: i64 = 10;
+/// Before a certificate expires, a ward is told for this long.
+const CERTIFICATE_URGENT_DAYS: i64 = 2;
 /// For how long somebody should know that the log was restored.
 const RESTORED_DAYS: i64 = 3;
 
@@ -50,12 +52,14 @@ pub async fn ready(State(probe): State<Probe>) -> Result<Json<Health>, Problem> 
     let pool = probe.log.pool();
     let asked =
         async { Ok::<_, sqlx::Error>((consumer::lag(pool).await?, warnings(&probe).await?)) };
-    let (lag, warnings) =
+    let (lag, mut warnings) =
         tokio::time::timeout(Duration::from_millis(READY_MS_MAX), asked).await.map_err(
             |_| Problem::unavailable("database_slow", "the database does not answer in time"),
         )??;
+    let can_wait: Vec<String> = can_wait(&probe).into_iter().collect();
+    warnings.extend_from_slice(&can_wait);
     let lag = Members(lag.into_iter().map(|(who, n)| (who.into(), n)).collect());
-    Ok(Json(Health { status: "ready", found: Some(Found { lag, warnings }) }))
+    Ok(Json(Health { status: "ready", found: Some(Found { lag, warnings, can_wait }) }))
 }
 
 async fn warnings(probe: &Probe) -> Result<Vec<String>, sqlx::Error> {
@@ -82,13 +86,7 @@ async fn warnings(probe: &Probe) -> Result<Vec<String>, sqlx::Error> {
         ));
     }
     warnings.extend(restored(probe).await?);
-    if let Some(at) = probe.availability.expires_soon(probe.clock.now()) {
-        let at = rfc3339(at);
-        warnings.push(format!(
-            "the TLS certificate expires at {at}: put the next one in its place, which is read \
-             without a restart"
-        ));
-    }
+    warnings.extend(expires(probe).filter(|(_, is_urgent)| *is_urgent).map(|(text, _)| text));
     let ahead = probe.log.ahead_of(&probe.clock).await?.num_seconds();
     if ahead > CLOCKS_APART_SECONDS_MAX {
         warnings.push(format!(
@@ -102,6 +100,23 @@ async fn warnings(probe: &Probe) -> Result<Vec<String>, sqlx::Error> {
         ));
     }
     Ok(warnings)
+}
+
+/// What somebody should look at this week, and no ward needs to know.
+fn can_wait(probe: &Probe) -> Option<String> {
+    expires(probe).filter(|(_, is_urgent)| !is_urgent).map(|(text, _)| text)
+}
+
+/// That the certificate expires, and whether it is so soon that a ward will notice.
+fn expires(probe: &Probe) -> Option<(String, bool)> {
+    let now = probe.clock.now();
+    let at = probe.availability.expires_soon(now)?;
+    let text = format!(
+        "the TLS certificate expires at {}: put the next one in its place, which is read without \
+         a restart",
+        rfc3339(at)
+    );
+    Some((text, at - now < TimeDelta::days(CERTIFICATE_URGENT_DAYS)))
 }
 
 /// That the log goes on from another place than it was, and what is gone.
