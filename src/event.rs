@@ -34,7 +34,7 @@ pub const ALERT_ACKNOWLEDGED: &str = "alert_acknowledged";
 /// A token, or all of a subject, is no longer taken.
 pub const TOKEN_REVOKED: &str = "token_revoked";
 /// Whose tokens a [`TOKEN_REVOKED`] event is about.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Revoked {
     /// All that a subject has by then.
     Subject(String),

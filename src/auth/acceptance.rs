@@ -15,8 +15,9 @@ use serde_json::{Map, Value};
 use super::caller::Caller;
 use super::claims::{Claims, unauthorised};
 use super::denied::Denied;
+use super::file;
 use super::revocations::Revocations;
-use super::roles::{Granted, RoleMap, RoleMapError};
+use super::roles::{Granted, RoleMap};
 
 /// How often the map's file is looked at.
 const FILE_SECONDS: u64 = 2;
@@ -56,7 +57,7 @@ impl Acceptance {
 
     /// The same with a map of roles, which has to be there now.
     pub async fn with_roles(self, path: PathBuf) -> Result<Acceptance, RoleFileError> {
-        let text = read(&path).await?;
+        let text = file::read(&path, MAP_BYTES_MAX).await.map_err(|error| fault(&path, error))?;
         let map = Arc::new(parse(&path, &text)?);
         Ok(Acceptance { roles: Some(RoleFile { path, read: RwLock::new((text, map)) }), ..self })
     }
@@ -111,7 +112,8 @@ impl Acceptance {
 impl RoleFile {
     /// Whether it has changed.
     async fn look(&self) -> Result<bool, RoleFileError> {
-        let text = read(&self.path).await?;
+        let read = file::read(&self.path, MAP_BYTES_MAX).await;
+        let text = read.map_err(|error| fault(&self.path, error))?;
         if text == self.read.read().0 {
             return Ok(false);
         }
@@ -121,17 +123,11 @@ impl RoleFile {
     }
 }
 
-async fn read(path: &Path) -> Result<Vec<u8>, RoleFileError> {
-    let fault = |why: String| RoleFileError { path: path.to_owned(), why };
-    let size = tokio::fs::metadata(path).await.map_err(|error| fault(error.to_string()))?.len();
-    if size > MAP_BYTES_MAX as u64 {
-        return Err(fault(format!("more than {MAP_BYTES_MAX} bytes")));
-    }
-    tokio::fs::read(path).await.map_err(|error| fault(error.to_string()))
+fn parse(path: &Path, text: &[u8]) -> Result<RoleMap, RoleFileError> {
+    let text = std::str::from_utf8(text).map_err(|error| fault(path, error))?;
+    RoleMap::parse(text).map_err(|error| fault(path, error))
 }
 
-fn parse(path: &Path, text: &[u8]) -> Result<RoleMap, RoleFileError> {
-    let fault = |why: String| RoleFileError { path: path.to_owned(), why };
-    let text = std::str::from_utf8(text).map_err(|error| fault(error.to_string()))?;
-    RoleMap::parse(text).map_err(|error: RoleMapError| fault(error.to_string()))
+fn fault(path: &Path, why: impl ToString) -> RoleFileError {
+    RoleFileError { path: path.to_owned(), why: why.to_string() }
 }

@@ -24,6 +24,7 @@ use super::acceptance::Acceptance;
 use super::caller::Caller;
 use super::claims::{reason, unauthorised, validation};
 use super::denied::Denied;
+use super::file;
 use super::token_cache::TokenCache;
 
 /// How often a file is looked at.
@@ -198,7 +199,7 @@ impl Jwks {
         let text = match &self.source {
             Source::File(path) => {
                 let failed = |source| JwksError::File { path: path.clone(), source };
-                tokio::fs::read(path).await.map_err(failed)?
+                file::read(path, SET_BYTES_MAX).await.map_err(failed)?
             }
             Source::Url { url, client } => fetch(client, url.clone()).await?,
         };

@@ -10,6 +10,7 @@ mod caller;
 mod certificate;
 mod claims;
 mod denied;
+pub mod file;
 pub mod jwks;
 mod keys;
 mod revocations;

@@ -4,22 +4,37 @@
 //! on what lasts longer than a request. Who says so, and how other processes learn it, is the
 //! log's: `record/revoke.rs` and `command/revoked.rs`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use parking_lot::RwLock;
 
 use crate::event::Revoked;
 
-/// What is revoked, by tenant: when, in milliseconds since 1970.
+/// What is revoked, by tenant.
 #[derive(Debug, Default)]
-pub struct Revocations(RwLock<HashMap<(String, Revoked), i64>>);
+pub struct Revocations(RwLock<HashMap<String, OfTenant>>);
+
+#[derive(Debug, Default)]
+struct OfTenant {
+    /// Until when, in milliseconds since 1970, what they had been given is refused.
+    subjects: HashMap<String, i64>,
+    tokens: HashSet<String>,
+}
 
 impl Revocations {
     /// From now on. Of two moments the later one counts.
     pub fn revoke(&self, tenant: &str, what: Revoked, at_ms: i64) {
         let mut all = self.0.write();
-        let at = all.entry((tenant.to_owned(), what)).or_insert(at_ms);
-        *at = (*at).max(at_ms);
+        let of_tenant = all.entry(tenant.to_owned()).or_default();
+        match what {
+            Revoked::Subject(subject) => {
+                let at = of_tenant.subjects.entry(subject).or_insert(at_ms);
+                *at = (*at).max(at_ms);
+            }
+            Revoked::Token(id) => {
+                of_tenant.tokens.insert(id);
+            }
+        }
     }
 
     /// Whether a token is revoked, by its tenant, subject, own name and when it was made. One
@@ -32,13 +47,10 @@ impl Revocations {
         issued_ms: Option<i64>,
     ) -> bool {
         let all = self.0.read();
-        if all.is_empty() {
-            return false;
-        }
-        let at = |what| all.get(&(tenant.to_owned(), what)).copied();
-        let of_token = token_id.and_then(|id| at(Revoked::Token(id.to_owned())));
-        let of_subject = at(Revoked::Subject(subject.to_owned()));
-        of_token.is_some() || of_subject.is_some_and(|at| issued_ms.is_none_or(|made| made <= at))
+        let Some(of_tenant) = all.get(tenant) else { return false };
+        let of_subject = of_tenant.subjects.get(subject);
+        token_id.is_some_and(|id| of_tenant.tokens.contains(id))
+            || of_subject.is_some_and(|at| issued_ms.is_none_or(|made| made <= *at))
     }
 }
 

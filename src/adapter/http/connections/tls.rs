@@ -21,7 +21,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_rustls::{Accept, TlsAcceptor};
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::{Caller, Certificate, ClientMap, Denied, Revocations};
+use crate::auth::{Caller, Certificate, ClientMap, Denied, Revocations, file};
 
 /// How often the files are looked at.
 const FILE_MS: u64 = 2_000;
@@ -168,11 +168,7 @@ impl Contents {
 
 async fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     let wrong = |source| TlsError::Read { path: path.to_owned(), source };
-    let size = tokio::fs::metadata(path).await.map_err(wrong)?.len();
-    if size > FILE_BYTES_MAX as u64 {
-        return Err(fault(path, format!("more than {FILE_BYTES_MAX} bytes")));
-    }
-    tokio::fs::read(path).await.map_err(wrong)
+    file::read(path, FILE_BYTES_MAX).await.map_err(wrong)
 }
 
 fn fault(path: &Path, why: impl ToString) -> TlsError {
