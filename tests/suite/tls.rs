@@ -262,11 +262,21 @@ async fn whom_a_new_map_does_not_name_is_not_served_on_an_open_connection() {
     let url = server.url("/api/v1/readings");
     let send = async || watch.post(&url).body(reading("watch-7")).send().await.unwrap().status();
     assert_eq!(send().await, StatusCode::CREATED);
+    let reads = MAP.replace("readings:write", "readings:write vitals:read");
+    std::fs::write(ca.file("clients.toml"), reads).unwrap();
+    let mut stream = eventually("to be let listen", SOON, || async {
+        let listens = watch.get(server.url("/api/v1/stream")).send().await.ok()?;
+        (listens.status() == StatusCode::OK).then_some(listens)
+    })
+    .await;
     std::fs::write(ca.file("clients.toml"), MAP.replace("{device}", "watch-8")).unwrap();
     eventually("the map to be read", SOON, || async {
         (send().await == StatusCode::UNAUTHORIZED).then_some(())
     })
     .await;
+    // Also what would go on for ever is cut.
+    let cut = async { while matches!(stream.chunk().await, Ok(Some(_))) {} };
+    tokio::time::timeout(SOON, cut).await.expect("the stream is cut");
     std::fs::write(ca.file("clients.toml"), MAP).unwrap();
     eventually("the map of before", SOON, || async {
         (send().await == StatusCode::CREATED).then_some(())

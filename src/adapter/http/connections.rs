@@ -202,7 +202,7 @@ impl Connection {
         C: Future<Output = hyper::Result<()>>,
     {
         let mut connection = std::pin::pin!(connection);
-        let (mut is_finishing, mut is_distrusted) = (false, false);
+        let (mut is_finishing, mut distrusted_at) = (false, None::<tokio::time::Instant>);
         loop {
             tokio::select! {
                 // First, so that a request which has come is seen before its connection ends.
@@ -223,13 +223,21 @@ impl Connection {
                     is_finishing = true;
                     finish(connection.as_mut());
                 }
-                () = distrusted.cancelled(), if !is_distrusted => {
-                    is_distrusted = true;
+                () = distrusted.cancelled(), if distrusted_at.is_none() => {
+                    distrusted_at = Some(tokio::time::Instant::now());
                     finish(connection.as_mut());
                 }
-                () = tokio::time::sleep(Duration::from_millis(TRUST_MS)), if is_distrusted => break,
+                () = over(distrusted_at) => break,
             }
         }
+    }
+}
+
+/// The end of what may still be answered to who is not trusted any more.
+async fn over(distrusted_at: Option<tokio::time::Instant>) {
+    match distrusted_at {
+        Some(at) => tokio::time::sleep_until(at + Duration::from_millis(TRUST_MS)).await,
+        None => std::future::pending().await,
     }
 }
 
