@@ -29,7 +29,7 @@ pub struct Operation {
     pub by_link: bool,
     /// What it does, in a line.
     pub summary: &'static str,
-    /// Names of [`PARAMETERS`]; `limit<=500` is a limit of at most 500.
+    /// Names of `operations::PARAMETERS`; `limit<=500` is a limit of at most 500.
     pub query: &'static [&'static str],
     /// The schema of its body, and the media types beside JSON that it comes in.
     pub body: Option<(Shape, &'static [&'static str])>,
