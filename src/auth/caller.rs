@@ -15,6 +15,7 @@ use super::denied::Denied;
 use super::revocations::Revocations;
 use super::roles::Granted;
 use super::scope::{Scope, Scopes};
+use super::wards::{self, Wards};
 use crate::event::{ID_RULE, is_fhir_id};
 
 /// The longest name of a subject.
@@ -58,6 +59,8 @@ pub struct Caller {
     pub device: Option<String>,
     /// If set, the one patient that they may write and read.
     pub patient: Option<String>,
+    /// In which wards they may do what.
+    pub wards: Wards,
     /// The token's own name.
     pub token_id: Option<String>,
     /// When it was made, begins and ceases to be good, milliseconds since 1970.
@@ -117,19 +120,18 @@ impl Caller {
         if !ids.into_iter().flatten().all(|id| is_fhir_id(id)) {
             return Err(unauthorised(format!("each of tenant, device and patient {ID_RULE}")));
         }
+        wards::check(claims.wards.as_deref().unwrap_or_default()).map_err(unauthorised)?;
+        let own = Scopes::read(&claims.scope);
         Ok(Caller {
-            tenant: tenant.into(),
-            subject: claims.sub,
-            scopes: Scopes::read(&claims.scope).and(granted.scopes),
+            scopes: own.and(granted.scopes),
             device: claims.device,
             patient: claims.patient,
+            wards: Wards::of_token(own, granted.held, claims.wards.as_deref()),
             token_id: claims.jti,
             issued_ms: claims.iat.as_ref().map(milliseconds),
             begins_ms: claims.nbf.as_ref().map(milliseconds),
             expires_ms: milliseconds(&claims.exp),
-            linked: false,
-            revocations: None,
-            counted_as: OnceLock::new(),
+            ..Caller::bare(tenant.into(), claims.sub)
         })
     }
 
@@ -141,36 +143,35 @@ impl Caller {
     /// A sender without a token that the operator's configuration lets in, by this name: it
     /// may hand in readings. Narrow it by `device` and `patient`.
     pub fn configured(tenant: Arc<str>, subject: &str) -> Caller {
-        Caller {
-            tenant,
-            subject: subject.to_owned(),
-            scopes: Scopes::of(&[Scope::ReadingsWrite]),
-            device: None,
-            patient: None,
-            token_id: None,
-            issued_ms: None,
-            begins_ms: None,
-            expires_ms: i64::MAX,
-            linked: false,
-            revocations: None,
-            counted_as: OnceLock::new(),
-        }
+        let scopes = Scopes::of(&[Scope::ReadingsWrite]);
+        Caller { scopes, ..Caller::bare(tenant, subject.to_owned()) }
     }
 
     /// Who came by the link of an alert: may acknowledge, for this one request. Each link
     /// is a subject of its own: who knows one can use up no other's limits.
     pub fn linked(tenant: &str, alert: Uuid, now: DateTime<Utc>) -> Caller {
         Caller {
-            tenant: tenant.into(),
-            subject: format!("link {alert}"),
             scopes: Scopes::of(&[Scope::AlertsAck]),
+            expires_ms: now.timestamp_millis(),
+            linked: true,
+            ..Caller::bare(tenant.into(), format!("link {alert}"))
+        }
+    }
+
+    /// Who may nothing, for ever and everywhere.
+    pub(super) fn bare(tenant: Arc<str>, subject: String) -> Caller {
+        Caller {
+            tenant,
+            subject,
+            scopes: Scopes::default(),
             device: None,
             patient: None,
+            wards: Wards::default(),
             token_id: None,
             issued_ms: None,
             begins_ms: None,
-            expires_ms: now.timestamp_millis(),
-            linked: true,
+            expires_ms: i64::MAX,
+            linked: false,
             revocations: None,
             counted_as: OnceLock::new(),
         }
@@ -210,8 +211,17 @@ impl Caller {
         }
     }
 
-    /// Not with a token of one device or patient, where the whole tenant is meant.
+    /// Not with a token of one device, patient or ward, where the whole tenant is meant.
     pub fn may_administer(&self, scope: Scope) -> Result<(), Denied> {
+        self.may_in_wards(scope)?;
+        if self.wards.of(scope).is_some() {
+            return Err(Denied::OutsideToken("the token is for some wards only"));
+        }
+        Ok(())
+    }
+
+    /// Not with a token of one device or patient; which wards it is for is looked at elsewhere.
+    pub fn may_in_wards(&self, scope: Scope) -> Result<(), Denied> {
         self.may(scope)?;
         if self.device.is_some() || self.patient.is_some() {
             return Err(Denied::OutsideToken("the token is for one device or patient only"));

@@ -45,20 +45,32 @@ pub struct Claims {
     /// Only this patient.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patient: Option<String>,
+    /// Only who lies in these wards: a list, or a text with spaces.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "words_or_list")]
+    pub wards: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "scope and wards are a text with spaces, or a list of texts")]
+enum Either {
+    Text(String),
+    List(Vec<String>),
 }
 
 /// Some providers write a list where RFC 8693 has a text.
 fn text_or_list<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged, expecting = "scope is a text with spaces, or a list of texts")]
-    enum Either {
-        Text(String),
-        List(Vec<String>),
-    }
     Ok(match Either::deserialize(from)? {
         Either::Text(text) => text,
         Either::List(list) => list.join(" "),
     })
+}
+
+/// What cannot be read is refused, and not taken for no narrowing: also null.
+fn words_or_list<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
+    Ok(Some(match Either::deserialize(from)? {
+        Either::Text(text) => text.split_whitespace().map(str::to_owned).collect(),
+        Either::List(list) => list,
+    }))
 }
 
 /// What a token has to hold, whatever signed it.

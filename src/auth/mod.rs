@@ -18,6 +18,7 @@ mod roles;
 mod scope;
 pub mod strength;
 mod token_cache;
+pub mod wards;
 
 pub use acceptance::{Acceptance, RoleFileError};
 pub use caller::{Caller, Narrowing, Subject, is_subject};
@@ -28,3 +29,4 @@ pub use keys::{Keys, SECRET_BYTES_MIN, WeakSecret};
 pub use revocations::Revocations;
 pub use roles::{RoleMap, RoleMapError};
 pub use scope::{Role, Scope, Scopes};
+pub use wards::Wards;

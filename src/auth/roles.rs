@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::scope::{Role, Scope, Scopes};
+use super::wards::{self, Held};
 use crate::event::{ID_RULE, is_fhir_id};
 
 /// Entries of a map.
@@ -48,6 +49,8 @@ struct Grant {
     scope: Option<String>,
     /// Whose a token is in which it stands.
     tenant: Option<String>,
+    /// Where it may be done; everywhere if none are named.
+    wards: Option<Vec<String>>,
 }
 
 /// Why a map cannot be used.
@@ -67,6 +70,8 @@ pub enum RoleMapError {
 pub struct Granted {
     /// What its subject may.
     pub scopes: Scopes,
+    /// In which wards: of each grant.
+    pub held: Vec<Held>,
     /// Whose it is, if the map says so.
     pub tenant: Option<String>,
 }
@@ -105,6 +110,10 @@ impl RoleMap {
         for value in said.flat_map(values).take(VALUES_MAX) {
             for grant in self.grant.iter().filter(|grant| grant.value == value) {
                 granted.scopes = granted.scopes.and(grant.scopes());
+                let held = grant.held();
+                if !granted.held.contains(&held) {
+                    granted.held.push(held);
+                }
                 match (&granted.tenant, &grant.tenant) {
                     (Some(one), Some(other)) if one != other => {
                         return Err(TwoTenants(one.clone(), other.clone()));
@@ -139,10 +148,22 @@ impl Grant {
         if let Some(unknown) = scopes.find(|scope| Scope::named(scope).is_none()) {
             return Err(format!("\"{unknown}\" is no scope; {} are", Scope::names()));
         }
+        match &self.wards {
+            // It may be meant to take something away, and would give nothing at all.
+            Some(wards) if wards.is_empty() => {
+                return Err("wards names none: leave it out for all of them".to_owned());
+            }
+            wards => wards::check(wards.as_deref().unwrap_or_default())?,
+        }
         match &self.tenant {
             Some(tenant) if !is_fhir_id(tenant) => Err(format!("tenant {ID_RULE}")),
             _ => Ok(()),
         }
+    }
+
+    fn held(&self) -> Held {
+        let wards = self.wards.as_ref().map(|wards| wards.iter().cloned().collect());
+        Held { scopes: self.scopes(), wards }
     }
 
     fn scopes(&self) -> Scopes {
@@ -259,6 +280,14 @@ mod tests {
             ("claims = [\"a\"]\n[[grant]]\nvalue = \"x\"", "role or scope is missing"),
             ("claims = [\"a\"]\n[[grant]]\nvalue = \"x\"\nrole = \"nurs\"", "\"nurs\" is no role"),
             ("claims = [\"a\"]\n[[grant]]\nvalue = \"x\"\nscope = \"all\"", "\"all\" is no scope"),
+            (
+                "claims = [\"a\"]\n[[grant]]\nvalue = \"x\"\nrole = \"nurse\"\nwards = []",
+                "wards names none",
+            ),
+            (
+                "claims = [\"a\"]\n[[grant]]\nvalue = \"x\"\nrole = \"nurse\"\nwards = [\" icu\"]",
+                "\" icu\" is no name",
+            ),
         ] {
             let said = RoleMap::parse(text).unwrap_err().to_string();
             assert!(said.contains(says), "{text}: {said}");

@@ -88,26 +88,10 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::OnceLock;
-
     use super::*;
-    use crate::auth::Scopes;
 
     fn caller(subject: &str) -> Arc<Caller> {
-        Arc::new(Caller {
-            tenant: "ward".into(),
-            subject: subject.to_owned(),
-            scopes: Scopes::default(),
-            device: None,
-            patient: None,
-            token_id: None,
-            issued_ms: None,
-            begins_ms: None,
-            expires_ms: 0,
-            linked: false,
-            revocations: None,
-            counted_as: OnceLock::new(),
-        })
+        Arc::new(Caller::bare("ward".into(), subject.to_owned()))
     }
 
     #[test]

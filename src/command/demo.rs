@@ -167,5 +167,6 @@ fn claims(keys: &Keys, clock: &Clock, tenant: &str, subject: &str, scope: &str) 
         jti: None,
         device: None,
         patient: None,
+        wards: None,
     }
 }

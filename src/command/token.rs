@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::error::Error;
 use super::secret;
+use crate::auth::wards::is_ward;
 use crate::auth::{AUDIENCE, Claims, Scope, is_subject};
 use crate::clock::Clock;
 use crate::config::{Common, duration};
@@ -30,6 +31,9 @@ pub struct Options {
     /// Only this patient
     #[arg(long, value_parser = crate::config::id)]
     patient: Option<String>,
+    /// Only who lies in this ward; may be given several times
+    #[arg(long = "ward", value_name = "WARD")]
+    wards: Vec<String>,
     /// How long it is good for
     #[arg(long, value_parser = duration, default_value = "12h")]
     ttl: Duration,
@@ -45,6 +49,9 @@ pub fn run(common: &Common, options: &Options) -> Result<ExitCode, Error> {
     }
     if let Some(unknown) = options.scope.split_whitespace().find(|s| Scope::named(s).is_none()) {
         return Err(format!("no scope is called {unknown}: use {}", Scope::names()).into());
+    }
+    if let Some(ward) = options.wards.iter().find(|ward| !is_ward(ward)) {
+        return Err(format!("--ward {ward:?} is no name of a ward").into());
     }
     let ttl = i64::try_from(options.ttl.as_secs())?;
     let now = Clock::system().now().timestamp();
@@ -62,6 +69,7 @@ pub fn run(common: &Common, options: &Options) -> Result<ExitCode, Error> {
         jti: Some(Uuid::now_v7().to_string()),
         device: options.device.clone(),
         patient: options.patient.clone(),
+        wards: (!options.wards.is_empty()).then(|| options.wards.clone()),
     };
     println!("{}", keys.sign(&claims)?);
     Ok(ExitCode::SUCCESS)

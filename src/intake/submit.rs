@@ -5,6 +5,9 @@
 //! which; and that an outcome comes after the commit. What was not taken as a whole may be
 //! handed in again: the log keeps each reading once.
 
+use std::collections::HashSet;
+use std::mem;
+
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
@@ -133,11 +136,17 @@ impl Intake {
         batch: Batch<'_>,
         waiting: Waiting<'_>,
     ) -> Result<Outcome, NotTaken> {
-        let Batch { caller, items, events, indices, rejected, .. } = batch;
+        let mut batch = batch;
+        let caller = batch.caller;
+        let may = caller.may(SCOPE).and_then(|()| caller.may_still(self.clock.now()));
+        let outside = match (may, caller.wards.of(SCOPE)) {
+            (Ok(()), Some(wards)) => self.only_in(&wards, &mut batch).await,
+            (may, _) => may.map_err(Why::Denied),
+        };
+        let Batch { items, events, indices, rejected, .. } = batch;
         count_rejected(&rejected);
         let written = async {
-            let may = caller.may(SCOPE).and_then(|()| caller.may_still(self.clock.now()));
-            may.map_err(Why::Denied)?;
+            outside?;
             self.count(caller, items, waiting).await.map_err(Why::Limited)?;
             match (events.is_empty(), waiting) {
                 (true, _) => Ok(Written::default()),
@@ -153,6 +162,32 @@ impl Intake {
             }
             Err(why) => Err(NotTaken { why, rejected }),
         }
+    }
+
+    /// Rejects what is of patients who lie elsewhere: a reading clears alarms, too.
+    async fn only_in(&self, wards: &[String], batch: &mut Batch<'_>) -> Result<(), Why> {
+        let mut patients: Vec<&str> = batch.events.iter().map(|e| &*e.patient_id).collect();
+        patients.sort_unstable();
+        patients.dedup();
+        let theirs = self.writers.log().lying_in(&batch.caller.tenant, &patients, wards).await;
+        let theirs: HashSet<String> = match theirs {
+            Ok(theirs) => theirs.into_iter().collect(),
+            Err(error) => {
+                tracing::warn!(%error, "nobody says where patients lie: nothing is taken");
+                return Err(Why::Unwritten(WritersError::Unavailable));
+            }
+        };
+        batch.reject(
+            |event| !theirs.contains(&event.patient_id),
+            || {
+                ReadingFault::new(
+                    "outside_token",
+                    "patientId",
+                    "this token may not write for this patientId",
+                )
+            },
+        );
+        Ok(())
     }
 
     async fn count(
@@ -212,6 +247,20 @@ impl<'a> Batch<'a> {
             }
             Err(fault) => self.rejected.push(fault.at(index, self.is_list)),
         }
+    }
+
+    /// Rejects those that would have been stored and are so.
+    fn reject(&mut self, is_so: impl Fn(&Event) -> bool, fault: impl Fn() -> ReadingFault) {
+        let (events, indices) = (mem::take(&mut self.events), mem::take(&mut self.indices));
+        for (event, index) in events.into_iter().zip(indices) {
+            if is_so(&event) {
+                self.rejected.push(fault().at(index, self.is_list));
+            } else {
+                self.events.push(event);
+                self.indices.push(index);
+            }
+        }
+        self.rejected.sort_by_key(|rejected| rejected.index);
     }
 
     /// How many items it has.

@@ -98,6 +98,11 @@ impl Writers {
         Writers(Arc::new(Inner { log: log.clone(), small, large }))
     }
 
+    /// What they write to.
+    pub(super) fn log(&self) -> &Log {
+        &self.0.log
+    }
+
     /// The months that take no readings, as this process knows them.
     pub fn archived(&self) -> Archived {
         self.0.log.archived()

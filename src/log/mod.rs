@@ -22,6 +22,7 @@ mod incarnation;
 mod install;
 pub mod month;
 pub mod partition;
+mod place;
 mod read;
 pub mod roles;
 pub mod row_security;
@@ -37,6 +38,7 @@ pub use handle::Log;
 pub use head::{head, head_and_time, heads, lock_head, time_at};
 pub use incarnation::{Incarnation, Incarnations};
 pub use install::LogOpenError;
+pub use place::Place;
 pub use read::{Window, decode_events, read_non_readings, read_window, read_window_of_tenant};
 pub(crate) use timeouts::on_connection;
 pub use timeouts::{

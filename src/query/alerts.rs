@@ -113,6 +113,8 @@ pub struct AlertFilter {
     pub state: Option<AlertState>,
     /// One patient's.
     pub patient_id: Option<String>,
+    /// Only these, if any are named.
+    pub patients: Option<Vec<String>>,
     /// Only those after this place in the list.
     pub after: Option<(DateTime<Utc>, Uuid)>,
     /// How many at most.
@@ -137,6 +139,7 @@ pub async fn list(
            and ($3::text is null or patient_id = $3) \
            and ($4::text is null or state = $4) \
            and ($5::timestamptz is null or (since, id) < ($5, $6)) \
+           and ($8::text[] is null or patient_id = any($8)) \
          order by since desc, id desc limit $7",
     )
     .bind(shards)
@@ -146,6 +149,7 @@ pub async fn list(
     .bind(after_since)
     .bind(after_id)
     .bind(filter.limit)
+    .bind(&filter.patients)
     .fetch_all(log.pool())
     .await?;
     Ok((alerts, fresh))

@@ -115,6 +115,8 @@ pub struct DeviceFilter {
     pub device_id: Option<String>,
     /// Only at this patient.
     pub patient_id: Option<String>,
+    /// Only these, if any are named.
+    pub patients: Option<Vec<String>>,
     /// Only those after this place: a device and a patient.
     pub after: Option<(String, String)>,
     /// How many at most.
@@ -146,6 +148,7 @@ pub async fn list(
         .bind(COVERAGE_HOURS as f64)
         .bind(GAPS_MINUTES)
         .bind(GAPS_MIN)
+        .bind(&filter.patients)
         .fetch_all(&mut *tx)
         .await?;
     // Rolled back when it is given back, which is not waited for.

@@ -1,13 +1,14 @@
 -- A page of a tenant's devices in the order of (device, patient), with the hours that
 -- their coverage is made of, $8 hours up to the last reading, and with the usual gap of the
 -- vital that it sends most often: the median of at most 60 gaps of its last $9 minutes, of
--- $10 at least, so that a hole does not count.
+-- $10 at least, so that a hole does not count. Only at patients $11, if any are named.
 with device as (
     select *
     from device
     where shard = any($1) and tenant = $2
       and ($3::text is null or device_id = $3) and ($4::text is null or patient_id = $4)
       and ($5::text is null or (device_id, patient_id) > ($5, $6))
+      and ($11::text[] is null or patient_id = any ($11))
     order by device_id, patient_id
     limit $7
 )

@@ -24,6 +24,7 @@ pub mod revoked;
 mod rollup;
 pub mod shadow;
 pub mod state;
+pub mod wards;
 
 use std::time::Duration;
 

@@ -39,6 +39,8 @@ pub struct PatientFilter {
     pub ward: Option<String>,
     /// Only this one, for a token that sees no other.
     pub patient_id: Option<String>,
+    /// Only these, if any are named.
+    pub patients: Option<Vec<String>>,
     /// Only those after this id.
     pub after: Option<String>,
     /// How many at most.
@@ -60,6 +62,7 @@ pub async fn list(
          where shard = any($1) and tenant = $2 \
            and ($3::text is null or ward = $3) and ($4::text is null or patient_id = $4) \
            and ($5::text is null or patient_id > $5) \
+           and ($7::text[] is null or patient_id = any($7)) \
          order by patient_id limit $6",
     )
     .bind(&shards)
@@ -68,6 +71,7 @@ pub async fn list(
     .bind(&filter.patient_id)
     .bind(&filter.after)
     .bind(filter.limit)
+    .bind(&filter.patients)
     .fetch_all(&mut *tx)
     .await?;
     let ids: Vec<&str> = rows.iter().map(|(id, _, _)| &**id).collect();
@@ -147,6 +151,7 @@ pub async fn list_at(
             .bind(&filter.patient_id)
             .bind(&filter.after)
             .bind(filter.limit)
+            .bind(&filter.patients)
             .fetch_all(&mut *tx)
             .await?;
     drop(tx);

@@ -1,5 +1,5 @@
 -- A page of tenant $2's patients of whom anything was known by $4 at the moment $3: their
--- ids, and their records as they were then. Of ward $5 then, only $6, after $7, at most $8.
+-- ids, and their records as they were then. Of ward $5 then, only $6, after $7, at most $8, of $9.
 -- The directory says who there ever was, the log what of it counts.
 select p.shard, p.patient_id, r.record
 from patient p
@@ -13,6 +13,7 @@ left join lateral (
 ) r on true
 where p.shard = any($1) and p.tenant = $2
   and ($6::text is null or p.patient_id = $6) and ($7::text is null or p.patient_id > $7)
+  and ($9::text[] is null or p.patient_id = any($9))
   and ($5::text is null or r.record::json ->> 'ward' = $5)
   and (r.record is not null
        or exists (select from series s

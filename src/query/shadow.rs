@@ -33,6 +33,7 @@ pub async fn alerts(
         .bind(after_id)
         .bind(filter.limit)
         .bind(trying)
+        .bind(&filter.patients)
         .fetch_all(log.pool())
         .await?;
     Ok((alerts, fresh))

@@ -18,6 +18,9 @@ pub struct Root {
     /// The one patient that the token is for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patient: Option<Id<'static>>,
+    /// The wards that the token is for, whatever it may do there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wards: Option<Vec<String>>,
     pub operations: Vec<Allowed>,
     #[serde(rename = "_links")]
     pub links: Links,

@@ -99,5 +99,6 @@ mod trials;
 mod upcasting;
 mod verify;
 mod walk;
+mod ward_callers;
 mod wards;
 mod webhooks;

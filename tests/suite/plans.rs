@@ -429,8 +429,8 @@ async fn what_a_step_and_a_list_ask_of_small_tables_goes_by_their_keys() {
     uses(&found, "endpoint_id", "endpoint");
 
     let devices = include_str!("../../src/query/devices.sql");
-    let types = "smallint[], text, text, text, text, text, bigint, float8, int, bigint";
-    let values = "'{0}', 't', null, null, null, null, 10, 24, 30, 10";
+    let types = "smallint[], text, text, text, text, text, bigint, float8, int, bigint, text[]";
+    let values = "'{0}', 't', null, null, null, null, 10, 24, 30, 10, null";
     let found = plan(&mut connection, types, values, devices).await;
     uses(&found, "device_pkey", "device");
     uses(&found, "device_hour_pkey", "device_hour");

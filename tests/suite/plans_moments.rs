@@ -85,3 +85,19 @@ async fn charts_and_differences_of_one_month_look_into_no_other() {
         assert_eq!(looked_into(&mut connection, &types, &values, sql).await, only, "{sql}");
     }
 }
+
+#[tokio::test]
+async fn who_lies_in_a_ward_is_found_by_each_patients_own_events() {
+    let database = Database::new().await;
+    let mut connection = connect(&database).await;
+    let wards = include_str!("../../src/query/wards.sql");
+    let types = "smallint[], text, text[], text";
+    let values = "'{0}', 't', '{icu}', 'patient_registered'";
+    let found = plan(&mut connection, types, values, wards).await;
+    uses(&found, "patient_pkey", "patient");
+    uses(&found, "non_reading_patient", "non_reading");
+    let lying = include_str!("../../src/log/lying_in.sql");
+    let types = "smallint[], text, text[], text, text[]";
+    let values = "'{0}', 't', '{p}', 'patient_registered', '{icu}'";
+    uses(&plan(&mut connection, types, values, lying).await, "non_reading_patient", "non_reading");
+}

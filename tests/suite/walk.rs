@@ -1,5 +1,5 @@
 //! Every route, walked by those who should not get far: without a token, without the scope,
-//! with another tenant's token, with one of another device, with one of another patient.
+//! with another tenant's token, with one of another device, of another patient, of another ward.
 //!
 //! The routes are those of the API's description; what each answers stands in [`ROWS`], and
 //! a route without a row fails. Another tenant is answered as for what does not exist, to
@@ -43,60 +43,61 @@ enum Met {
     Makes,
 }
 
-/// Method, path, and how another tenant, another device and another patient are met.
-type Row = (&'static str, &'static str, Met, Met, Met);
+/// Method, path, and how another tenant, another device, another patient and another ward are
+/// met.
+type Row = (&'static str, &'static str, Met, Met, Met, Met);
 
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
-    ("get", "/", Own, Own, Own),
-    ("post", "/readings", Makes, Refused, Refused),
-    ("get", "/patients", Own, Refused, Own),
-    ("get", "/patients/{patient_id}", Nothing, Own, Refused),
-    ("put", "/patients/{patient_id}", Makes, Refused, Refused),
-    ("get", "/patients/{patient_id}/record", Nothing, Refused, Refused),
-    ("put", "/patients/{patient_id}/record", Makes, Refused, Refused),
-    ("patch", "/patients/{patient_id}/record", Makes, Refused, Refused),
-    ("get", "/patients/{patient_id}/readings", Nothing, Own, Refused),
-    ("get", "/patients/{patient_id}/diff", Nothing, Own, Refused),
-    ("post", "/patients/{patient_id}/readings/retract", Nothing, Refused, Refused),
-    ("get", "/patients/{patient_id}/{vital}", Nothing, Nothing, Refused),
-    ("get", "/wards/{ward}", Own, Refused, Own),
-    ("get", "/mobile/patients/{patient_id}", Nothing, Own, Refused),
-    ("get", "/devices", Own, Own, Own),
-    ("get", "/devices/{id}", Nothing, Refused, Nothing),
-    ("get", "/patients/{patient_id}/replay", Nothing, Own, Refused),
-    ("get", "/stream", Own, Own, Own),
-    ("get", "/alerts", Own, Own, Own),
-    ("get", "/alerts/{id}", Nothing, Nothing, Nothing),
-    ("get", "/alerts/{id}/ack", Nothing, Nothing, Nothing),
-    ("post", "/alerts/{id}/ack", Nothing, Nothing, Nothing),
-    ("post", "/alerts/{id}/clear", Nothing, Nothing, Nothing),
-    ("get", "/rules", Own, Refused, Refused),
-    ("post", "/rules/backtest", Makes, Refused, Refused),
-    ("get", "/rules/{id}", Nothing, Refused, Refused),
-    ("get", "/rules/{id}/report", Nothing, Refused, Refused),
-    ("put", "/rules/{id}", Makes, Refused, Refused),
-    ("delete", "/rules/{id}", Nothing, Refused, Refused),
-    ("get", "/rules/{id}/versions", Nothing, Refused, Refused),
-    ("get", "/silences", Own, Refused, Refused),
-    ("post", "/silences", Makes, Refused, Refused),
-    ("get", "/silences/{id}", Nothing, Refused, Refused),
-    ("delete", "/silences/{id}", Nothing, Refused, Refused),
-    ("get", "/jobs/{id}", Nothing, Refused, Refused),
-    ("delete", "/jobs/{id}", Nothing, Refused, Refused),
-    ("post", "/tokens/revoke", Makes, Refused, Refused),
-    ("get", "/webhooks", Own, Refused, Refused),
-    ("post", "/webhooks", Makes, Refused, Refused),
-    ("get", "/webhooks/{id}", Nothing, Refused, Refused),
-    ("patch", "/webhooks/{id}", Nothing, Refused, Refused),
-    ("delete", "/webhooks/{id}", Nothing, Refused, Refused),
-    ("post", "/webhooks/{id}/rotate-secret", Nothing, Refused, Refused),
-    ("post", "/webhooks/{id}/ping", Nothing, Refused, Refused),
-    ("post", "/webhooks/{id}/replay", Nothing, Refused, Refused),
-    ("get", "/webhooks/{id}/deliveries", Nothing, Refused, Refused),
-    ("get", "/webhooks/{id}/events", Nothing, Refused, Refused),
-    ("get", "/deliveries/{id}", Nothing, Refused, Refused),
-    ("post", "/deliveries/{id}/replay", Nothing, Refused, Refused),
+    ("get", "/", Own, Own, Own, Own),
+    ("post", "/readings", Makes, Refused, Refused, Refused),
+    ("get", "/patients", Own, Refused, Own, Own),
+    ("get", "/patients/{patient_id}", Nothing, Own, Refused, Nothing),
+    ("put", "/patients/{patient_id}", Makes, Refused, Refused, Nothing),
+    ("get", "/patients/{patient_id}/record", Nothing, Refused, Refused, Nothing),
+    ("put", "/patients/{patient_id}/record", Makes, Refused, Refused, Nothing),
+    ("patch", "/patients/{patient_id}/record", Makes, Refused, Refused, Nothing),
+    ("get", "/patients/{patient_id}/readings", Nothing, Own, Refused, Nothing),
+    ("get", "/patients/{patient_id}/diff", Nothing, Own, Refused, Nothing),
+    ("post", "/patients/{patient_id}/readings/retract", Nothing, Refused, Refused, Nothing),
+    ("get", "/patients/{patient_id}/{vital}", Nothing, Nothing, Refused, Nothing),
+    ("get", "/wards/{ward}", Own, Refused, Own, Own),
+    ("get", "/mobile/patients/{patient_id}", Nothing, Own, Refused, Nothing),
+    ("get", "/devices", Own, Own, Own, Own),
+    ("get", "/devices/{id}", Nothing, Refused, Nothing, Nothing),
+    ("get", "/patients/{patient_id}/replay", Nothing, Own, Refused, Nothing),
+    ("get", "/stream", Own, Own, Own, Own),
+    ("get", "/alerts", Own, Own, Own, Own),
+    ("get", "/alerts/{id}", Nothing, Nothing, Nothing, Nothing),
+    ("get", "/alerts/{id}/ack", Nothing, Nothing, Nothing, Nothing),
+    ("post", "/alerts/{id}/ack", Nothing, Nothing, Nothing, Nothing),
+    ("post", "/alerts/{id}/clear", Nothing, Nothing, Nothing, Nothing),
+    ("get", "/rules", Own, Refused, Refused, Refused),
+    ("post", "/rules/backtest", Makes, Refused, Refused, Refused),
+    ("get", "/rules/{id}", Nothing, Refused, Refused, Refused),
+    ("get", "/rules/{id}/report", Nothing, Refused, Refused, Refused),
+    ("put", "/rules/{id}", Makes, Refused, Refused, Refused),
+    ("delete", "/rules/{id}", Nothing, Refused, Refused, Refused),
+    ("get", "/rules/{id}/versions", Nothing, Refused, Refused, Refused),
+    ("get", "/silences", Own, Refused, Refused, Refused),
+    ("post", "/silences", Makes, Refused, Refused, Refused),
+    ("get", "/silences/{id}", Nothing, Refused, Refused, Refused),
+    ("delete", "/silences/{id}", Nothing, Refused, Refused, Refused),
+    ("get", "/jobs/{id}", Nothing, Refused, Refused, Refused),
+    ("delete", "/jobs/{id}", Nothing, Refused, Refused, Refused),
+    ("post", "/tokens/revoke", Makes, Refused, Refused, Refused),
+    ("get", "/webhooks", Own, Refused, Refused, Refused),
+    ("post", "/webhooks", Makes, Refused, Refused, Refused),
+    ("get", "/webhooks/{id}", Nothing, Refused, Refused, Refused),
+    ("patch", "/webhooks/{id}", Nothing, Refused, Refused, Refused),
+    ("delete", "/webhooks/{id}", Nothing, Refused, Refused, Refused),
+    ("post", "/webhooks/{id}/rotate-secret", Nothing, Refused, Refused, Refused),
+    ("post", "/webhooks/{id}/ping", Nothing, Refused, Refused, Refused),
+    ("post", "/webhooks/{id}/replay", Nothing, Refused, Refused, Refused),
+    ("get", "/webhooks/{id}/deliveries", Nothing, Refused, Refused, Refused),
+    ("get", "/webhooks/{id}/events", Nothing, Refused, Refused, Refused),
+    ("get", "/deliveries/{id}", Nothing, Refused, Refused, Refused),
+    ("post", "/deliveries/{id}/replay", Nothing, Refused, Refused, Refused),
 ];
 
 /// What their hospital has, to be asked for by others.
@@ -313,16 +314,17 @@ async fn nobody_gets_to_what_is_not_theirs_by_any_route() {
         })
     };
     let (stranger, of_device) = (with("tenant", "others"), with("device", OTHER_DEVICE));
-    let of_patient = with("patient", OTHER_PATIENT);
+    let (of_patient, of_ward) = (with("patient", OTHER_PATIENT), with("wards", "elsewhere"));
     let own = [PATIENT, WATCH, OTHER_PATIENT, OTHER_DEVICE, &theirs.webhook, "their-rule"];
     // What strangers make is theirs, and there from then on.
     let mut rows = ROWS.to_vec();
     rows.sort_by_key(|row| row.2 == Makes);
     for row in &rows {
-        let (_, _, by_tenant, by_device, by_patient) = *row;
+        let (_, _, by_tenant, by_device, by_patient, by_ward) = *row;
         is_shut(&server, row, &theirs, &scopes[&key(row)]).await;
         met(&server, row, &of_device, &theirs, by_device, &[WATCH]).await;
         met(&server, row, &of_patient, &theirs, by_patient, &[PATIENT, WATCH]).await;
+        met(&server, row, &of_ward, &theirs, by_ward, &own[..4]).await;
         met(&server, row, &stranger, &theirs, by_tenant, &own).await;
     }
     caught_up(&database.pool()).await;

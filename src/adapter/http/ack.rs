@@ -71,13 +71,13 @@ pub async fn acknowledge(
     AnswerForm { words, by_form }: AnswerForm,
 ) -> Result<Reply<Acknowledged>, Problem> {
     caller.may(Scope::AlertsAck)?;
-    let alert = find(&questions, &caller, id).await?;
+    let alert = find(&questions, &caller, Scope::AlertsAck, id).await?;
     let answer = if caller.linked { by_link(&words, by_form)? } else { by_token(&words, &caller)? };
     if alert.acknowledged.is_none() {
         let (log, now): (_, DateTime<Utc>) = (&questions.log, questions.clock.now());
         answer::acknowledge(log, &caller.tenant, &alert, &answer, now).await?;
     }
-    let alert = find(&questions, &caller, id).await?;
+    let alert = find(&questions, &caller, Scope::AlertsAck, id).await?;
     if by_form {
         return looked_at(&questions, &caller, shown, &alert).await.map(Reply::as_other);
     }
@@ -96,7 +96,7 @@ pub async fn show(
     Id(id): Id,
 ) -> Result<Response, Problem> {
     caller.may(Scope::AlertsAck)?;
-    let alert = find(&questions, &caller, id).await?;
+    let alert = find(&questions, &caller, Scope::AlertsAck, id).await?;
     looked_at(&questions, &caller, shown, &alert).await
 }
 
@@ -110,12 +110,12 @@ pub async fn clear(
 ) -> Result<Reply<wire::Alert>, Problem> {
     caller.may(Scope::AlertsAck)?;
     let answer = by_token(&words, &caller)?;
-    let alert = find(&questions, &caller, id).await?;
+    let alert = find(&questions, &caller, Scope::AlertsAck, id).await?;
     if alert.state == AlertState::Active {
         let (log, now): (_, DateTime<Utc>) = (&questions.log, questions.clock.now());
         answer::request_clear(log, &caller.tenant, &alert, &answer, now).await?;
     }
-    let alert = find(&questions, &caller, id).await?;
+    let alert = find(&questions, &caller, Scope::AlertsAck, id).await?;
     Reply::ok(&to_wire::alert(&alert)?)
 }
 

@@ -9,10 +9,11 @@ use super::extract::{Id, Params};
 use super::patients::{QueryState, limit};
 use super::problem::Problem;
 use super::reply::Reply;
-use super::{cursor, shadow, to_wire};
+use super::{cursor, shadow, to_wire, wards};
 use crate::auth::{Caller, Scope};
 use crate::event::{Because, ID_RULE, is_fhir_id};
 use crate::query::alerts::{self, Alert, AlertFilter, AlertState};
+use crate::query::wards::has as in_wards;
 use crate::wire::{self, Acknowledgement, AlertWithHistory, Number, Page, Raising, Time, Via};
 
 /// Alerts of a page, unless the caller says otherwise, and at most.
@@ -74,8 +75,10 @@ pub async fn list(
     let place = |cursor| cursor::read(&questions.log, cursor, "/api/v1/alerts");
     let after: Option<(i64, Uuid)> = params.cursor.as_deref().map(place).transpose()?;
     let after = after.map(|(micros, id)| cursor::time(micros).map(|at| (at, id))).transpose()?;
+    let (patients, all_known) = wards::seen(&questions.log, &caller, Scope::AlertsRead).await?;
     let filter = AlertFilter {
         state,
+        patients,
         patient_id: params.patient_id.clone().or_else(|| caller.patient.clone()),
         after,
         limit,
@@ -98,17 +101,27 @@ pub async fn list(
         .collect::<Vec<_>>()
         .join("&");
     let page = Page::new(items, next, "/api/v1/alerts", &query);
-    Ok(Reply::tagged(&headers, &page)?.fresh(fresh).next(page.links.next.as_ref()))
+    Ok(Reply::tagged(&headers, &page)?.fresh(fresh && all_known).next(page.links.next.as_ref()))
 }
 
-/// An alert that the caller may see.
-pub async fn find(questions: &QueryState, caller: &Caller, id: Uuid) -> Result<Alert, Problem> {
+/// An alert that the caller may see who asks for it by this scope.
+pub async fn find(
+    questions: &QueryState,
+    caller: &Caller,
+    scope: Scope,
+    id: Uuid,
+) -> Result<Alert, Problem> {
     let alert = alerts::get(&questions.log, &caller.tenant, id)
         .await?
         // What a narrow token may not see does not exist for it.
         .filter(|alert| caller.sees_device(&alert.device_id))
         .filter(|alert| caller.may_see(&alert.patient_id).is_ok())
         .ok_or_else(|| Problem::not_found("alert"))?;
+    if let Some(wards) = caller.wards.of(scope)
+        && !in_wards(&questions.log, &caller.tenant, &alert.patient_id, &wards).await?
+    {
+        return Err(Problem::not_found("alert"));
+    }
     Ok(alert)
 }
 
@@ -120,7 +133,7 @@ pub async fn get(
     headers: HeaderMap,
 ) -> Result<Reply<AlertWithHistory>, Problem> {
     caller.may(Scope::AlertsRead)?;
-    let alert = find(&questions, &caller, id).await?;
+    let alert = find(&questions, &caller, Scope::AlertsRead, id).await?;
     let history = alerts::said(&questions.log, &caller.tenant, &alert).await?;
     let mut because = None;
     let history = history.into_iter().map(|said| said_of(said, &mut because));

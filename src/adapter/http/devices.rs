@@ -4,11 +4,11 @@ use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use serde::Deserialize;
 
-use super::cursor;
 use super::extract::Params;
 use super::patients::{QueryState, limit};
 use super::problem::Problem;
 use super::reply::Reply;
+use super::{cursor, wards};
 use crate::auth::{Caller, Scope};
 use crate::event::is_fhir_id;
 use crate::query::devices::{self, Device, DeviceFilter};
@@ -39,9 +39,11 @@ pub async fn list(
     }
     let limit = limit(params.limit, LIMIT_DEFAULT, LIMIT_MAX)?;
     let place = |cursor| cursor::read(&questions.log, cursor, "/api/v1/devices");
+    let (patients, all_known) = wards::seen(&questions.log, &caller, Scope::VitalsRead).await?;
     let filter = DeviceFilter {
         device_id: caller.device.clone(),
         patient_id: caller.patient.clone().or(params.patient_id.clone()),
+        patients,
         after: params.cursor.as_deref().map(place).transpose()?,
         limit,
     };
@@ -51,7 +53,7 @@ pub async fn list(
     let items = found.into_iter().map(item).collect();
     let query = params.patient_id.map(|id| format!("patientId={}", cursor::url_encode(&id)));
     let body = Page::new(items, next, "/api/v1/devices", &query.unwrap_or_default());
-    Ok(Reply::tagged(&headers, &body)?.fresh(fresh).next(body.links.next.as_ref()))
+    Ok(Reply::tagged(&headers, &body)?.fresh(fresh && all_known).next(body.links.next.as_ref()))
 }
 
 /// `GET /devices/{id}`: at each patient that it has measured.
@@ -68,9 +70,11 @@ pub async fn get(
     if !is_fhir_id(&device_id) {
         return Err(Problem::not_found("device"));
     }
+    let (patients, all_known) = wards::seen(&questions.log, &caller, Scope::VitalsRead).await?;
     let filter = DeviceFilter {
         device_id: Some(device_id.clone()),
         patient_id: caller.patient.clone(),
+        patients,
         after: None,
         limit: LIMIT_MAX,
     };
@@ -80,7 +84,7 @@ pub async fn get(
     }
     let patients = found.into_iter().map(item).collect();
     let body = DeviceAtPatients { device_id: device_id.into(), patients };
-    Ok(Reply::tagged(&headers, &body)?.fresh(fresh))
+    Ok(Reply::tagged(&headers, &body)?.fresh(fresh && all_known))
 }
 
 fn item(device: Device) -> wire::Device {

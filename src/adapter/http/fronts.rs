@@ -11,16 +11,14 @@ use super::extract::PatientId;
 use super::patients::{LIMIT_MAX, QueryState};
 use super::problem::Problem;
 use super::reply::Reply;
-use super::{cursor, to_wire};
+use super::{cursor, to_wire, wards};
+use crate::auth::wards::WARD_CHARS_MAX;
 use crate::auth::{Caller, Scope};
 use crate::event::Priority;
 use crate::query::moment::Moment;
 use crate::query::patients::{self, Listed, PatientFilter};
 use crate::query::state as states;
 use crate::wire::{self, Current, InBed, Mobile, MobileAlert, MobileScore, MobileValue, Ward};
-
-/// The longest name of a ward.
-const WARD_CHARS_MAX: usize = 64;
 
 /// `GET /wards/{ward}`: a ward where nobody lies is an empty one.
 pub async fn ward(
@@ -38,15 +36,17 @@ pub async fn ward(
         let detail = format!("a ward's name has 1 to {WARD_CHARS_MAX} printable characters");
         return Err(Problem::invalid("invalid_ward", "/ward", detail));
     }
+    let (seen, all_known) = wards::seen(&questions.log, &caller, Scope::VitalsRead).await?;
     let filter = PatientFilter {
         ward: Some(ward.clone()),
         patient_id: caller.patient.clone(),
+        patients: seen,
         after: None,
         limit: LIMIT_MAX,
     };
     let listed = patients::list(&questions.log, &caller.tenant, &filter).await?;
     let is_cut = listed.len() as i64 == LIMIT_MAX;
-    let fresh = listed.iter().all(|patient| patient.state.fresh);
+    let fresh = all_known && listed.iter().all(|patient| patient.state.fresh);
     let now = questions.clock.now();
     let in_bed = |Listed { patient_id, ward, state }: Listed| {
         let record = record(state.record.as_deref());

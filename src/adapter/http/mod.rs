@@ -49,6 +49,7 @@ mod stream;
 mod to_wire;
 mod token;
 mod trials;
+mod wards;
 mod webhook_events;
 mod webhooks;
 

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::extract::{Params, PatientId};
 use super::problem::Problem;
 use super::reply::Reply;
-use super::{cursor, to_wire};
+use super::{cursor, to_wire, wards};
 use crate::auth::{Caller, Scope};
 use crate::clock::{Clock, rfc3339};
 use crate::limits::shares::Share;
@@ -114,9 +114,11 @@ pub async fn list(
     let (log, link) = (&questions.log, "/api/v1/patients");
     let mut moment =
         Moment { as_of: params.as_of.map(|t| t.0), known_at: params.known_at.map(|t| t.0) };
+    let (patients, all_known) = wards::seen(log, &caller, Scope::VitalsRead).await?;
     let mut filter = PatientFilter {
         ward: params.ward.clone(),
         patient_id: caller.patient.clone(),
+        patients,
         after: None,
         limit,
     };
@@ -138,7 +140,7 @@ pub async fn list(
         None => cursor::write(log, &last.patient_id),
         Some(known_at) => cursor::write(log, &(&last.patient_id, known_at.timestamp_micros())),
     });
-    let fresh = listed.iter().all(|patient| patient.state.fresh);
+    let fresh = all_known && listed.iter().all(|patient| patient.state.fresh);
     let now = questions.clock.now();
     let item = |Listed { patient_id, ward, state }: Listed| {
         Ok(wire::State { ward, ..to_wire::state(&patient_id, state, now)? })

@@ -82,7 +82,8 @@ async fn change(
     mut wanted: Fields,
     made: fn(&Fields, Fields) -> Result<Fields, Problem>,
 ) -> Result<Reply<RecordOf>, Problem> {
-    caller.may_administer(SCOPE)?;
+    caller.may_in_wards(SCOPE)?;
+    let wards = caller.wards.of(SCOPE);
     if wanted.get("patientId").is_some_and(|id| *id != *patient_id) {
         let detail = "this is another patient's record: its patientId is not that of the path";
         return Err(Problem::invalid("invalid_id", "/patientId", detail));
@@ -92,12 +93,21 @@ async fn change(
     fields::check(&wanted, now)?;
     let patient = (&*caller.tenant, &*patient_id);
     let record = register::change(&log, patient, (&caller.subject, now), |before| {
+        // Who was moved since they were let in is somebody else's to write about.
+        if wards.is_some_and(|wards| !lies_in(before, &wards)) {
+            return Err(Problem::not_found("patient"));
+        }
         let fields = made(before, wanted)?;
         check_size(&fields)?;
         Ok::<_, Problem>(fields)
     });
     let record = record.await?;
     Reply::ok(&shown(patient_id, record))
+}
+
+fn lies_in(record: &Fields, wards: &[String]) -> bool {
+    let ward = record.get("ward").and_then(Value::as_str);
+    ward.is_some_and(|ward| wards.iter().any(|of| of == ward))
 }
 
 fn replaced(before: &Fields, wanted: Fields) -> Result<Fields, Problem> {

@@ -32,6 +32,7 @@ use crate::query::bulk;
 use crate::query::export::ExportRow;
 use crate::query::lines::NdjsonWriter;
 use crate::query::replay::{ReplayedRange, check, replay as replayed};
+use crate::query::wards::Stay;
 use crate::query::{END_OF_TIME, state as states};
 use crate::wire::{End, Lagging, LogRestored, Time};
 
@@ -89,6 +90,7 @@ pub async fn replay(
     if speed.is_none() {
         return at_once(past, caller, patient_id, range, incarnation, place).await;
     }
+    let stay = Stay::of(&past.log, &caller.tenant, &patient_id, caller.wards.of(Scope::VitalsRead));
     let events = replayed(past.log.clone(), caller.tenant.to_string(), patient_id, range);
     let (asked_by, clock) = (caller.clone(), past.clock.clone());
     let events = stream! {
@@ -133,7 +135,7 @@ pub async fn replay(
         yield Event::default().event("end").data(data(&End {}));
     };
     let stall_max = Duration::from_millis(STALL_MS_MAX);
-    Ok(sse(asked_by, clock, until_stalled(events, stall_max, lagging)))
+    Ok(sse(asked_by, clock, until_stalled(while_there(events, stay), stall_max, lagging)))
 }
 
 /// The same events as fast as they are taken, many in one piece of text.
@@ -150,6 +152,7 @@ async fn at_once(
     if let Some(known_at) = range.known_at {
         range.known_at = Some(log.settle(shard, known_at).await?);
     }
+    let stay = Stay::of(&log, &tenant, &patient_id, caller.wards.of(Scope::VitalsRead));
     let (asked_by, clock) = (caller.clone(), past.clock.clone());
     let mut lines = NdjsonWriter::new(shard, &tenant, &patient_id);
     let pages = bulk::events(past.log.clone(), tenant, patient_id, range);
@@ -191,7 +194,8 @@ async fn at_once(
         yield format!("event: end\ndata: {}\n\n", data(&End {}));
     };
     let stalled = |lag: &Lagging| format!("event: lagging\ndata: {}\n\n", data(lag));
-    let parts = until_stalled(parts, Duration::from_millis(STALL_MS_MAX), stalled);
+    let parts =
+        until_stalled(while_there(parts, stay), Duration::from_millis(STALL_MS_MAX), stalled);
     Ok(sse_text(asked_by, clock, parts))
 }
 
@@ -215,6 +219,26 @@ fn event_text(
     let (name, text) = (line.name, line.text);
     write!(to, "event: {name}\nid: {incarnation}.{at}-{position}\ndata: {text}\n\n")
         .map_err(io::Error::other)
+}
+
+/// The same events, as long as the patient lies where who listens may see them.
+pub(super) fn while_there<T>(
+    events: impl Stream<Item = T>,
+    mut stay: Stay,
+) -> impl Stream<Item = T> {
+    stream! {
+        let mut events = std::pin::pin!(events);
+        while let Some(event) = events.next().await {
+            match stay.lasts().await {
+                Ok(true) => yield event,
+                Ok(false) => return,
+                Err(error) => {
+                    tracing::error!(%error, "an answer ended: nobody says where the patient lies");
+                    return;
+                }
+            }
+        }
+    }
 }
 
 /// The same events, until the client takes nothing for too long: only then is a body not

@@ -25,7 +25,7 @@ pub async fn root(
 ) -> Result<Reply<Root>, Problem> {
     let may = |operation: &&Operation| {
         let scope = operation.scope.is_none_or(|scope| caller.may(scope).is_ok());
-        scope && operation.takes(caller.device.is_some(), caller.patient.is_some())
+        scope && operation.takes(&caller)
     };
     let allowed: Vec<&Operation> = all.iter().filter(may).collect();
     // A list by its name; the things in it are found there.
@@ -50,6 +50,7 @@ pub async fn root(
         subject: caller.subject,
         device: caller.device.map(Into::into),
         patient: caller.patient.map(Into::into),
+        wards: caller.wards.named(),
         links: links.into_iter().collect(),
     };
     Reply::tagged(&headers, &body)

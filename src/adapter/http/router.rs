@@ -25,9 +25,9 @@ use super::pipeline::{self, RequestPipeline};
 use super::problem::Problem;
 use super::token::TokenState;
 use super::{
-    ack, alerts, corrections, deliveries, deprecation, devices, diff, fronts, health, history,
-    jobs, openapi, page, parameters, patients, readings, record, replay, revocation, root, rules,
-    rules_state, shadow, silences, stream, trials, webhook_events, webhooks,
+    ack, alerts, corrections, deliveries, deprecation, devices, diff, fronts, health,
+    history, jobs, openapi, page, parameters, patients, readings, record, replay, revocation, root,
+    rules, rules_state, shadow, silences, stream, trials, wards, webhook_events, webhooks,
 };
 use crate::auth::{Caller, Keys, Revocations};
 use crate::clock::Clock;
@@ -36,7 +36,7 @@ use crate::delivery::webhook::EndpointClients;
 use crate::intake::Intake;
 use crate::jobs::Jobs;
 use crate::limits::Limits;
-use crate::limits::shares::Shares;
+use crate::limits::shares::{Share, Shares};
 use crate::log::{Log, row_security};
 use crate::query::live::Live;
 
@@ -90,9 +90,7 @@ pub fn router(api: Api) -> EntryPoint {
     let readings_state = Arc::new(readings::ReadingsState { intake, uploads, stop });
     let senders =
         Router::new().route("/readings", post(readings::store)).with_state(readings_state.clone());
-    let feed =
-        stream::Feed { live: api.live, clock: api.clock.clone(), places: shares.streams.clone() };
-    let streams = Router::new().route("/stream", get(stream::live)).with_state(feed);
+    let streams = listeners(api.live, &questions, shares.streams.clone());
     let past = replay::Past {
         log: api.questions.clone(),
         clock: api.clock.clone(),
@@ -108,10 +106,11 @@ pub fn router(api: Api) -> EntryPoint {
         .method_not_allowed_fallback(method_not_allowed);
     let revocations = api.keys.revocations();
     let pipeline = Arc::new(RequestPipeline::new(api.keys, api.limits, shares));
+    let door = (pipeline.clone(), questions.log.clone());
     let links = Links { links: api.links, clock: api.clock.clone() };
     let answering = answering
         .route_layer(middleware::from_fn(parameters::known_only))
-        .layer(middleware::from_fn_with_state((pipeline.clone(), links), admit_by_token_or_link))
+        .layer(middleware::from_fn_with_state((door.clone(), links), admit_by_token_or_link))
         .layer(middleware::from_fn(ack::told_as_a_page));
     let rules_state = rules_state::RulesState {
         log: api.log.clone(),
@@ -135,7 +134,7 @@ pub fn router(api: Api) -> EntryPoint {
         .route_layer(middleware::from_fn(parameters::known_only))
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed);
-    let admitted = middleware::from_fn_with_state(pipeline.clone(), admit_by_token);
+    let admitted = middleware::from_fn_with_state(door, admit_by_token);
     let v1 = deprecation::marked(v1.layer(admitted.clone()).merge(answering), OPERATIONS);
     let others = Router::new()
         .merge(operators(api.log, api.clock, api.metrics, api.availability))
@@ -163,6 +162,13 @@ fn contents() -> Router {
         .route_layer(middleware::from_fn(parameters::known_only))
 }
 
+/// What is measured, as it comes.
+fn listeners(live: Live, questions: &patients::QueryState, places: Share) -> Router {
+    let (log, clock) = (questions.log.clone(), questions.clock.clone());
+    let feed = stream::Feed { live, log, clock, places };
+    Router::new().route("/stream", get(stream::live)).with_state(feed)
+}
+
 /// What is and was measured of patients.
 fn dashboards(questions: patients::QueryState) -> Router {
     Router::new()
@@ -186,11 +192,9 @@ fn dashboards(questions: patients::QueryState) -> Router {
 /// Who may call.
 fn administrators(questions: &patients::QueryState, revocations: Arc<Revocations>) -> Router {
     let (log, clock) = (questions.log.clone(), questions.clock.clone());
-    Router::new().route("/tokens/revoke", post(revocation::revoke)).with_state(TokenState {
-        log,
-        clock,
-        revocations,
-    })
+    Router::new()
+        .route("/tokens/revoke", post(revocation::revoke))
+        .with_state(TokenState { log, clock, revocations })
 }
 
 /// What calls a nurse.
@@ -234,17 +238,20 @@ fn hospitals(registry: webhooks::Registry) -> Router {
         .with_state(registry)
 }
 
+/// Who is let in, and what is asked where they lie whom somebody may see.
+type Door = (Arc<RequestPipeline>, Log);
+
 async fn admit_by_token(
-    State(pipeline): State<Arc<RequestPipeline>>,
+    State((pipeline, log)): State<Door>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
     let caller = pipeline.caller(request.headers(), request.extensions()).await?;
-    pipeline.admit(&caller.clone(), request, |request| handled(caller, request, next)).await
+    pipeline.admit(&caller.clone(), request, |request| handled(log, caller, request, next)).await
 }
 
 async fn admit_by_token_or_link(
-    State((pipeline, links)): State<(Arc<RequestPipeline>, Links)>,
+    State(((pipeline, log), links)): State<(Door, Links)>,
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
@@ -254,17 +261,22 @@ async fn admit_by_token_or_link(
         None => pipeline.caller(&parts.headers, &parts.extensions).await?,
     };
     let request = Request::from_parts(parts, body);
-    pipeline.admit(&caller.clone(), request, |request| handled(caller, request, next)).await
+    pipeline.admit(&caller.clone(), request, |request| handled(log, caller, request, next)).await
 }
 
 async fn handled(
+    log: Log,
     caller: Arc<Caller>,
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
     let tenant = caller.tenant.clone();
-    request.extensions_mut().insert(caller);
-    let answer = row_security::as_tenant(tenant.clone(), next.run(request)).await;
+    let answer = row_security::as_tenant(tenant.clone(), async {
+        wards::admit(Operations(OPERATIONS), &log, &caller, &mut request).await?;
+        request.extensions_mut().insert(caller);
+        Ok::<_, Problem>(next.run(request).await)
+    });
+    let answer = answer.await?;
     // What is not whole yet asks on while it is sent.
     if answer.body().size_hint().exact().is_some() {
         return Ok(answer);

@@ -10,6 +10,7 @@ use super::problem::Problem;
 use super::reply::Reply;
 use super::rules_state::RulesState;
 use super::to_wire;
+use crate::auth::wards::WARD_CHARS_MAX;
 use crate::auth::{Caller, Scope};
 use crate::event::{ID_RULE, is_fhir_id};
 use crate::rules::registry::Silence;
@@ -20,8 +21,6 @@ use crate::wire::{self, HeldBack, NewSilence, Page, SilenceReceipt};
 const SILENCE_HOURS_MAX: i64 = 24;
 /// Why.
 const REASON_CHARS_MAX: usize = 1_000;
-/// A ward's name.
-const WARD_CHARS_MAX: usize = 64;
 
 /// `POST /silences`
 pub async fn create(

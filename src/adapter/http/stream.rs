@@ -27,7 +27,9 @@ use crate::auth::{Caller, Scope};
 use crate::clock::Clock;
 use crate::event::Recorded;
 use crate::limits::shares::{Share, ShareHolder};
+use crate::log::Log;
 use crate::query::live::{Heard, Live, Rendered, StreamItem, StreamPosition, SubscribeError};
+use crate::query::wards::Followed;
 use crate::wire::{LogRestored, RestoredPlace, StreamEvent};
 
 /// The longest silence of a stream.
@@ -37,6 +39,8 @@ const KEEP_ALIVE_MS: u64 = 5_000;
 #[derive(Clone)]
 pub struct Feed {
     pub(super) live: Live,
+    /// Where patients lie.
+    pub(super) log: Log,
     pub(super) clock: Clock,
     pub(super) places: Share,
 }
@@ -60,8 +64,14 @@ pub async fn live(
         .map(|value| StreamPosition::parse(value.to_str().unwrap_or_default(), feed.live.shards()))
         .transpose()
         .map_err(|error| Problem::unreadable("invalid_last_event_id", error.to_string()))?;
+    let resumes = resume.is_some();
     let place = feed.places.lend(&ShareHolder::of(&caller), 1)?;
     let (start, events) = feed.live.subscribe(&caller.tenant, resume).await.map_err(refuse)?;
+    let began = (!resumes).then_some(&*start.positions);
+    let mut wards = match caller.wards.of(Scope::VitalsRead) {
+        Some(wards) => Some(Followed::begin(feed.log, wards, began).await?),
+        None => None,
+    };
     let (asked_by, clock) = (caller.clone(), feed.clock);
     let events = stream! {
         let _place = place;
@@ -86,7 +96,18 @@ pub async fn live(
                     break;
                 }
                 Ok(Some(Ok(StreamItem::Event(place, heard)))) => {
-                    match shown(&caller, types, &heard) {
+                    let theirs = match &mut wards {
+                        Some(wards) => wards.has(&heard.recorded).await,
+                        None => Ok(true),
+                    };
+                    let theirs = match theirs {
+                        Ok(theirs) => theirs,
+                        Err(error) => {
+                            tracing::error!(%error, "a stream ended: nobody says where a patient lies");
+                            break;
+                        }
+                    };
+                    match shown(&caller, types, &heard).filter(|_| theirs) {
                         Some(shown) => {
                             last = None;
                             silent_until = silence();

@@ -25,7 +25,7 @@ const SPREAD: [&str; 15] = [
 
 /// Statements about all shards, or about none: lists of a tenant, what operators are told,
 /// what is done once.
-const OF_MANY: [&str; 14] = [
+const OF_MANY: [&str; 15] = [
     "src/consumer/lag.sql",
     "src/log/faults.sql",
     "src/log/identity.sql",
@@ -37,6 +37,7 @@ const OF_MANY: [&str; 14] = [
     "src/query/devices.sql",
     "src/query/patients_as_of.sql",
     "src/query/shadow_alerts.sql",
+    "src/log/lying_in.sql",
     "src/query/shadow_days.sql",
     "src/query/tenants.sql",
     "src/rules/backtest/tables.sql",

@@ -6,7 +6,7 @@
 use schemars::JsonSchema;
 
 use super::answers::Answers;
-use crate::auth::Scope;
+use crate::auth::{Caller, Scope};
 use crate::wire::{Shape, shape};
 
 /// All that there are, for who has to know them without being one of them.
@@ -25,6 +25,9 @@ pub struct Operation {
     pub scope: Option<Scope>,
     /// How far a token may be narrowed for it.
     pub narrowed: Narrowed,
+    /// Whether it takes a token that is narrowed to wards. What does not say so refuses one:
+    /// a route that was forgotten is shut.
+    pub in_wards: bool,
     /// Whether the link of a page opens it, too.
     pub by_link: bool,
     /// What it does, in a line.
@@ -129,13 +132,23 @@ impl Operation {
         self
     }
 
-    /// Whether it takes a token that is narrowed so.
-    pub fn takes(&self, to_device: bool, to_patient: bool) -> bool {
-        match self.narrowed {
-            Narrowed::ToDevice => true,
-            Narrowed::ToPatient => !to_device,
-            Narrowed::Not => !to_device && !to_patient,
-        }
+    /// It is about those who lie in the wards of a token that is narrowed to wards: the
+    /// patient of its path is (`wards.rs` has looked), or its handler leaves out the others.
+    pub(super) const fn in_wards(mut self) -> Operation {
+        self.in_wards = true;
+        self
+    }
+
+    /// Whether it takes a token that is narrowed as this one.
+    pub fn takes(&self, caller: &Caller) -> bool {
+        let (to_device, to_patient) = (caller.device.is_some(), caller.patient.is_some());
+        let to_wards = self.scope.is_some_and(|scope| caller.wards.of(scope).is_some());
+        (self.in_wards || !to_wards)
+            && match self.narrowed {
+                Narrowed::ToDevice => true,
+                Narrowed::ToPatient => !to_device,
+                Narrowed::Not => !to_device && !to_patient,
+            }
     }
 
     pub(super) const fn by_link(mut self) -> Operation {
@@ -219,6 +232,7 @@ pub(in crate::adapter::http) const fn by_anybody(
         deprecated: None,
         scope: None,
         narrowed: Narrowed::ToDevice,
+        in_wards: false,
         by_link: false,
         summary,
         query: &[],

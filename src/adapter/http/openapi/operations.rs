@@ -137,52 +137,52 @@ pub const OPERATIONS: &[Operation] = &[
     by_anybody("get", "/", "Who one is here, and everything that one may do")
         .tagged(&root::root),
 
-    on("post", "/readings", Scope::ReadingsWrite, "Stores readings; answered after the commit").body_also_as::<wire::Readings>(&[NDJSON])
+    on("post", "/readings", Scope::ReadingsWrite, "Stores readings; answered after the commit").in_wards().body_also_as::<wire::Readings>(&[NDJSON])
         .answers(&[201, 207], &readings::store).refuses(&[READINGS]),
 
-    on("get", "/patients", VITALS_READ, "The patients with their states, now or at a moment").of_patients().query(&["ward", "asOf", "knownAt", "cursor", "limit<=500"])
+    on("get", "/patients", VITALS_READ, "The patients with their states, now or at a moment").in_wards().of_patients().query(&["ward", "asOf", "knownAt", "cursor", "limit<=500"])
         .tagged(&patients::list).refuses(&[PAGED, OUTSIDE_TOKEN, MONTH_ARCHIVED]),
-    on("get", "/patients/{patient_id}", VITALS_READ, "A patient's state, now or at a moment").query(&["asOf", "knownAt"])
+    on("get", "/patients/{patient_id}", VITALS_READ, "A patient's state, now or at a moment").in_wards().query(&["asOf", "knownAt"])
         .tagged(&patients::state).refuses(&[PATIENT, NOT_FOUND, MONTH_ARCHIVED]),
-    on("put", "/patients/{patient_id}", PATIENTS_MANAGE, "The same as `PUT` of the record").of_patients().body::<wire::Record>()
-        .answers(&[200], &record::put).refuses(&[PATIENT, RECORD, &[(422, "would_erase")], APPENDS]),
-    on("get", "/patients/{patient_id}/record", VITALS_READ, "A patient's record, and who changed it last").of_patients()
+    on("put", "/patients/{patient_id}", PATIENTS_MANAGE, "The same as `PUT` of the record").in_wards().of_patients().body::<wire::Record>()
+        .answers(&[200], &record::put).refuses(&[PATIENT, NOT_FOUND, RECORD, &[(422, "would_erase")], APPENDS]),
+    on("get", "/patients/{patient_id}/record", VITALS_READ, "A patient's record, and who changed it last").in_wards().of_patients()
         .tagged(&record::get).refuses(&[PATIENT, NOT_FOUND]),
-    on("put", "/patients/{patient_id}/record", PATIENTS_MANAGE, "The whole record; null removes a field, and one that steers alarms is not left out").of_patients().body::<wire::Record>()
-        .answers(&[200], &record::put).refuses(&[PATIENT, RECORD, &[(422, "would_erase")], APPENDS]),
-    on("patch", "/patients/{patient_id}/record", PATIENTS_MANAGE, "A part of the record: what is left out stays, null removes").of_patients().body::<wire::Record>()
-        .answers(&[200], &record::patch).refuses(&[PATIENT, RECORD, APPENDS]),
-    on("get", "/patients/{patient_id}/readings", VITALS_READ, "History: a page, buckets, points, or by `Accept` a whole table")
+    on("put", "/patients/{patient_id}/record", PATIENTS_MANAGE, "The whole record; null removes a field, and one that steers alarms is not left out").in_wards().of_patients().body::<wire::Record>()
+        .answers(&[200], &record::put).refuses(&[PATIENT, NOT_FOUND, RECORD, &[(422, "would_erase")], APPENDS]),
+    on("patch", "/patients/{patient_id}/record", PATIENTS_MANAGE, "A part of the record: what is left out stays, null removes").in_wards().of_patients().body::<wire::Record>()
+        .answers(&[200], &record::patch).refuses(&[PATIENT, NOT_FOUND, RECORD, APPENDS]),
+    on("get", "/patients/{patient_id}/readings", VITALS_READ, "History: a page, buckets, points, or by `Accept` a whole table").in_wards()
         .query(&["vital", "from", "to", "every", "points", "limit<=10000", "cursor"]).tagged(&history::readings).also_as(&[CSV, NDJSON, PARQUET])
         .refuses(&[PAGED, PATIENT, NOT_FOUND, MONTH_ARCHIVED, &[(400, "unknown_vital vital_required every_or_points invalid_every invalid_points whole_table"), (406, "not_acceptable"), (422, "too_many_readings")], TABLE]),
-    on("get", "/patients/{patient_id}/diff", VITALS_READ, "What was known at a moment against what is known of it now").query(&["asOf", "knownAt", "from", "limit<=10000", "cursor"])
+    on("get", "/patients/{patient_id}/diff", VITALS_READ, "What was known at a moment against what is known of it now").in_wards().query(&["asOf", "knownAt", "from", "limit<=10000", "cursor"])
         .tagged(&diff::diff).refuses(&[PAGED, PATIENT, NOT_FOUND, MONTH_ARCHIVED, &[(400, "as_of_required")]]),
-    on("post", "/patients/{patient_id}/readings/retract", Scope::ReadingsCorrect, "A reading was entered in error").body::<wire::Retraction>()
+    on("post", "/patients/{patient_id}/readings/retract", Scope::ReadingsCorrect, "A reading was entered in error").in_wards().body::<wire::Retraction>()
         .answers(&[200, 201], &corrections::retract).refuses(&[PATIENT, RETRACTION, NOT_FOUND, MONTH_ARCHIVED, APPENDS]),
-    on("get", "/patients/{patient_id}/{vital}", VITALS_READ, "The newest reading of a vital")
+    on("get", "/patients/{patient_id}/{vital}", VITALS_READ, "The newest reading of a vital").in_wards()
         .tagged(&patients::vital).refuses(&[PATIENT, &[(404, "not_found unknown_vital")]]),
-    on("get", "/wards/{ward}", VITALS_READ, "All that a ward's wall needs").of_patients()
+    on("get", "/wards/{ward}", VITALS_READ, "All that a ward's wall needs").in_wards().of_patients()
         .tagged(&fronts::ward).refuses(&[OUTSIDE_TOKEN, &[(422, "invalid_ward")]]),
-    on("get", "/mobile/patients/{patient_id}", VITALS_READ, "A patient on a phone, in few bytes")
+    on("get", "/mobile/patients/{patient_id}", VITALS_READ, "A patient on a phone, in few bytes").in_wards()
         .tagged(&fronts::mobile).refuses(&[PATIENT, NOT_FOUND]),
-    on("get", "/devices", VITALS_READ, "What sends: last heard of, expected interval, coverage").query(&["patientId", "limit<=500", "cursor"])
+    on("get", "/devices", VITALS_READ, "What sends: last heard of, expected interval, coverage").in_wards().query(&["patientId", "limit<=500", "cursor"])
         .tagged(&devices::list).refuses(&[PAGED, OUTSIDE_TOKEN]),
-    on("get", "/devices/{id}", VITALS_READ, "A device, at each patient that it has measured")
+    on("get", "/devices/{id}", VITALS_READ, "A device, at each patient that it has measured").in_wards()
         .tagged(&devices::get).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
-    on("get", "/patients/{patient_id}/replay", VITALS_READ, "What happened, at a multiple of real time; resumes with `Last-Event-ID`").query(&["from", "to", "knownAt", "speed"])
+    on("get", "/patients/{patient_id}/replay", VITALS_READ, "What happened, at a multiple of real time; resumes with `Last-Event-ID`").in_wards().query(&["from", "to", "knownAt", "speed"])
         .resumes().events().refuses(&[PATIENT, NOT_FOUND, MONTH_ARCHIVED, STREAM, &[(400, "invalid_speed")]]),
-    on("get", "/stream", VITALS_READ, "What happens, as it happens; resumes with `Last-Event-ID`").query(&["types"])
+    on("get", "/stream", VITALS_READ, "What happens, as it happens; resumes with `Last-Event-ID`").in_wards().query(&["types"])
         .resumes().events().refuses(&[MONTH_ARCHIVED, STREAM, &[(400, "invalid_types")]]),
 
-    on("get", "/alerts", ALERTS_READ, "Alerts, newest first; with `mode=shadow` what rules on trial would have raised").query(&["mode", "alertState", "patientId", "limit<=1000", "cursor"])
+    on("get", "/alerts", ALERTS_READ, "Alerts, newest first; with `mode=shadow` what rules on trial would have raised").in_wards().query(&["mode", "alertState", "patientId", "limit<=1000", "cursor"])
         .tagged(&alerts::list).refuses(&[PAGED, STATE, OUTSIDE_TOKEN, &[(400, "invalid_id")]]),
-    on("get", "/alerts/{id}", ALERTS_READ, "An alert, and what raised it")
+    on("get", "/alerts/{id}", ALERTS_READ, "An alert, and what raised it").in_wards()
         .tagged(&alerts::get).refuses(&[NOT_FOUND]),
-    on("get", "/alerts/{id}/ack", ALERTS_ACK, "A page with one button, for a phone: what it is, and who has seen it").query(&["link"]).by_link()
+    on("get", "/alerts/{id}/ack", ALERTS_ACK, "A page with one button, for a phone: what it is, and who has seen it").in_wards().query(&["link"]).by_link()
         .page().refuses(&[NOT_FOUND, LINK]),
-    on("post", "/alerts/{id}/ack", ALERTS_ACK, "Somebody has seen it; a form is answered with the page").query(&["link"]).by_link()
+    on("post", "/alerts/{id}/ack", ALERTS_ACK, "Somebody has seen it; a form is answered with the page").in_wards().query(&["link"]).by_link()
         .body_also_as::<wire::AcknowledgementRequest>(&[FORM]).answers(&[200], &ack::acknowledge).also_as(&[HTML]).refuses(&[NOT_FOUND, TEXT, APPENDS, LINK]),
-    on("post", "/alerts/{id}/clear", ALERTS_ACK, "It is over, says a person").body::<wire::AcknowledgementRequest>()
+    on("post", "/alerts/{id}/clear", ALERTS_ACK, "It is over, says a person").in_wards().body::<wire::AcknowledgementRequest>()
         .answers(&[200], &ack::clear).refuses(&[NOT_FOUND, TEXT, APPENDS]),
 
     on("get", "/rules", RULES_MANAGE, "The newest version of each rule").of_tenant()

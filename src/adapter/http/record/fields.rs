@@ -8,13 +8,13 @@ use serde_json::{Map, Value};
 
 use super::super::extract::pointer_part;
 use super::super::problem::Problem;
+use crate::auth::wards::WARD_CHARS_MAX;
 use crate::event::{ID_RULE, is_fhir_id};
 use crate::rules::facts::{BIRTH_YEAR_MIN, Limit, birth_date};
 
 /// Every field.
 const KNOWN: [&str; 9] =
     ["ward", "bed", "name", "birthDate", "spo2Scale", "address", "devices", "limits", "extra"];
-const WARD_CHARS_MAX: usize = 64;
 const NAME_CHARS_MAX: usize = 200;
 const ADDRESS_CHARS_MAX: usize = 500;
 /// Devices of one record.
