@@ -33,6 +33,8 @@ pub const PATIENT_REGISTERED: &str = "patient_registered";
 pub const ALERT_ACKNOWLEDGED: &str = "alert_acknowledged";
 /// A token, or all of a subject, is no longer taken.
 pub const TOKEN_REVOKED: &str = "token_revoked";
+/// An API key was made, by whom and for what.
+pub const API_KEY_MADE: &str = "api_key_made";
 /// Whose tokens a [`TOKEN_REVOKED`] event is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Revoked {

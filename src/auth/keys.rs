@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use tokio::time::Instant;
 
 use super::acceptance::Acceptance;
+use super::api_key::PREFIX;
+use super::api_keys::ApiKeys;
 use super::caller::Caller;
 use super::claims::{Claims, ISSUER, reason, unauthorised, validation};
 use super::denied::Denied;
@@ -24,6 +27,7 @@ pub const SECRET_BYTES_MIN: usize = 32;
 pub struct Keys {
     ours: Option<Arc<Signing>>,
     others: Option<Arc<Jwks>>,
+    api_keys: Option<Arc<ApiKeys>>,
     acceptance: Arc<Acceptance>,
     clock: Clock,
 }
@@ -59,17 +63,24 @@ impl Keys {
             validation: validation(Algorithm::HS256),
             known: TokenCache::default(),
         };
-        Ok(Keys { ours: Some(Arc::new(signing)), others: None, acceptance: Arc::default(), clock })
+        let ours = Some(Arc::new(signing));
+        Ok(Keys { ours, others: None, api_keys: None, acceptance: Arc::default(), clock })
     }
 
     /// Keys of a set and no secret: tokens are verified, and cannot be made here.
     pub fn jwks(set: Jwks, clock: Clock) -> Keys {
-        Keys { ours: None, others: Some(Arc::new(set)), acceptance: Arc::default(), clock }
+        let others = Some(Arc::new(set));
+        Keys { ours: None, others, api_keys: None, acceptance: Arc::default(), clock }
     }
 
     /// These keys, and those of a set beside them.
     pub fn with_jwks(self, set: Jwks) -> Keys {
         Keys { others: Some(Arc::new(set)), ..self }
+    }
+
+    /// These keys, and API keys beside the tokens that they sign.
+    pub fn with_api_keys(self, keys: Arc<ApiKeys>) -> Keys {
+        Keys { api_keys: Some(keys), ..self }
     }
 
     /// The same keys, for tokens that are taken so.
@@ -114,9 +125,12 @@ impl Keys {
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &ours.encoding)
     }
 
-    /// Whose a token is, if a key that fits its algorithm signed it. HS256 is only ever
+    /// Whose an API key is, or a token, if a key that fits its algorithm signed it. HS256 is only ever
     /// our secret, and everything else only ever a key of the set.
     async fn signed(&self, token: &str) -> Result<Arc<Caller>, Denied> {
+        if let (true, Some(keys)) = (token.starts_with(PREFIX), &self.api_keys) {
+            return keys.caller(token, &self.acceptance.revocations, Instant::now()).await;
+        }
         let known = self.ours.as_ref().and_then(|ours| ours.known.get(token));
         if let Some(caller) = known.or_else(|| self.others.as_ref()?.known(token)) {
             return Ok(caller);

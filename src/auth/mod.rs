@@ -6,11 +6,14 @@
 //! [`Denied`] is said.
 
 mod acceptance;
+pub mod api_key;
+pub mod api_keys;
 mod caller;
 mod certificate;
 mod claims;
 mod denied;
 pub mod file;
+pub mod giving;
 pub mod jwks;
 mod keys;
 mod revocations;

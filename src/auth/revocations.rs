@@ -4,7 +4,7 @@
 //! on what lasts longer than a request. Who says so, and how other processes learn it, is the
 //! log's: `record/revoke.rs` and `command/revoked.rs`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use parking_lot::RwLock;
 
@@ -18,7 +18,8 @@ pub struct Revocations(RwLock<HashMap<String, OfTenant>>);
 struct OfTenant {
     /// Until when, in milliseconds since 1970, what they had been given is refused.
     subjects: HashMap<String, i64>,
-    tokens: HashSet<String>,
+    /// Since when, likewise.
+    tokens: HashMap<String, i64>,
 }
 
 impl Revocations {
@@ -32,7 +33,7 @@ impl Revocations {
                 *at = (*at).max(at_ms);
             }
             Revoked::Token(id) => {
-                of_tenant.tokens.insert(id);
+                of_tenant.tokens.entry(id).or_insert(at_ms);
             }
         }
     }
@@ -46,11 +47,22 @@ impl Revocations {
         token_id: Option<&str>,
         issued_ms: Option<i64>,
     ) -> bool {
+        self.since(tenant, subject, token_id, issued_ms).is_some()
+    }
+
+    /// Since when it is.
+    pub fn since(
+        &self,
+        tenant: &str,
+        subject: &str,
+        token_id: Option<&str>,
+        issued_ms: Option<i64>,
+    ) -> Option<i64> {
         let all = self.0.read();
-        let Some(of_tenant) = all.get(tenant) else { return false };
+        let of_tenant = all.get(tenant)?;
         let of_subject = of_tenant.subjects.get(subject);
-        token_id.is_some_and(|id| of_tenant.tokens.contains(id))
-            || of_subject.is_some_and(|at| issued_ms.is_none_or(|made| made <= *at))
+        let of_subject = of_subject.filter(|at| issued_ms.is_none_or(|made| made <= **at));
+        token_id.and_then(|id| of_tenant.tokens.get(id)).or(of_subject).copied()
     }
 }
 

@@ -25,11 +25,13 @@ pub enum Scope {
     WebhooksManage,
     /// Take tokens away.
     TokensRevoke,
+    /// Make API keys.
+    KeysManage,
 }
 
 impl Scope {
     /// Every scope there is.
-    pub const ALL: [Scope; 9] = [
+    pub const ALL: [Scope; 10] = [
         Scope::PatientsManage,
         Scope::ReadingsWrite,
         Scope::ReadingsCorrect,
@@ -39,6 +41,7 @@ impl Scope {
         Scope::RulesManage,
         Scope::WebhooksManage,
         Scope::TokensRevoke,
+        Scope::KeysManage,
     ];
 
     /// As tokens have it.
@@ -53,6 +56,7 @@ impl Scope {
             Scope::RulesManage => "rules:manage",
             Scope::WebhooksManage => "webhooks:manage",
             Scope::TokensRevoke => "tokens:revoke",
+            Scope::KeysManage => "keys:manage",
         }
     }
 
@@ -68,6 +72,7 @@ impl Scope {
             Scope::RulesManage => "write rules, and try them on the history",
             Scope::WebhooksManage => "say where alerts go, and see whether they arrived",
             Scope::TokensRevoke => "take a token, or all of somebody's, out of use",
+            Scope::KeysManage => "make API keys no wider than oneself, and take them out of use",
         }
     }
 
@@ -190,6 +195,7 @@ impl Role {
                 Scope::ReadingsWrite,
                 Scope::PatientsManage,
                 Scope::WebhooksManage,
+                Scope::KeysManage,
             ])),
             Role::Administrator => Scopes::of(&Scope::ALL),
         }

@@ -4,6 +4,7 @@
 //! and that stdout holds results only.
 
 mod anchor;
+mod api_keys;
 mod archive;
 mod backtest;
 mod cli;

@@ -26,7 +26,7 @@ use super::error::Error;
 use super::listen::Listening;
 use super::rebuilds::{REBUILD_CONNECTIONS_MAX, renew};
 use super::revoked::Follower;
-use super::{descriptors, incarnation, secret};
+use super::{api_keys, descriptors, incarnation, secret};
 use crate::adapter::http::availability::Availability;
 use crate::adapter::http::connections::tls::Tls;
 use crate::adapter::http::cors::Origins;
@@ -210,6 +210,7 @@ impl Server {
         let relay_pool = database.worker_pool(2);
         tasks.spawn_until("the relay", &stop, async move { relay.wake().relay(relay_pool).await });
 
+        let keys = keys.with_api_keys(api_keys::start(&log, &stop, &tasks));
         tasks.spawn_until("the keys' upkeep", &stop, keys.clone().keep());
         // Before anybody is answered.
         let follower = Follower::open(log.clone(), keys.revocations()).await?;

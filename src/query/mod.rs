@@ -6,6 +6,7 @@
 //! written in the room `record`.
 
 pub mod alerts;
+pub mod api_keys;
 pub mod buckets;
 pub mod bulk;
 pub mod chart;

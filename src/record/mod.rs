@@ -7,6 +7,7 @@
 //! rules' own to write.
 
 pub mod answer;
+pub mod api_key;
 pub mod register;
 pub mod retract;
 pub mod revoke;

@@ -5,6 +5,7 @@
 //! know HTTP, and asks nothing: who answers fills these in.
 
 mod alert;
+mod api_key;
 mod asked;
 mod endpoint;
 mod front;
@@ -26,6 +27,7 @@ mod webhook;
 pub use alert::{
     Acknowledged, Acknowledgement, Alert, AlertState, AlertWithHistory, OnTrial, Raising, Said, Via,
 };
+pub use api_key::{ApiKey, ApiKeyWithSecret, NewApiKey};
 pub use asked::{
     AcknowledgementRequest, ChangedWebhook, NewSilence, NewWebhook, Readings, Replay, Retraction,
     Revocation, Rotation, SentReading,

@@ -16,6 +16,7 @@ mod support;
 mod alarms;
 mod answering;
 mod answers;
+mod api_keys;
 mod archive;
 mod archive_tampered;
 mod bodies;

@@ -86,6 +86,9 @@ const ROWS: &[Row] = &[
     ("get", "/jobs/{id}", Nothing, Refused, Refused, Refused),
     ("delete", "/jobs/{id}", Nothing, Refused, Refused, Refused),
     ("post", "/tokens/revoke", Makes, Refused, Refused, Refused),
+    ("get", "/api-keys", Own, Own, Own, Own),
+    ("post", "/api-keys", Makes, Refused, Refused, Refused),
+    ("delete", "/api-keys/{id}", Nothing, Nothing, Nothing, Nothing),
     ("get", "/webhooks", Own, Refused, Refused, Refused),
     ("post", "/webhooks", Makes, Refused, Refused, Refused),
     ("get", "/webhooks/{id}", Nothing, Refused, Refused, Refused),
@@ -107,6 +110,7 @@ struct Theirs {
     delivery: String,
     silence: String,
     job: String,
+    api_key: String,
     measured_at: String,
     receiver: Receiver,
 }
@@ -125,6 +129,7 @@ impl Theirs {
         assert_eq!(status, 200);
         let (_, silence) = hospital.post("/silences", &silence()).await;
         let (_, job) = hospital.post("/rules/backtest", &json!({ "rule": rule() })).await;
+        let (_, api_key) = hospital.post("/api-keys", &api_key()).await;
         let delivery = eventually("a delivery", SOON, async || {
             let deliveries = hospital.deliveries(&webhook).await;
             deliveries.into_iter().find(|delivery| delivery["state"] == "delivered")
@@ -138,6 +143,7 @@ impl Theirs {
             delivery: id(&delivery),
             silence: id(&silence),
             job: id(&job),
+            api_key: id(&api_key),
             measured_at: vitals::clock::rfc3339(at),
             receiver,
         }
@@ -151,6 +157,7 @@ impl Theirs {
             "deliveries" => (&*self.delivery, NO_ID),
             "silences" => (&*self.silence, NO_ID),
             "jobs" => (&*self.job, NO_ID),
+            "api-keys" => (&*self.api_key, NO_ID),
             "rules" => ("their-rule", "no-rule"),
             "devices" => (WATCH, "no-watch"),
             _ => (PATIENT, "nobody"),
@@ -182,6 +189,7 @@ impl Theirs {
                 "reason": "by whom?",
             }),
             (_, "/tokens/revoke") => json!({ "sub": "their-lost-watch", "reason": "a walk" }),
+            ("post", "/api-keys") => api_key(),
             (_, "/rules/backtest") => json!({ "rule": rule() }),
             ("put", "/rules/{id}") => rule(),
             ("post", "/silences") => silence(),
@@ -200,6 +208,10 @@ fn rule() -> Value {
         "id": "their-rule", "event": "HIGH_MEDIUM", "priority": "medium", "mode": "active",
         "when": { "vital": "heart_rate", "op": ">", "value": 250 },
     })
+}
+
+fn api_key() -> Value {
+    json!({ "name": "of a walk", "scope": "readings:write" })
 }
 
 fn silence() -> Value {
@@ -354,6 +366,7 @@ async fn kept(hospital: &Hospital, theirs: &Theirs) -> Vec<Value> {
         "/rules/their-rule/versions".to_owned(),
         "/webhooks".to_owned(),
         "/silences".to_owned(),
+        "/api-keys".to_owned(),
         "/rules".to_owned(),
     ] {
         kept.push(hospital.get(&path).await.1);

@@ -17,7 +17,7 @@ const REMEMBERED_SECONDS: HeaderValue = HeaderValue::from_static("600");
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE");
 /// What a page may send beside what every page may.
 const SENT: HeaderValue = HeaderValue::from_static(
-    "authorization, content-type, content-encoding, if-none-match, last-event-id",
+    "authorization, content-type, content-encoding, if-none-match, last-event-id, x-api-key",
 );
 /// What a page may read beside what every page may.
 const READ: HeaderValue = HeaderValue::from_static(

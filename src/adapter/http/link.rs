@@ -5,11 +5,12 @@
 //! the alert's id. A request with a token is judged by its token.
 
 use axum::extract::{FromRequestParts, Path, Query};
-use axum::http::{header, request::Parts};
+use axum::http::request::Parts;
 use serde::Deserialize;
 use uuid::Uuid;
 
 use super::problem::Problem;
+use super::token::shows_token;
 use crate::auth::Caller;
 use crate::clock::Clock;
 use crate::delivery::ack::{AckLinks, LinkError, Shown};
@@ -33,9 +34,7 @@ impl Links {
     /// with the request, as a [`Shown`].
     pub async fn caller(&self, parts: &mut Parts) -> Result<Option<Caller>, Problem> {
         let link = Query::<Linked>::from_request_parts(parts, &()).await.ok();
-        let Some(Query(Linked { link })) =
-            link.filter(|_| !parts.headers.contains_key(header::AUTHORIZATION))
-        else {
+        let Some(Query(Linked { link })) = link.filter(|_| !shows_token(&parts.headers)) else {
             return Ok(None);
         };
         let path = Path::<Uuid>::from_request_parts(parts, &()).await;

@@ -6,6 +6,7 @@
 
 mod ack;
 mod alerts;
+mod api_keys;
 pub mod availability;
 mod body;
 mod compressed;

@@ -68,7 +68,10 @@ pub fn document() -> Value {
             "schemas": with_examples(shapes.by_name()),
             "headers": headers(),
             "securitySchemes": {
-                "token": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" },
+                "token": {
+                    "type": "http", "scheme": "bearer", "bearerFormat": "JWT",
+                    "description": "A JWT, or an API key (vk_…), which may stand in X-API-Key instead.",
+                },
                 "link": { "type": "apiKey", "in": "query", "name": "link" },
             },
         },
@@ -290,7 +293,7 @@ fn parameters(operation: &Operation, shapes: &mut Shapes) -> Vec<Value> {
     let id = shapes.answered(shape::<wire::Id>());
     let in_path = operation.path.split('/').filter_map(|segment| {
         let name = segment.strip_prefix('{')?.strip_suffix('}')?;
-        let fhir_id = ["/rules", "/devices"].iter().any(|of| operation.path.starts_with(of));
+        let fhir_id = ["/rules", "/devices", "/api-keys"].iter().any(|of| operation.path.starts_with(of));
         let schema = match name {
             "vital" => json!({ "type": "string", "enum": Vital::all().map(Vital::path).collect::<Vec<_>>() }),
             "ward" => json!({ "type": "string", "minLength": 1, "maxLength": 64 }),

@@ -22,7 +22,7 @@ use super::body::{self, Allowance};
 use super::connections::tls::CertificateCaller;
 use super::problem::Problem;
 use super::ratelimit;
-use super::token::bearer;
+use super::token::{bearer, shows_token};
 use crate::auth::{Caller, Keys};
 use crate::limits::Limits;
 use crate::limits::shares::{Permit, ShareHolder, Shares};
@@ -47,7 +47,7 @@ impl RequestPipeline {
         RequestPipeline { keys, limits, shares }
     }
 
-    /// Who calls: by the token of their request, or where it has none by the certificate of
+    /// Who calls: by the token or key of their request, or where it has none by the certificate of
     /// its connection.
     pub async fn caller(
         &self,
@@ -55,7 +55,7 @@ impl RequestPipeline {
         extensions: &Extensions,
     ) -> Result<Arc<Caller>, Problem> {
         match extensions.get::<CertificateCaller>() {
-            Some(shown) if !headers.contains_key(header::AUTHORIZATION) => {
+            Some(shown) if !shows_token(headers) => {
                 let caller = shown.0.clone()?;
                 self.keys.is_still_good(&caller)?;
                 Ok(caller)

@@ -9,7 +9,7 @@ use axum::extract::{OriginalUri, Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +25,7 @@ use super::pipeline::{self, RequestPipeline};
 use super::problem::Problem;
 use super::token::TokenState;
 use super::{
-    ack, alerts, corrections, deliveries, deprecation, devices, diff, fronts, health,
+    ack, alerts, api_keys, corrections, deliveries, deprecation, devices, diff, fronts, health,
     history, jobs, openapi, page, parameters, patients, readings, record, replay, revocation, root,
     rules, rules_state, shadow, silences, stream, trials, wards, webhook_events, webhooks,
 };
@@ -194,6 +194,8 @@ fn administrators(questions: &patients::QueryState, revocations: Arc<Revocations
     let (log, clock) = (questions.log.clone(), questions.clock.clone());
     Router::new()
         .route("/tokens/revoke", post(revocation::revoke))
+        .route("/api-keys", get(api_keys::list).post(api_keys::make))
+        .route("/api-keys/{id}", delete(api_keys::revoke))
         .with_state(TokenState { log, clock, revocations })
 }
 

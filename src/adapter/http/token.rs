@@ -1,4 +1,4 @@
-//! Where a token stands in a request, and how it is said that it does not do.
+//! Where a token or an API key stands in a request, and how it is said that it does not do.
 //!
 //! Guarantees that a request with two tokens is judged by none. Whether a token is good,
 //! and for what, is [`crate::auth`]'s to say.
@@ -6,14 +6,15 @@
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
 
 use super::problem::Problem;
+use crate::auth::api_key::PREFIX;
 use crate::auth::{Caller, Denied, Revocations};
 use crate::clock::Clock;
 use crate::log::Log;
 
-/// What is needed to take tokens away.
+/// What is needed to make keys, and to take tokens away.
 #[derive(Clone)]
 pub struct TokenState {
     pub(super) log: Log,
@@ -21,12 +22,27 @@ pub struct TokenState {
     pub(super) revocations: Arc<Revocations>,
 }
 
-/// The token of a request.
+/// Where an API key may stand, for what cannot say `Bearer`.
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// Whether a request shows a token or a key, good or not.
+pub fn shows_token(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::AUTHORIZATION) || headers.contains_key(&API_KEY)
+}
+
+/// The token or API key of a request.
 pub fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
-    if headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
+    let keys = headers.get_all(&API_KEY);
+    if headers.get_all(header::AUTHORIZATION).iter().chain(&keys).nth(1).is_some() {
         // A proxy before us may have judged the other one.
-        let detail = "the request has more than one Authorization header: send one";
+        let detail = "the request has more than one Authorization or X-API-Key header: send one";
         return Err(Problem::unreadable("ambiguous_authorization", detail));
+    }
+    if let Some(key) = headers.get(&API_KEY) {
+        let key = key.to_str().ok().map(str::trim).filter(|key| key.starts_with(PREFIX));
+        return key.ok_or_else(|| {
+            unauthorised(format!("send the whole API key as X-API-Key: {PREFIX}…"))
+        });
     }
     headers
         .get(header::AUTHORIZATION)

@@ -7,8 +7,8 @@
 
 use super::operation::{Operation, Refusals, by_anybody, on};
 use crate::adapter::http::{
-    ack, alerts, corrections, deliveries, devices, diff, fronts, history, jobs, patients, readings,
-    record, revocation, root, rules, shadow, silences, trials, webhook_events, webhooks,
+    ack, alerts, api_keys, corrections, deliveries, devices, diff, fronts, history, jobs, patients,
+    readings, record, revocation, root, rules, shadow, silences, trials, webhook_events, webhooks,
 };
 use crate::auth::Scope;
 use crate::wire;
@@ -214,6 +214,13 @@ pub const OPERATIONS: &[Operation] = &[
 
     on("post", "/tokens/revoke", Scope::TokensRevoke, "Takes a token, or all that a subject has by now, out of use").of_tenant().body::<wire::Revocation>()
         .answers(&[200], &revocation::revoke).refuses(&[OUTSIDE_TOKEN, APPENDS, &[(422, "missing_field invalid_revocation invalid_reason")]]),
+
+    on("get", "/api-keys", Scope::KeysManage, "The tenant's API keys, newest first, without their secrets").in_wards().query(&["limit<=500", "cursor"])
+        .tagged(&api_keys::list).refuses(&[PAGED]),
+    on("post", "/api-keys", Scope::KeysManage, "Makes an API key, no wider than the token; it is told this once").in_wards().body::<wire::NewApiKey>()
+        .answers(&[201], &api_keys::make).refuses(&[OUTSIDE_TOKEN, APPENDS, &[(409, "too_many_api_keys"), (422, "missing_field invalid_api_key invalid_id")]]),
+    on("delete", "/api-keys/{id}", Scope::KeysManage, "Takes an API key out of use").in_wards().query(&["reason"])
+        .nothing().refuses(&[NOT_FOUND, REASON, APPENDS]),
 
     on("get", "/webhooks", WEBHOOKS_MANAGE, "The tenant's endpoints").of_tenant()
         .tagged(&webhooks::list).refuses(&[OUTSIDE_TOKEN]),
