@@ -27,17 +27,34 @@ pub const RESULT_BYTES_MAX: usize = 1024 * 1024;
 pub enum JobKind {
     /// Rules tried over the recorded history.
     Backtest,
+    /// A device's readings moved to the patient whom it really measured.
+    Reassign,
 }
 
 impl JobKind {
     /// All of them.
-    pub const ALL: [JobKind; 1] = [JobKind::Backtest];
+    pub const ALL: [JobKind; 2] = [JobKind::Backtest, JobKind::Reassign];
 
     /// As it is stored.
     pub fn name(self) -> &'static str {
         match self {
             JobKind::Backtest => "backtest",
+            JobKind::Reassign => "reassign",
         }
+    }
+
+    /// Whether it must come to an end of its own, once it has begun: it is begun again however
+    /// often whoever runs it dies, and who cancels it asks it to undo what it did.
+    pub fn ends_itself(self) -> bool {
+        match self {
+            JobKind::Backtest => false,
+            JobKind::Reassign => true,
+        }
+    }
+
+    /// The names of those.
+    pub(super) fn ending_themselves() -> Vec<&'static str> {
+        JobKind::ALL.into_iter().filter(|kind| kind.ends_itself()).map(JobKind::name).collect()
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
 
 use super::job::{JobKind, Jobs, RESULT_BYTES_MAX};
 use super::store::{ClaimedJob, End, LEASE_SECONDS};
@@ -42,6 +43,8 @@ pub struct JobHandle {
 
 /// A job, for who does it.
 pub struct Task {
+    /// Its id, and the number of this claim: who holds it writes nothing when another one does.
+    pub held: (Uuid, i32),
     /// Whose.
     pub tenant: String,
     /// With what.
@@ -55,7 +58,9 @@ pub struct Task {
 pub enum Failure {
     /// For whoever asked: as it is asked it cannot be done, and this would mend it.
     Told(String),
-    /// Something of ours. It is begun again, a few times.
+    /// It was cancelled, and what it had done is undone.
+    Cancelled(String),
+    /// Something of ours. It is begun again, a few times; what ends itself always is.
     Ours(String),
 }
 
@@ -147,6 +152,9 @@ async fn one(jobs: Jobs, work: Arc<dyn Work>, job: ClaimedJob, stop: Cancellatio
             })),
             () = stop.cancelled() => break End::Released,
             () = &mut too_long => {
+                if job.kind.ends_itself() {
+                    break End::Released;
+                }
                 break End::Failed(format!("it took longer than {limit:?}: ask for less"));
             }
             _ = beats.tick() => {
@@ -170,10 +178,11 @@ fn begun(
     progress: &JobHandle,
 ) -> impl Future<Output = Result<Value, Failure>> + use<> {
     let (tenant, progress) = (job.tenant.clone(), progress.clone());
+    let held = (job.id, job.claim);
     let argument = serde_json::from_str(&job.argument);
     async move {
         let argument = argument.map_err(|error| Failure::Ours(error.to_string()))?;
-        work.run(Task { tenant, argument, progress }).await
+        work.run(Task { held, tenant, argument, progress }).await
     }
 }
 
@@ -185,6 +194,7 @@ fn ended(job: &ClaimedJob, done: Result<Value, Failure>) -> End {
         )),
         Ok(result) => End::Done(result),
         Err(Failure::Told(why)) => End::Failed(why),
+        Err(Failure::Cancelled(why)) => End::Cancelled(why),
         Err(Failure::Ours(error)) => {
             tracing::error!(id = %job.id, kind = job.kind.name(), error, "a job ended early");
             End::Lost
@@ -197,6 +207,7 @@ async fn write(jobs: &Jobs, job: &ClaimedJob, end: &End, lease: Lease) {
     let name = match end {
         End::Done(_) => "done",
         End::Failed(_) => "failed",
+        End::Cancelled(_) => "cancelled",
         End::Released => "released",
         End::Lost => "lost",
     };

@@ -3,6 +3,7 @@
 //! Guarantees that who no longer holds a job changes nothing of it: each change by who runs
 //! it names the claim's number.
 
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::job::{
@@ -38,6 +39,8 @@ pub enum End {
     Done(String),
     /// For a reason that whoever asked can mend.
     Failed(String),
+    /// Undone as a whole, because somebody cancelled it.
+    Cancelled(String),
     /// Given back whole, because this process stops.
     Released,
     /// Given back because of something of ours; counted.
@@ -104,18 +107,45 @@ impl Jobs {
         .await
     }
 
-    /// Ends a job that is not over. Whoever runs it learns it by their next sign of life.
+    /// Ends a job that is not over. Whoever runs it learns it by their next sign of life. One
+    /// that ends itself and was begun goes on until it has undone what it did.
     pub async fn cancel(&self, tenant: &str, id: Uuid) -> Result<(), sqlx::Error> {
-        sqlx::query(
-            "update job set state = 'cancelled', lease_until = null, \
-                    ended_at = statement_timestamp() \
-             where tenant = $1 and id = $2 and state in ('waiting', 'running')",
-        )
-        .bind(tenant)
-        .bind(id)
-        .execute(&self.pool)
-        .await?;
+        let open = "tenant = $1 and id = $2 and state in ('waiting', 'running')";
+        let goes_on = "kind = any ($3) and claim > 0";
+        let ended = format!(
+            "update job set state = 'cancelled', lease_until = null, cancel_asked_at = statement_timestamp(), \
+                    ended_at = statement_timestamp() where {open} and not ({goes_on})"
+        );
+        let asked = format!(
+            "update job set cancel_asked_at = coalesce(cancel_asked_at, statement_timestamp()) \
+             where {open} and {goes_on}"
+        );
+        // In this order: what is begun in between is asked, and never ended.
+        for change in [ended, asked] {
+            sqlx::query(sqlx::AssertSqlSafe(change))
+                .bind(tenant)
+                .bind(id)
+                .bind(JobKind::ending_themselves())
+                .execute(&self.pool)
+                .await?;
+        }
         Ok(())
+    }
+
+    /// Keeps a claim until the transaction ends: nobody else begins the job while it lasts. Whether
+    /// it was asked to end; `None` when it is not this claim's any more. Signs of life go on,
+    /// and it may be cancelled, unless this is for a decision.
+    pub async fn hold(
+        tx: &mut PgConnection,
+        (id, claim): (Uuid, i32),
+        decides: bool,
+    ) -> Result<Option<bool>, sqlx::Error> {
+        let lock = if decides { "no key update" } else { "key share" };
+        let held = format!(
+            "select cancel_asked_at is not null from job \
+             where id = $1 and claim = $2 and state = 'running' for {lock}"
+        );
+        sqlx::query_scalar(sqlx::AssertSqlSafe(held)).bind(id).bind(claim).fetch_optional(tx).await
     }
 
     /// Takes the job whose turn it is, of these kinds and not of these tenants.
@@ -129,6 +159,7 @@ impl Jobs {
             .bind(busy)
             .bind(LEASE_SECONDS)
             .bind(LOST_MAX)
+            .bind(JobKind::ending_themselves())
             .fetch_optional(&self.pool)
             .await
     }
@@ -160,11 +191,12 @@ impl Jobs {
         let (state, lost, result, error): (_, i16, _, _) = match end {
             End::Done(result) => (JobState::Done, 0, Some(result), None),
             End::Failed(why) => (JobState::Failed, 0, None, Some(why)),
+            End::Cancelled(why) => (JobState::Cancelled, 0, None, Some(why)),
             End::Released => (JobState::Waiting, 0, None, None),
             End::Lost => (JobState::Waiting, 1, None, None),
         };
         let ended = sqlx::query(
-            "update job set state = $3, lost = lost + $4::smallint, result = $5::json, error = $6, \
+            "update job set state = $3, lost = least(lost + $4::smallint, 1000), result = $5::json, error = $6, \
                     lease_until = null, \
                     ended_at = case when $3 <> 'waiting' then statement_timestamp() end \
              where id = $1 and claim = $2 and state = 'running'",
@@ -190,10 +222,12 @@ impl Jobs {
                         else 'nobody had the time to begin with it: ask again' end \
              where state in ('waiting', 'running') \
                and (state = 'waiting' or lease_until < statement_timestamp()) \
-               and (lost >= $1 or (state = 'waiting' and asked_at < statement_timestamp() - make_interval(hours => $2)))",
+               and (lost >= $1 or (state = 'waiting' and asked_at < statement_timestamp() - make_interval(hours => $2))) \
+               and not (kind = any ($3) and claim > 0)",
         )
         .bind(LOST_MAX)
         .bind(WAIT_HOURS_MAX)
+        .bind(JobKind::ending_themselves())
         .execute(&self.pool)
         .await?;
         sqlx::query(

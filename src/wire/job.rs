@@ -39,6 +39,7 @@ pub struct Job {
 #[schemars(inline)]
 pub enum JobKind {
     Backtest,
+    Reassign,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
@@ -61,7 +62,7 @@ pub struct JobProgress {
     pub of: i64,
 }
 
-/// Of one rule, or of a sweep.
+/// Of one rule, or of a sweep; or how many readings of a device were moved.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 #[schemars(rename = "Result")]
@@ -75,6 +76,12 @@ pub enum TrialResult {
         settings: Vec<Setting>,
         /// SVG.
         picture: String,
+    },
+    Reassigned {
+        /// Recorded for the patient; the others were there before.
+        copied: i64,
+        /// Taken away from where they lay.
+        retracted: i64,
     },
 }
 

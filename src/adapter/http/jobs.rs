@@ -19,13 +19,14 @@ use crate::wire::{self, JobProgress, Time};
 fn scope(kind: JobKind) -> Scope {
     match kind {
         JobKind::Backtest => Scope::RulesManage,
+        JobKind::Reassign => Scope::ReadingsCorrect,
     }
 }
 
 async fn find(rules_state: &RulesState, caller: &Caller, id: uuid::Uuid) -> Result<Job, Problem> {
     // Who may start none is told so, whatever the id.
     let refused = JobKind::ALL.into_iter().map(|kind| caller.may_administer(scope(kind)));
-    refused.reduce(Result::or).unwrap_or(Ok(()))?;
+    refused.reduce(|first, next| next.or(first)).unwrap_or(Ok(()))?;
     let job = rules_state.jobs.get(&caller.tenant, id).await?;
     let job = job.ok_or_else(|| Problem::not_found("job"))?;
     caller.may_administer(scope(job.kind))?;
@@ -44,10 +45,10 @@ pub async fn get(
 
 fn shown(job: Job) -> Result<wire::Job, Problem> {
     let result = job.result.as_deref().map(|result| to_wire::stored("a job's result", result));
-    let (kind, progress) = match job.kind {
-        JobKind::Backtest => {
-            (wire::JobKind::Backtest, JobProgress { readings: job.done, of: job.total })
-        }
+    let progress = JobProgress { readings: job.done, of: job.total };
+    let kind = match job.kind {
+        JobKind::Backtest => wire::JobKind::Backtest,
+        JobKind::Reassign => wire::JobKind::Reassign,
     };
     Ok(wire::Job {
         id: job.id,
@@ -70,7 +71,8 @@ fn shown(job: Job) -> Result<wire::Job, Problem> {
     })
 }
 
-/// `DELETE /jobs/{id}`: stops it. What is over stays as it is.
+/// `DELETE /jobs/{id}`: stops it. What is over stays as it is, and what has to be undone goes
+/// on until it is.
 pub async fn cancel(
     State(rules_state): State<RulesState>,
     caller: Caller,
