@@ -213,6 +213,13 @@ pub struct RetractionData {
     pub reading_position: i64,
     /// Why, in the words of who says so.
     pub reason: String,
+    /// The reassignment of the device that took it away from this patient, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reassignment: Option<Uuid>,
+    /// Another one of this vital, patient and reassignment comes with it: the rules judge
+    /// again when they have read the last of them.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
 }
 
 /// The largest whole number below which every whole number is a float of its own.

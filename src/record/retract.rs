@@ -140,6 +140,8 @@ fn event(tenant: &str, retraction: &Retraction, position: i64) -> Result<Event, 
         measured_at: retraction.measured_at,
         reading_position: position,
         reason: retraction.reason.clone(),
+        reassignment: None,
+        more: false,
     };
     let data = serde_json::to_string(&data).map_err(|error| sqlx::Error::Encode(error.into()))?;
     let stream = (tenant, &*retraction.patient_id);

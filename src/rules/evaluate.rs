@@ -134,6 +134,9 @@ impl Evaluator {
         }
         let of: RetractionData =
             serde_json::from_str(recorded.event.data.as_deref().unwrap_or("null"))?;
+        if of.more {
+            return Ok(false);
+        }
         let mut rules = snapshot.of(&recorded.event.tenant).set.of(of.vital);
         // What is no draft any more was at work once.
         Ok(rules.any(|rule| rule.mode != Mode::Draft || rule.version > 1))
