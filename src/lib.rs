@@ -18,6 +18,7 @@ pub mod embedded;
 pub mod log;
 
 pub mod consumer;
+pub mod devices;
 pub mod jobs;
 pub mod limits;
 

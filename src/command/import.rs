@@ -281,7 +281,7 @@ fn submit<'a>(
     let mut batch = intake.batch(operator);
     for reading in &readings {
         batch.add(Ok(Draft {
-            patient_id: &reading.patient_id,
+            patient_id: Some(&reading.patient_id),
             device_id: &reading.device_id,
             vital: &reading.vital,
             value: reading.value,

@@ -48,6 +48,7 @@ use crate::limits::{Limits, Rates};
 use crate::log::Log;
 use crate::projection;
 use crate::query::live::Live;
+use crate::record::reassign::Reassignments;
 use crate::rules::backtest::Trials;
 use crate::rules::{RuleSnapshot, RulesConsumer, ticks};
 use crate::tasks::Tasks;
@@ -316,7 +317,12 @@ fn start_jobs(
     tasks: &Tasks,
 ) {
     let trials = Trials::new(log.with_pool(database.enduring_pool(JOB_CONNECTIONS_MAX)));
-    let works = vec![(JobKind::Backtest, Arc::new(trials) as _)];
+    let of_device = log.with_pool(database.worker_pool(JOB_CONNECTIONS_MAX));
+    let reassignments = Reassignments::new(of_device, Clock::system());
+    let works = vec![
+        (JobKind::Backtest, Arc::new(trials) as _),
+        (JobKind::Reassign, Arc::new(reassignments) as _),
+    ];
     let runner = Runner::new(jobs.with_pool(database.worker_pool(1)), works);
     tasks.spawn("the jobs", runner.run(stop.clone()));
 }

@@ -24,9 +24,9 @@ pub const READINGS_PER_REQUEST_MAX: usize = 10_000;
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RawReading<'a> {
-    /// Whom it is about.
+    /// Whom it is about; left out by a device that is assigned to somebody.
     #[serde(borrow)]
-    pub patient_id: Cow<'a, str>,
+    pub patient_id: Option<Cow<'a, str>>,
     /// What measured it.
     #[serde(borrow)]
     pub device_id: Cow<'a, str>,
@@ -53,7 +53,7 @@ pub struct RawReading<'a> {
 impl<'a> RawReading<'a> {
     pub(super) fn draft(&self) -> Result<Draft<'_>, ReadingFault> {
         Ok(Draft {
-            patient_id: &self.patient_id,
+            patient_id: self.patient_id.as_deref(),
             device_id: &self.device_id,
             vital: &self.vital,
             value: self.value,
@@ -145,8 +145,22 @@ pub(super) fn parse_line(line: &[u8]) -> Result<RawReading<'_>, ReadingFault> {
     })?
 }
 
-/// What is wrong with a line that is no reading; `None` if nothing is.
+/// Of a line, whether it names a patient.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Named {
+    patient_id: Option<IgnoredAny>,
+}
+
+/// What is wrong with a line of a file that is no reading; `None` if nothing is. Behind a file
+/// stands no device that is assigned to anybody.
 pub(super) fn fault_of_line(line: &[u8]) -> Option<ReadingFault> {
+    let is_nameless = |named: Named| named.patient_id.is_none();
+    if line.trim_ascii_start().starts_with(b"{")
+        && serde_json::from_slice(line).is_ok_and(is_nameless)
+    {
+        return Some(ReadingFault::new("missing_field", "patientId", "patientId is missing"));
+    }
     parse_line(line).and_then(|reading| reading.draft().map(drop)).err()
 }
 
@@ -246,7 +260,9 @@ fn diagnose(item: &str, error: &serde_json::Error) -> ReadingFault {
     };
     let given = |key: &str| fields.get(key).map(|raw| raw.get()).filter(|text| *text != "null");
     for key in TEXTS.into_iter().chain(["value"]) {
-        if given(key).is_none() {
+        // A device may leave out at whom it is; of what has no device nobody can.
+        let may_lack = key == "patientId" && given("deviceId").is_some();
+        if given(key).is_none() && !may_lack {
             return ReadingFault::new("missing_field", key, format!("{key} is missing"));
         }
     }

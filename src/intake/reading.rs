@@ -1,7 +1,7 @@
 //! Which readings may be stored.
 //!
 //! Guarantees that what [`accept`] lets through can be appended as it is, whatever it came
-//! by. Does not know who may send what: it is told the narrowing of their token.
+//! by; but for one that names no patient, whom [`assign`] finds first. Does not know who may send what: it is told the narrowing of their token.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::auth::Narrowing;
 use crate::clock::truncate_to_micros;
+use crate::devices::Device;
 use crate::event::{Event, ID_RULE, Measurement, is_fhir_id};
 use crate::log::Archived;
 use crate::vital::{MeasureError, Vital};
@@ -19,11 +20,15 @@ pub const AHEAD_SECONDS_MAX: i64 = 300;
 /// The largest `context`.
 pub const CONTEXT_BYTES_MAX: usize = 4_096;
 
+/// In the place of a patient who is still to be found. No id is empty.
+pub(super) const UNASSIGNED: &str = "";
+
 /// A reading whose time is known, whatever it was written in.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs, reason = "the names are those of the contract")]
 pub struct Draft<'a> {
-    pub patient_id: &'a str,
+    /// Left out by a device's token: whom the device is assigned to.
+    pub patient_id: Option<&'a str>,
     pub device_id: &'a str,
     pub vital: &'a str,
     pub value: f64,
@@ -67,10 +72,15 @@ pub(super) fn accept(
     now: DateTime<Utc>,
     archived: &Archived,
 ) -> Result<Event, ReadingFault> {
+    if raw.patient_id.is_none() && narrowing.device.is_none() {
+        let detail = "patientId is missing: only the token of a device may leave it out";
+        return Err(ReadingFault::new("missing_field", "patientId", detail));
+    }
     for (field, id, only) in [
         ("patientId", raw.patient_id, narrowing.patient),
-        ("deviceId", raw.device_id, narrowing.device),
+        ("deviceId", Some(raw.device_id), narrowing.device),
     ] {
+        let Some(id) = id else { continue };
         if !is_fhir_id(id) {
             let detail = format!("{field} {ID_RULE}");
             return Err(ReadingFault::new("invalid_id", field, detail));
@@ -95,7 +105,31 @@ pub(super) fn accept(
     let at = judge_time(raw.measured_at, now, archived)?;
     let context = raw.context.map(context).transpose()?;
     let measured = Measurement { vital, value: measured.value, quality, suspect: measured.suspect };
-    Ok(Event::reading((tenant.clone(), raw.patient_id), measured, raw.device_id, at, context))
+    let patient_id = raw.patient_id.unwrap_or(UNASSIGNED);
+    Ok(Event::reading((tenant.clone(), patient_id), measured, raw.device_id, at, context))
+}
+
+/// Finds out whom a reading is of that named no patient.
+pub(super) fn assign(
+    event: &mut Event,
+    device: Option<&Device>,
+    narrowing: Narrowing<'_>,
+) -> Result<(), ReadingFault> {
+    let at = event.occurred_at;
+    let Some(patient_id) = device.and_then(|device| device.patient_at(at)) else {
+        let detail = format!(
+            "the device {} was assigned to nobody at {}: assign it, and send again",
+            event.source_id,
+            crate::clock::rfc3339(at)
+        );
+        return Err(ReadingFault::new("device_unassigned", "deviceId", detail));
+    };
+    if narrowing.patient.is_some_and(|only| only != patient_id) {
+        let detail = "the device was not at the patient whom this token may write for";
+        return Err(ReadingFault::new("outside_token", "deviceId", detail));
+    }
+    event.patient_id = patient_id.to_owned();
+    Ok(())
 }
 
 fn quality(quality: Option<f64>) -> Result<Option<f32>, ReadingFault> {

@@ -2,19 +2,21 @@
 //!
 //! Guarantees that nothing is stored of who may not write, or for whom the limits say no;
 //! that each item of a batch is stored, a duplicate or rejected, and that it is known
-//! which; and that an outcome comes after the commit. What was not taken as a whole may be
+//! which; that an outcome comes after the commit; and that who names no patient is asked for
+//! by what the log says of their device then, and by nothing that was remembered. What was not taken as a whole may be
 //! handed in again: the log keeps each reading once.
 
 use std::collections::HashSet;
-use std::mem;
+use std::mem::take;
 
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 
-use super::reading::{Draft, ReadingFault, Rejected, accept};
+use super::reading::{Draft, ReadingFault, Rejected, UNASSIGNED, accept, assign};
 use super::writers::{Writers, WritersError, Written};
 use crate::auth::{Caller, Denied, Scope};
 use crate::clock::Clock;
+use crate::devices::Device;
 use crate::event::Event;
 use crate::limits::{Limited, Limits};
 use crate::log::Archived;
@@ -45,6 +47,8 @@ pub struct Batch<'a> {
     events: Vec<Event>,
     /// The index of each event.
     indices: Vec<usize>,
+    /// How many of them name no patient.
+    unassigned: usize,
     rejected: Vec<Rejected>,
 }
 
@@ -137,16 +141,11 @@ impl Intake {
         waiting: Waiting<'_>,
     ) -> Result<Outcome, NotTaken> {
         let mut batch = batch;
-        let caller = batch.caller;
-        let may = caller.may(SCOPE).and_then(|()| caller.may_still(self.clock.now()));
-        let outside = match (may, caller.wards.of(SCOPE)) {
-            (Ok(()), Some(wards)) => self.only_in(&wards, &mut batch).await,
-            (may, _) => may.map_err(Why::Denied),
-        };
-        let Batch { items, events, indices, rejected, .. } = batch;
+        let settled = self.settle(&mut batch).await;
+        let Batch { caller, items, events, indices, rejected, .. } = batch;
         count_rejected(&rejected);
         let written = async {
-            outside?;
+            settled?;
             self.count(caller, items, waiting).await.map_err(Why::Limited)?;
             match (events.is_empty(), waiting) {
                 (true, _) => Ok(Written::default()),
@@ -161,6 +160,24 @@ impl Intake {
                 Ok(Outcome { stored, duplicates, rejected })
             }
             Err(why) => Err(NotTaken { why, rejected }),
+        }
+    }
+
+    /// Whether its sender may write at all; gives who names no patient the one of their
+    /// device, and rejects what is of other wards than theirs.
+    async fn settle(&self, batch: &mut Batch<'_>) -> Result<(), Why> {
+        let caller = batch.caller;
+        let may = caller.may(SCOPE).and_then(|()| caller.may_still(self.clock.now()));
+        may.map_err(Why::Denied)?;
+        if batch.unassigned > 0 {
+            // Once for all of a batch.
+            let device = caller.device.as_deref().unwrap_or_default();
+            let device = self.writers.device(&caller.tenant, device).await;
+            batch.assign(device.map_err(Why::Unwritten)?.as_ref());
+        }
+        match caller.wards.of(SCOPE) {
+            Some(wards) => self.only_in(&wards, batch).await,
+            None => Ok(()),
         }
     }
 
@@ -218,6 +235,7 @@ impl<'a> Batch<'a> {
             items: 0,
             events: Vec::new(),
             indices: Vec::new(),
+            unassigned: 0,
             rejected: Vec::new(),
         }
     }
@@ -242,6 +260,7 @@ impl<'a> Batch<'a> {
         self.items += 1;
         match judged {
             Ok(event) => {
+                self.unassigned += usize::from(event.patient_id == UNASSIGNED);
                 self.events.push(event);
                 self.indices.push(index);
             }
@@ -251,7 +270,7 @@ impl<'a> Batch<'a> {
 
     /// Rejects those that would have been stored and are so.
     fn reject(&mut self, is_so: impl Fn(&Event) -> bool, fault: impl Fn() -> ReadingFault) {
-        let (events, indices) = (mem::take(&mut self.events), mem::take(&mut self.indices));
+        let (events, indices) = (take(&mut self.events), take(&mut self.indices));
         for (event, index) in events.into_iter().zip(indices) {
             if is_so(&event) {
                 self.rejected.push(fault().at(index, self.is_list));
@@ -260,6 +279,26 @@ impl<'a> Batch<'a> {
                 self.indices.push(index);
             }
         }
+        self.rejected.sort_by_key(|rejected| rejected.index);
+    }
+
+    /// Gives those that name no patient to whom the device is assigned.
+    fn assign(&mut self, device: Option<&Device>) {
+        let (events, indices) = (take(&mut self.events), take(&mut self.indices));
+        for (mut event, index) in events.into_iter().zip(indices) {
+            let assigned = match event.patient_id == UNASSIGNED {
+                true => assign(&mut event, device, self.caller.narrowing()),
+                false => Ok(()),
+            };
+            match assigned {
+                Ok(()) => {
+                    self.events.push(event);
+                    self.indices.push(index);
+                }
+                Err(fault) => self.rejected.push(fault.at(index, self.is_list)),
+            }
+        }
+        self.unassigned = 0;
         self.rejected.sort_by_key(|rejected| rejected.index);
     }
 

@@ -17,8 +17,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::devices::{self, Device};
 use crate::event::Event;
-use crate::log::{Archived, Log};
+use crate::log::{Archived, Log, answered_soon};
 use crate::tasks::Tasks;
 
 pub use self::writer::WritersError;
@@ -106,6 +107,21 @@ impl Writers {
     /// The months that take no readings, as this process knows them.
     pub fn archived(&self) -> Archived {
         self.0.log.archived()
+    }
+
+    /// A device as the log has it now; none of which nothing was said.
+    pub async fn device(
+        &self,
+        tenant: &str,
+        device_id: &str,
+    ) -> Result<Option<Device>, WritersError> {
+        let ids = [device_id.to_owned()];
+        let found = answered_soon(devices::find(&self.0.log, tenant, &ids, None)).await;
+        let mut found = found.map_err(|error| {
+            tracing::error!(%error, "a device was not looked up; its sender was told");
+            WritersError::Unavailable
+        })?;
+        Ok(found.remove(device_id))
     }
 
     /// Stores events and returns after the commit. A full queue stores none of them.

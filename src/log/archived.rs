@@ -91,6 +91,12 @@ impl Archived {
         let month = self.0.get(after.checked_sub(1)?)?;
         (t < month.until).then_some(month.span)
     }
+
+    /// The first archived month that a stretch of time touches, its end not included.
+    pub fn within(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> Option<Span> {
+        let touched = self.0.iter().find(|month| month.since < to && from < month.until);
+        touched.map(|month| month.span)
+    }
 }
 
 impl FromIterator<Span> for Archived {

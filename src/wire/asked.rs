@@ -33,8 +33,10 @@ pub enum Readings {
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "Reading")]
 pub struct SentReading {
+    /// Left out by the token of a device: the patient to whom it is assigned then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Id")]
-    pub patient_id: String,
+    pub patient_id: Option<String>,
     #[schemars(with = "Id")]
     pub device_id: String,
     pub vital: Vital,

@@ -174,6 +174,8 @@ pub struct Device {
     pub delay_seconds: Option<f64>,
     #[schemars(range(min = 0))]
     pub hours: i64,
+    /// Whether the device is assigned to this patient now.
+    pub assigned: bool,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
@@ -182,12 +184,4 @@ pub struct Device {
 pub enum IntervalFrom {
     Registered,
     Learnt,
-}
-
-/// A device, at each patient that it has measured.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct DeviceAtPatients {
-    pub device_id: Id<'static>,
-    pub patients: Vec<Device>,
 }

@@ -7,6 +7,7 @@
 mod alert;
 mod api_key;
 mod asked;
+mod device;
 mod endpoint;
 mod front;
 mod health;
@@ -32,6 +33,10 @@ pub use asked::{
     AcknowledgementRequest, ChangedWebhook, NewSilence, NewWebhook, Readings, Replay, Retraction,
     Revocation, Rotation, SentReading,
 };
+pub use device::{
+    Assignment, DeviceAtPatients, DeviceInRegistry, DeviceRegistration, EndedAssignment,
+    NewAssignment, Reassignment, RegisteredDevice,
+};
 pub use endpoint::{
     Attempt, Breaker, BreakerState, Delivery, DeliveryState, DeliveryWithAttempts, EndpointState,
     Numbered, NumberedEvent, Payload, Ping, Replayed, Signature, Told, Webhook, WebhookWithSecret,
@@ -39,8 +44,8 @@ pub use endpoint::{
 pub use front::{InBed, Mobile, MobileAlert, MobileScore, MobileValue, Ward};
 pub use health::{Found, Health};
 pub use history::{
-    Bucket, Device, DeviceAtPatients, History, IntervalFrom, Item, Newest, Reading, Rejected,
-    Retracted, RevokedTokens, Stored, ValueByName,
+    Bucket, Device, History, IntervalFrom, Item, Newest, Reading, Rejected, Retracted,
+    RevokedTokens, Stored, ValueByName,
 };
 pub use job::{
     Compared, Job, JobKind, JobProgress, JobStarted, JobState, PatientNumbers, Report, Setting,

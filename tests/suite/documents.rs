@@ -126,6 +126,11 @@ async fn the_guide_to_devices_does_what_it_says() {
 }
 
 #[tokio::test]
+async fn the_guide_to_assignment_does_what_it_says() {
+    holds("docs/guide/assignment.md").await;
+}
+
+#[tokio::test]
 async fn the_guide_to_incident_review_does_what_it_says() {
     holds("docs/guide/incident-review.md").await;
 }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 const GROUND: [&str; 4] = ["clock", "event", "tasks", "vital"];
 
 /// The rooms of `src/lib.rs`, and which rooms each may enter beside the ground.
-const ROOMS: [(&str, &[&str]); 23] = [
+const ROOMS: [(&str, &[&str]); 24] = [
     ("clock", &[]),
     ("tasks", &[]),
     ("vital", &[]),
@@ -28,20 +28,22 @@ const ROOMS: [(&str, &[&str]); 23] = [
     ("limits", &["auth"]),
     ("log", &[]),
     ("consumer", &["log"]),
+    ("devices", &["log"]),
     ("jobs", &["log"]),
     ("projection", &["consumer", "log"]),
     ("archive", &["consumer", "log"]),
-    ("intake", &["auth", "limits", "log", "wire"]),
+    ("intake", &["auth", "devices", "limits", "log", "wire"]),
     ("query", &["consumer", "log", "projection", "wire"]),
     ("rules", &["consumer", "jobs", "log", "projection", "wire"]),
     ("delivery", &["auth", "consumer", "log", "projection", "wire"]),
-    ("record", &["log", "query"]),
+    ("record", &["devices", "jobs", "log", "query"]),
     (
         "adapter",
         &[
             "auth",
             "limits",
             "consumer",
+            "devices",
             "intake",
             "jobs",
             "log",
@@ -94,8 +96,18 @@ fn may_enter(room: &str, other: &str) -> bool {
 }
 
 /// Where SQL may be asked. `embedded` asks its own server whether it lives.
-const ROOMS_WITH_SQL: [&str; 9] =
-    ["log", "consumer", "jobs", "projection", "query", "record", "rules", "delivery", "embedded"];
+const ROOMS_WITH_SQL: [&str; 10] = [
+    "log",
+    "consumer",
+    "devices",
+    "jobs",
+    "projection",
+    "query",
+    "record",
+    "rules",
+    "delivery",
+    "embedded",
+];
 
 /// The most lines of a file. Most have far fewer.
 const LINES_MAX: usize = 450;

@@ -61,18 +61,21 @@ fn read(body: wire::Retraction, patient_id: String, by: &str) -> Result<Retracti
         let detail = format!("deviceId {ID_RULE}");
         return Err(Problem::invalid("invalid_id", "/deviceId", detail));
     }
-    let measured_at = required(body.measured_at, "/measuredAt")?;
-    let measured_at: DateTime<Utc> = DateTime::parse_from_rfc3339(&measured_at)
-        .map(|time| truncate_to_micros(time.to_utc()))
-        .map_err(|_| {
-            let detail = format!(
-                "\"{measured_at}\" is no RFC 3339 time with a zone: write it as the reading has it, \
-                 2025-10-20T10:20:00Z"
-            );
-            Problem::invalid("invalid_time", "/measuredAt", detail)
-        })?;
+    let measured_at = time(&required(body.measured_at, "/measuredAt")?, "/measuredAt")?;
     let reason = reason(body.reason)?;
     Ok(Retraction { patient_id, vital, device_id, measured_at, reason, by: by.to_owned() })
+}
+
+/// A time as it is written.
+pub(super) fn time(text: &str, pointer: &str) -> Result<DateTime<Utc>, Problem> {
+    let time = DateTime::parse_from_rfc3339(text);
+    time.map(|time| truncate_to_micros(time.to_utc())).map_err(|_| {
+        let detail = format!(
+            "\"{text}\" is no RFC 3339 time with a zone: write it as readings have it, \
+             2025-10-20T10:20:00Z"
+        );
+        Problem::invalid("invalid_time", pointer, detail)
+    })
 }
 
 /// Why something is done, for others to read.
@@ -86,7 +89,7 @@ pub(super) fn reason(given: Option<String>) -> Result<String, Problem> {
     Ok(reason)
 }
 
-fn required(value: Option<String>, pointer: &'static str) -> Result<String, Problem> {
+pub(super) fn required(value: Option<String>, pointer: &'static str) -> Result<String, Problem> {
     value.ok_or_else(|| {
         let detail = format!("{} is missing", pointer.trim_start_matches('/'));
         Problem::invalid("missing_field", pointer, detail)

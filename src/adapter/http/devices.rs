@@ -2,14 +2,16 @@
 
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use super::extract::Params;
 use super::patients::{QueryState, limit};
 use super::problem::Problem;
 use super::reply::Reply;
-use super::{cursor, wards};
+use super::{assignment, cursor, wards};
 use crate::auth::{Caller, Scope};
+use crate::devices as registry;
 use crate::event::is_fhir_id;
 use crate::query::devices::{self, Device, DeviceFilter};
 use crate::wire::{self, DeviceAtPatients, IntervalFrom, Number, Page, Time};
@@ -50,17 +52,36 @@ pub async fn list(
     let (found, fresh) = devices::list(&questions.log, &caller.tenant, &filter).await?;
     let next =
         cursor::next(&questions.log, &found, limit, |last| (&*last.device_id, &*last.patient_id));
-    let items = found.into_iter().map(item).collect();
+    let mut ids: Vec<String> = found.iter().map(|device| device.device_id.clone()).collect();
+    ids.dedup();
+    let known = registry::find(&questions.log, &caller.tenant, &ids, None).await?;
+    let now = questions.clock.now();
+    let items = found
+        .into_iter()
+        .map(|device| {
+            let known = known.get(&device.device_id);
+            item(device, known, now)
+        })
+        .collect();
     let query = params.patient_id.map(|id| format!("patientId={}", cursor::url_encode(&id)));
     let body = Page::new(items, next, "/api/v1/devices", &query.unwrap_or_default());
     Ok(Reply::tagged(&headers, &body)?.fresh(fresh && all_known).next(body.links.next.as_ref()))
 }
 
-/// `GET /devices/{id}`: at each patient that it has measured.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceParams {
+    as_of: Option<Time>,
+    known_at: Option<Time>,
+}
+
+/// `GET /devices/{id}`: at each patient that it has measured, under any of its ids; what is
+/// registered of it, and where it was and is, now or at a moment.
 pub async fn get(
     State(questions): State<QueryState>,
     caller: Caller,
     Path(device_id): Path<String>,
+    Params(params): Params<DeviceParams>,
     headers: HeaderMap,
 ) -> Result<Reply<DeviceAtPatients>, Problem> {
     caller.may(Scope::VitalsRead)?;
@@ -71,23 +92,68 @@ pub async fn get(
         return Err(Problem::not_found("device"));
     }
     let (patients, all_known) = wards::seen(&questions.log, &caller, Scope::VitalsRead).await?;
-    let filter = DeviceFilter {
-        device_id: Some(device_id.clone()),
-        patient_id: caller.patient.clone(),
-        patients,
-        after: None,
-        limit: LIMIT_MAX,
+    let (log, tenant, now) = (&questions.log, &*caller.tenant, questions.clock.now());
+    let known_at = params.known_at.map(|time| time.0);
+    let ids = std::slice::from_ref(&device_id);
+    let known = registry::find(log, tenant, ids, known_at).await?.remove(&device_id);
+    // Of what is at the moment, whatever moment is asked for.
+    let present = match known_at {
+        None => known.clone(),
+        Some(_) => registry::find(log, tenant, ids, None).await?.remove(&device_id),
     };
-    let (found, fresh) = devices::list(&questions.log, &caller.tenant, &filter).await?;
-    if found.is_empty() {
+    let present = present.unwrap_or_default();
+    // Who has a device's token sees what that device sent.
+    let owner = present.alias_of.as_deref().unwrap_or(&device_id);
+    let all = match &caller.device {
+        Some(own) => vec![own.clone()],
+        None => present.ids(owner),
+    };
+    let (mut found, mut fresh) = (Vec::new(), true);
+    for id in all {
+        let filter = DeviceFilter {
+            device_id: Some(id),
+            patient_id: caller.patient.clone(),
+            patients: patients.clone(),
+            after: None,
+            limit: LIMIT_MAX,
+        };
+        let (of_id, is_fresh) = devices::list(log, tenant, &filter).await?;
+        found.extend(of_id);
+        fresh &= is_fresh;
+    }
+    let known = known.unwrap_or_default();
+    let of_wards = |id: &str| patients.as_ref().is_none_or(|seen| seen.iter().any(|p| p == id));
+    let is_own = |id: &str| caller.patient.as_deref().is_none_or(|own| own == id) && of_wards(id);
+    let as_of = params.as_of.map(|time| time.0);
+    let is_then = |one: &wire::Assignment| {
+        as_of.is_none_or(|at| one.from.0 <= at && one.to.is_none_or(|to| at < to.0))
+    };
+    let assignments: Vec<wire::Assignment> = assignment::assignments(&known)
+        .filter(|one| is_then(one) && is_own(one.patient_id.as_ref()))
+        .collect();
+    // Who may see some patients learns of no device that was never there.
+    let is_there = !found.is_empty() || !assignments.is_empty();
+    let is_narrow = caller.patient.is_some() || patients.is_some();
+    if !is_there && (is_narrow || !(known.is_known() || known.alias_of.is_some())) {
         return Err(Problem::not_found("device"));
     }
-    let patients = found.into_iter().map(item).collect();
-    let body = DeviceAtPatients { device_id: device_id.into(), patients };
+    let body = DeviceAtPatients {
+        device_id: device_id.into(),
+        patients: found.into_iter().map(|device| item(device, Some(&present), now)).collect(),
+        alias_of: known.alias_of.clone().map(Into::into),
+        registered: assignment::registered(&known),
+        assignments,
+        reassignment: known.under_way().map(|one| format!("/api/v1/jobs/{}", one.id)),
+    };
     Ok(Reply::tagged(&headers, &body)?.fresh(fresh && all_known))
 }
 
-fn item(device: Device) -> wire::Device {
+fn item(mut device: Device, known: Option<&registry::Device>, now: DateTime<Utc>) -> wire::Device {
+    // What the patient's record says of it goes before.
+    let registered = known.and_then(|known| known.registered.as_ref());
+    let interval = registered.and_then(|registered| registered.registration.interval_seconds);
+    device.registered_seconds = device.registered_seconds.or(interval);
+    let assigned = known.and_then(|known| known.patient_at(now)) == Some(&*device.patient_id);
     let coverage = device.coverage();
     wire::Device {
         device_id: device.device_id.into(),
@@ -104,5 +170,6 @@ fn item(device: Device) -> wire::Device {
         coverage: coverage.map(|c| (c.share * 1000.0).round() / 1000.0),
         delay_seconds: device.delay_min_seconds,
         hours: devices::COVERAGE_HOURS,
+        assigned,
     }
 }

@@ -7,6 +7,7 @@
 mod ack;
 mod alerts;
 mod api_keys;
+mod assignment;
 pub mod availability;
 mod body;
 mod compressed;

@@ -25,9 +25,10 @@ use super::pipeline::{self, RequestPipeline};
 use super::problem::Problem;
 use super::token::TokenState;
 use super::{
-    ack, alerts, api_keys, corrections, deliveries, deprecation, devices, diff, fronts, health,
-    history, jobs, openapi, page, parameters, patients, readings, record, replay, revocation, root,
-    rules, rules_state, shadow, silences, stream, trials, wards, webhook_events, webhooks,
+    ack, alerts, api_keys, assignment, corrections, deliveries, deprecation, devices, diff, fronts,
+    health, history, jobs, openapi, page, parameters, patients, readings, record, replay,
+    revocation, root, rules, rules_state, shadow, silences, stream, trials, wards, webhook_events,
+    webhooks,
 };
 use crate::auth::{Caller, Keys, Revocations};
 use crate::clock::Clock;
@@ -185,7 +186,9 @@ fn dashboards(questions: patients::QueryState) -> Router {
         .route("/wards/{ward}", get(fronts::ward))
         .route("/mobile/patients/{patient_id}", get(fronts::mobile))
         .route("/devices", get(devices::list))
-        .route("/devices/{id}", get(devices::get))
+        .route("/devices/{id}", get(devices::get).put(assignment::put))
+        .route("/devices/{id}/assign", post(assignment::assign))
+        .route("/devices/{id}/unassign", post(assignment::unassign))
         .with_state(questions)
 }
 
@@ -218,6 +221,7 @@ fn clinicians(rules_state: rules_state::RulesState) -> Router {
         .route("/rules/{id}/report", get(shadow::report))
         .route("/silences", get(silences::list).post(silences::create))
         .route("/silences/{id}", get(silences::get).delete(silences::end))
+        .route("/devices/{id}/reassign", post(assignment::reassign))
         .route("/jobs/{id}", get(jobs::get).delete(jobs::cancel))
         .with_state(rules_state)
 }

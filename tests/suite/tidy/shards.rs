@@ -40,6 +40,7 @@ const OF_MANY: [&str; 15] = [
     "src/log/lying_in.sql",
     "src/query/shadow_days.sql",
     "src/query/tenants.sql",
+    "src/record/reassign/meets.sql",
     "src/rules/backtest/tables.sql",
 ];
 

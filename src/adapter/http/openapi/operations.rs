@@ -7,8 +7,9 @@
 
 use super::operation::{Operation, Refusals, by_anybody, on};
 use crate::adapter::http::{
-    ack, alerts, api_keys, corrections, deliveries, devices, diff, fronts, history, jobs, patients,
-    readings, record, revocation, root, rules, shadow, silences, trials, webhook_events, webhooks,
+    ack, alerts, api_keys, assignment, corrections, deliveries, devices, diff, fronts, history,
+    jobs, patients, readings, record, revocation, root, rules, shadow, silences, trials,
+    webhook_events, webhooks,
 };
 use crate::auth::Scope;
 use crate::wire;
@@ -78,11 +79,12 @@ const READINGS: Refusals = &[
         "not_readings empty_batch not_an_object missing_field not_a_number not_a_string invalid_reading \
          invalid_id unknown_vital unit_not_accepted value_out_of_range quality_out_of_range invalid_time \
          measured_in_future measured_too_early month_archived context_not_an_object context_too_large \
-         invalid_context not_utf8 unreadable_json line_too_long",
+         invalid_context not_utf8 unreadable_json line_too_long device_unassigned",
     ),
     (429, "too_many_streams"),
     (503, "log_unavailable queue_full too_many_streams stopping"),
 ];
+const DEVICE: Refusals = &[(409, "device_is_alias too_many_changes"), (422, "invalid_id")];
 const RETRACTION: Refusals =
     &[(422, "missing_field unknown_vital invalid_time invalid_reason invalid_id")];
 const ENDPOINT: Refusals = &[(
@@ -167,8 +169,16 @@ pub const OPERATIONS: &[Operation] = &[
         .tagged(&fronts::mobile).refuses(&[PATIENT, NOT_FOUND]),
     on("get", "/devices", VITALS_READ, "What sends: last heard of, expected interval, coverage").in_wards().query(&["patientId", "limit<=500", "cursor"])
         .tagged(&devices::list).refuses(&[PAGED, OUTSIDE_TOKEN]),
-    on("get", "/devices/{id}", VITALS_READ, "A device, at each patient that it has measured").in_wards()
+    on("get", "/devices/{id}", VITALS_READ, "A device: at each patient that it has measured, what is registered, and its assignments, now or at a moment").in_wards().query(&["asOf", "knownAt"])
         .tagged(&devices::get).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
+    on("put", "/devices/{id}", PATIENTS_MANAGE, "All that is registered of a device: model, vitals, interval, aliases").of_tenant().body::<wire::DeviceRegistration>()
+        .answers(&[200], &assignment::put).refuses(&[OUTSIDE_TOKEN, DEVICE, APPENDS, &[(422, "invalid_text invalid_interval unknown_vital too_many_aliases"), (409, "alias_taken")]]),
+    on("post", "/devices/{id}/assign", PATIENTS_MANAGE, "From a moment on a device measures a patient, and no other").of_tenant().body::<wire::NewAssignment>()
+        .answers(&[200], &assignment::assign).refuses(&[OUTSIDE_TOKEN, DEVICE, APPENDS, &[(422, "missing_field invalid_time"), (410, "month_archived")]]),
+    on("post", "/devices/{id}/unassign", PATIENTS_MANAGE, "From a moment on a device measures nobody").of_tenant().body::<wire::EndedAssignment>().may_be_empty()
+        .answers(&[200], &assignment::unassign).refuses(&[OUTSIDE_TOKEN, DEVICE, APPENDS, &[(422, "invalid_time"), (410, "month_archived")]]),
+    on("post", "/devices/{id}/reassign", Scope::ReadingsCorrect, "What a device measured in a time was another patient's: a job that moves the readings, or undoes all it did").of_tenant().body::<wire::Reassignment>()
+        .answers(&[202], &assignment::reassign).located().refuses(&[OUTSIDE_TOKEN, MONTH_ARCHIVED, &[(409, "device_is_alias reassignment_under_way"), (422, "invalid_id missing_field invalid_time invalid_range invalid_reason"), (429, "too_many_jobs"), (503, "jobs_busy")]]),
     on("get", "/patients/{patient_id}/replay", VITALS_READ, "What happened, at a multiple of real time; resumes with `Last-Event-ID`").in_wards().query(&["from", "to", "knownAt", "speed"])
         .resumes().events().refuses(&[PATIENT, NOT_FOUND, MONTH_ARCHIVED, STREAM, &[(400, "invalid_speed")]]),
     on("get", "/stream", VITALS_READ, "What happens, as it happens; resumes with `Last-Event-ID`").in_wards().query(&["types"])
