@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use vitals::clock::{Clock, rfc3339};
 use vitals::embedded::Embedded;
@@ -40,6 +40,8 @@ const SERIES: usize = 40;
 const DAYS: i64 = 660;
 /// Answers that are thrown away: plans are made, pages are read.
 const WARM_UP: usize = 300;
+/// Of age's own documentation: nobody needs to read what is measured.
+const RECIPIENT: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
 /// Times that a whole history is taken.
 const WHOLE: usize = 3;
 
@@ -347,6 +349,38 @@ impl Bench {
             assert!(bytes > readings, "{bytes} bytes");
             row(name, key, began.elapsed().as_secs_f64(), Some(server.resident_mb()));
         }
+        for (name, key, asked) in [
+            ("export as CSV", "export_csv", json!({ "format": "csv" })),
+            ("export as NDJSON", "export_ndjson", json!({ "format": "ndjson" })),
+            ("export as Parquet", "export_parquet", json!({ "format": "parquet" })),
+            (
+                "export as NDJSON, encrypted",
+                "export_sealed",
+                json!({ "format": "ndjson", "recipients": [RECIPIENT] }),
+            ),
+        ] {
+            let seconds = exported(server, &token, &asked).await;
+            row(name, key, seconds, Some(server.resident_mb()));
+        }
+    }
+}
+
+/// From the question to its end, in seconds.
+async fn exported(server: &Server, token: &str, asked: &Value) -> f64 {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let url = |path: &str| format!("http://{}{path}", server.address);
+    let began = Instant::now();
+    let asked = client.post(url("/api/v1/exports")).bearer_auth(token).json(asked).send().await;
+    let job: Value = asked.unwrap().error_for_status().unwrap().json().await.unwrap();
+    let place = url(job["_links"]["self"].as_str().unwrap());
+    loop {
+        let told = client.get(&place).bearer_auth(token).send().await.unwrap();
+        let told: Value = told.json().await.unwrap();
+        if told["state"] == "done" {
+            return began.elapsed().as_secs_f64();
+        }
+        assert!(told["error"].is_null(), "{told}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -30,6 +30,7 @@ pub mod intake;
 pub mod query;
 pub mod rules;
 
+pub mod export;
 pub mod record;
 
 pub mod adapter;

@@ -41,6 +41,7 @@ use crate::delivery::heartbeat::Heartbeats;
 use crate::delivery::webhook::EndpointClients;
 use crate::delivery::webhook::guard::Guard;
 use crate::delivery::{DeliveryQueue, Fanout, gauges, secrets};
+use crate::export::{ExportStore, Exports};
 use crate::intake::{Intake, Writers};
 use crate::jobs::{JobKind, Jobs, Runner};
 use crate::limits::shares::Shares;
@@ -71,6 +72,10 @@ const ALERTING_CONNECTIONS_MAX: u32 = 4;
 const FOLD_CONNECTIONS_MAX: u32 = 3;
 /// Connections for what jobs ask: half of them for each of those that run at once.
 const JOB_CONNECTIONS_MAX: u32 = 8;
+/// Connections by which exports read: two for each of those that run at once.
+const EXPORT_CONNECTIONS_MAX: u32 = 4;
+/// Connections by which they write their parts, beside the one that claims jobs.
+const EXPORT_WRITERS_MAX: u32 = 2;
 /// How often the coming months are made sure of.
 const AHEAD_SECONDS: u64 = 3_600;
 /// How long a month that came back is still refused, at most.
@@ -319,11 +324,15 @@ fn start_jobs(
     let trials = Trials::new(log.with_pool(database.enduring_pool(JOB_CONNECTIONS_MAX)));
     let of_device = log.with_pool(database.worker_pool(JOB_CONNECTIONS_MAX));
     let reassignments = Reassignments::new(of_device, Clock::system());
+    let pool = database.worker_pool(1 + EXPORT_WRITERS_MAX);
+    let read = log.with_pool(database.tenant_pool(EXPORT_CONNECTIONS_MAX));
+    let exports = Exports::new(read, ExportStore::new(pool.clone()));
     let works = vec![
         (JobKind::Backtest, Arc::new(trials) as _),
         (JobKind::Reassign, Arc::new(reassignments) as _),
+        (JobKind::Export, Arc::new(exports) as _),
     ];
-    let runner = Runner::new(jobs.with_pool(database.worker_pool(1)), works);
+    let runner = Runner::new(jobs.with_pool(pool), works);
     tasks.spawn("the jobs", runner.run(stop.clone()));
 }
 

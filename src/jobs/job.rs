@@ -29,17 +29,20 @@ pub enum JobKind {
     Backtest,
     /// A device's readings moved to the patient whom it really measured.
     Reassign,
+    /// Readings written as one table.
+    Export,
 }
 
 impl JobKind {
     /// All of them.
-    pub const ALL: [JobKind; 2] = [JobKind::Backtest, JobKind::Reassign];
+    pub const ALL: [JobKind; 3] = [JobKind::Backtest, JobKind::Reassign, JobKind::Export];
 
     /// As it is stored.
     pub fn name(self) -> &'static str {
         match self {
             JobKind::Backtest => "backtest",
             JobKind::Reassign => "reassign",
+            JobKind::Export => "export",
         }
     }
 
@@ -47,7 +50,7 @@ impl JobKind {
     /// often whoever runs it dies, and who cancels it asks it to undo what it did.
     pub fn ends_itself(self) -> bool {
         match self {
-            JobKind::Backtest => false,
+            JobKind::Backtest | JobKind::Export => false,
             JobKind::Reassign => true,
         }
     }
@@ -202,6 +205,6 @@ mod tests {
             assert_eq!(JobKind::try_from(kind.name().to_owned()).unwrap(), kind);
         }
         assert!(JobState::try_from("paused".to_owned()).is_err());
-        assert!(JobKind::try_from("export".to_owned()).is_err());
+        assert!(JobKind::try_from("import".to_owned()).is_err());
     }
 }

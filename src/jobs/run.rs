@@ -43,7 +43,8 @@ pub struct JobHandle {
 
 /// A job, for who does it.
 pub struct Task {
-    /// Its id, and the number of this claim: who holds it writes nothing when another one does.
+    /// Its id, and the number of this claim: who writes anything of it elsewhere names both, and
+    /// writes only while the job is running under it.
     pub held: (Uuid, i32),
     /// Whose.
     pub tenant: String,
@@ -68,6 +69,11 @@ pub enum Failure {
 pub trait Work: Send + Sync {
     /// Does it.
     fn run(self: Arc<Self>, task: Task) -> BoxFuture<'static, Result<Value, Failure>>;
+
+    /// Puts away what jobs of the kind have left behind. Called every [`SWEEP_SECONDS`].
+    fn sweep(&self) -> BoxFuture<'_, Result<(), sqlx::Error>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 /// Who runs jobs in this process.
@@ -130,6 +136,11 @@ impl Runner {
                 metrics::gauge!("vitals_jobs", "state" => "running").set(running as f64);
             }
             Err(error) => tracing::warn!(%error, "jobs were not swept up; trying again"),
+        }
+        for (kind, work) in &self.works {
+            if let Err(error) = crate::log::answered(work.sweep()).await {
+                tracing::warn!(%error, kind = kind.name(), "what jobs left was not swept up");
+            }
         }
     }
 }

@@ -57,7 +57,8 @@ impl BulkPage {
 /// What is wanted, and in which order.
 enum Wanted {
     /// The readings that count, in the order of (time, vital, device).
-    Readings(HistoryQuery),
+    /// Of what the shard had been told up to a position, if there is one.
+    Readings(HistoryQuery, Option<i64>),
     /// All events, in the order of (time, position).
     Events { tenant: String, patient_id: String, known_at: DateTime<Utc> },
 }
@@ -85,11 +86,24 @@ pub fn readings(
     question: HistoryQuery,
     after: Option<HistoryCursor>,
 ) -> impl Stream<Item = Result<BulkPage, Unanswered>> + Send {
-    let range = &question.range;
-    let from = after.as_ref().map_or(range.from, |place| range.from.max(place.measured_at));
-    let (to, after) = (range.to, after.map(Place::Reading));
-    let wanted = Wanted::Readings(question);
-    pages(Reader { log, wanted, from, to, after, span: SPAN_FIRST, is_over: false })
+    pages(Reader::of_readings(log, question, after, None))
+}
+
+/// The same of what the patient's shard had been told up to a position, which must be
+/// committed: what comes later changes nothing of it. Where few are expected, all of them are
+/// looked for at once.
+pub fn readings_known(
+    log: Log,
+    question: HistoryQuery,
+    after: Option<HistoryCursor>,
+    until: i64,
+    expected: i64,
+) -> impl Stream<Item = Result<BulkPage, Unanswered>> + Send {
+    let mut reader = Reader::of_readings(log, question, after, Some(until));
+    if usize::try_from(expected).is_ok_and(|expected| expected < EVENTS_PER_PAGE_MAX / 2) {
+        reader.span = TimeDelta::MAX;
+    }
+    pages(reader)
 }
 
 /// A patient's events of a range; its `known_at` must be settled.
@@ -139,16 +153,29 @@ fn read_ahead(mut reader: Reader) -> Ahead {
 }
 
 impl Reader {
+    fn of_readings(
+        log: Log,
+        question: HistoryQuery,
+        after: Option<HistoryCursor>,
+        known_until: Option<i64>,
+    ) -> Reader {
+        let range = &question.range;
+        let from = after.as_ref().map_or(range.from, |place| range.from.max(place.measured_at));
+        let (to, after) = (range.to, after.map(Place::Reading));
+        let wanted = Wanted::Readings(question, known_until);
+        Reader { log, wanted, from, to, after, span: SPAN_FIRST, is_over: false }
+    }
+
     fn tenant(&self) -> &str {
         match &self.wanted {
-            Wanted::Readings(question) => &question.tenant,
+            Wanted::Readings(question, _) => &question.tenant,
             Wanted::Events { tenant, .. } => tenant,
         }
     }
 
     fn patient_id(&self) -> &str {
         match &self.wanted {
-            Wanted::Readings(question) => &question.patient_id,
+            Wanted::Readings(question, _) => &question.patient_id,
             Wanted::Events { patient_id, .. } => patient_id,
         }
     }
@@ -174,7 +201,7 @@ impl Reader {
                 }
                 _ => {
                     (self.from, self.after) = (until, None);
-                    if count < EVENTS_PER_PAGE_MAX / 2 {
+                    if count < EVENTS_PER_PAGE_MAX / 2 && self.span < SPAN_MAX {
                         self.span = (self.span * 2).min(SPAN_MAX);
                     }
                 }
@@ -190,7 +217,7 @@ impl Reader {
     /// A month may leave, or come back, meanwhile.
     async fn check(&self) -> Result<(), Unanswered> {
         match &self.wanted {
-            Wanted::Readings(question) => question.reach(self.from).check(&self.log).await,
+            Wanted::Readings(question, _) => question.reach(self.from).check(&self.log).await,
             Wanted::Events { tenant, patient_id, .. } => {
                 let range = ReplayedRange { from: self.from, to: self.to, ..Default::default() };
                 replay::check(&self.log, tenant, patient_id, range).await
@@ -233,7 +260,7 @@ impl Reader {
     fn place(&self, row: &ExportRow<'_>) -> Result<Place, sqlx::Error> {
         let at = DateTime::from_timestamp_micros(row.occurred_at).ok_or_else(broken)?;
         Ok(match &self.wanted {
-            Wanted::Readings(_) => Place::Reading(HistoryCursor {
+            Wanted::Readings(..) => Place::Reading(HistoryCursor {
                 measured_at: at,
                 vital: row.vital.ok_or_else(broken)?,
                 device_id: row.source_id.to_owned(),
@@ -250,7 +277,8 @@ impl Reader {
         let mut within =
             format!("occurred_at >= {} and occurred_at < {}", micros(self.from), micros(until));
         let (wanted, order, others) = match &self.wanted {
-            Wanted::Readings(question) => {
+            Wanted::Readings(question, known_until) => {
+                let until = |of| known_until.map(|at| format!(" and {of} <= {at}"));
                 let wanted = series.numbers(|of| question.wants(of.vital, &of.source_id));
                 if let Some(Place::Reading(place)) = &self.after {
                     let next = series.numbers(|of| {
@@ -261,10 +289,13 @@ impl Reader {
                         micros(place.measured_at)
                     );
                 }
+                let (of_reading, of_retraction) = (until("r.position"), until("position"));
+                let of_retraction = of_retraction.unwrap_or_default();
+                within += &of_reading.unwrap_or_default();
                 within += &format!(
                     " and r.position not in (select (data ->> 'readingPosition')::bigint \
                                              from non_reading \
-                                             where {whose} and type = 'reading_retracted')"
+                                             where {whose} and type = 'reading_retracted'{of_retraction})"
                 );
                 let order = format!("occurred_at, array_position({wanted}, series)");
                 (wanted, order, String::new())

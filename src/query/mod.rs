@@ -25,6 +25,7 @@ pub mod revoked;
 mod rollup;
 pub mod shadow;
 pub mod state;
+pub mod table;
 pub mod wards;
 
 use std::time::Duration;

@@ -30,6 +30,7 @@ pub const METRICS: &[Metric] = &[
     ("vitals_consumer_errors_total", Counter, &["consumer"], "Steps of a consumer that failed and are tried again"),
     ("vitals_consumer_lag_positions", Gauge, &["consumer"], "How far a consumer is behind the log, in all shards"),
     ("vitals_drifting_patients", Gauge, &["projection"], "Patients of whom a projection is not what the log says"),
+    ("vitals_export_bytes", Gauge, &[], "Bytes of exports that are kept or written, in the database"),
     ("vitals_http_problems_total", Counter, &["code"], "Requests refused or failed, by the code of their answer"),
     ("vitals_http_request_seconds", Histogram, &["method", "route"], "From a request to the beginning of its answer"),
     ("vitals_http_requests_total", Counter, &["method", "route", "status"], "Requests answered"),

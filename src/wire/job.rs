@@ -1,4 +1,4 @@
-//! Jobs, and what comes of trying a rule over the recorded history.
+//! Jobs, and what comes of them: of trying a rule over the recorded history, and of an export.
 #![allow(missing_docs, reason = "the names are those of the contract")]
 
 use schemars::JsonSchema;
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Id, Links, Time};
+use super::{ExportResult, Id, Links, Time};
 
 /// A job that was accepted.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -28,7 +28,7 @@ pub struct Job {
     pub started_at: Option<Time>,
     pub ended_at: Option<Time>,
     pub progress: JobProgress,
-    pub result: Option<TrialResult>,
+    pub result: Option<JobResult>,
     pub error: Option<String>,
     #[serde(rename = "_links")]
     pub links: Links,
@@ -39,7 +39,7 @@ pub struct Job {
 #[schemars(inline)]
 pub enum JobKind {
     Backtest,
-    Reassign,
+    Export, Reassign,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
@@ -62,11 +62,11 @@ pub struct JobProgress {
     pub of: i64,
 }
 
-/// Of one rule, or of a sweep; or how many readings of a device were moved.
+/// Of one rule, of a sweep, or of an export; or how many readings of a device were moved.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 #[schemars(rename = "Result")]
-pub enum TrialResult {
+pub enum JobResult {
     One {
         report: Box<Report>,
         against: Option<Compared>,
@@ -83,6 +83,7 @@ pub enum TrialResult {
         /// Taken away from where they lay.
         retracted: i64,
     },
+    Export(ExportResult),
 }
 
 /// What one rule would have done.

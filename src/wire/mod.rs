@@ -9,6 +9,7 @@ mod api_key;
 mod asked;
 mod device;
 mod endpoint;
+mod export;
 mod front;
 mod health;
 mod history;
@@ -41,6 +42,7 @@ pub use endpoint::{
     Attempt, Breaker, BreakerState, Delivery, DeliveryState, DeliveryWithAttempts, EndpointState,
     Numbered, NumberedEvent, Payload, Ping, Replayed, Signature, Told, Webhook, WebhookWithSecret,
 };
+pub use export::{ExportResult, NewExport, TableFormat};
 pub use front::{InBed, Mobile, MobileAlert, MobileScore, MobileValue, Ward};
 pub use health::{Found, Health};
 pub use history::{
@@ -48,8 +50,8 @@ pub use history::{
     RevokedTokens, Stored, ValueByName,
 };
 pub use job::{
-    Compared, Job, JobKind, JobProgress, JobStarted, JobState, PatientNumbers, Report, Setting,
-    TrialResult, WardNumbers,
+    Compared, Job, JobKind, JobProgress, JobResult, JobStarted, JobState, PatientNumbers, Report,
+    Setting, WardNumbers,
 };
 pub use page::{Page, PageLinks};
 pub use problem::{Problem, ProblemLinks};

@@ -146,6 +146,11 @@ async fn the_guide_to_webhooks_does_what_it_says() {
 }
 
 #[tokio::test]
+async fn the_guide_to_exports_does_what_it_says() {
+    holds("docs/guide/exports.md").await;
+}
+
+#[tokio::test]
 async fn the_guide_to_integrations_does_what_it_says() {
     holds("docs/guide/integrations.md").await;
 }

@@ -39,6 +39,7 @@ mod documents;
 mod embedded;
 mod endpoints;
 mod evaluation;
+mod exports;
 mod fatigue;
 mod faults;
 mod floods;

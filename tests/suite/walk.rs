@@ -89,6 +89,8 @@ const ROWS: &[Row] = &[
     ("delete", "/silences/{id}", Nothing, Refused, Refused, Refused),
     ("get", "/jobs/{id}", Nothing, Refused, Refused, Refused),
     ("delete", "/jobs/{id}", Nothing, Refused, Refused, Refused),
+    ("post", "/exports", Makes, Refused, Refused, Refused),
+    ("get", "/jobs/{id}/result", Nothing, Refused, Refused, Refused),
     ("post", "/tokens/revoke", Makes, Refused, Refused, Refused),
     ("get", "/api-keys", Own, Own, Own, Own),
     ("post", "/api-keys", Makes, Refused, Refused, Refused),
@@ -114,7 +116,7 @@ struct Theirs {
     delivery: String,
     silence: String,
     job: String,
-    api_key: String,
+    api_key: String, export: String,
     measured_at: String,
     receiver: Receiver,
 }
@@ -134,6 +136,13 @@ impl Theirs {
         let (_, silence) = hospital.post("/silences", &silence()).await;
         let (_, job) = hospital.post("/rules/backtest", &json!({ "rule": rule() })).await;
         let (_, api_key) = hospital.post("/api-keys", &api_key()).await;
+        let (_, export) = hospital.post("/exports", &json!({ "format": "csv" })).await;
+        let export = export["id"].as_str().expect("an id").to_owned();
+        eventually("an export", SOON, async || {
+            let (_, job) = hospital.get(&format!("/jobs/{export}")).await;
+            (job["state"] == "done").then_some(())
+        })
+        .await;
         let delivery = eventually("a delivery", SOON, async || {
             let deliveries = hospital.deliveries(&webhook).await;
             deliveries.into_iter().find(|delivery| delivery["state"] == "delivered")
@@ -148,6 +157,7 @@ impl Theirs {
             silence: id(&silence),
             job: id(&job),
             api_key: id(&api_key),
+            export,
             measured_at: vitals::clock::rfc3339(at),
             receiver,
         }
@@ -160,6 +170,7 @@ impl Theirs {
             "webhooks" => (&*self.webhook, NO_ID),
             "deliveries" => (&*self.delivery, NO_ID),
             "silences" => (&*self.silence, NO_ID),
+            "jobs" if path.ends_with("/result") => (&*self.export, NO_ID),
             "jobs" => (&*self.job, NO_ID),
             "api-keys" => (&*self.api_key, NO_ID),
             "rules" => ("their-rule", "no-rule"),
@@ -201,6 +212,7 @@ impl Theirs {
                 "patientId": "somebody", "reason": "a walk",
             }),
             (_, "/rules/backtest") => json!({ "rule": rule() }),
+            (_, "/exports") => json!({ "format": "csv" }),
             ("put", "/rules/{id}") => rule(),
             ("post", "/silences") => silence(),
             ("post", "/webhooks") => json!({ "url": self.receiver.url, "events": ["*"] }),

@@ -103,6 +103,8 @@ fn is_worth_it(answer: &Response) -> bool {
     let kind = kind.unwrap_or_default().split(';').next().unwrap_or_default().trim();
     TYPES.contains(&kind)
         && !headers.contains_key(header::CONTENT_ENCODING)
+        // What may be asked for by ranges has the same bytes for everybody.
+        && !headers.contains_key(header::ACCEPT_RANGES)
         && answer.body().size_hint().exact().is_none_or(|bytes| bytes >= BYTES_MIN)
 }
 

@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, header};
 use chrono::DateTime;
 use serde::Deserialize;
 
-use self::format::TableFormat;
+use self::format::HistoryFormat;
 use super::extract::{Params, PatientId};
 use super::patients::{QueryState, limit};
 use super::problem::Problem;
@@ -28,7 +28,7 @@ use crate::query::history::{HistoryCursor, HistoryQuery, TimeRange, page};
 use crate::query::state::Newest;
 use crate::query::{END_OF_TIME, state as states};
 use crate::vital::Vital;
-use crate::wire::{Bucket, History, Item, Number, Page, Time};
+use crate::wire::{Bucket, History, Item, Number, Page, TableFormat, Time};
 
 /// Readings or buckets of a page, unless the caller says otherwise, and at most.
 const LIMIT_DEFAULT: i64 = 500;
@@ -59,7 +59,7 @@ pub async fn readings(
 ) -> Result<Reply<History>, Problem> {
     caller.may(Scope::VitalsRead)?;
     caller.may_see(&patient_id)?;
-    let format = TableFormat::wanted(&headers)?;
+    let format = HistoryFormat::wanted(&headers)?;
     let log = &questions.log;
     let vitals = params.vital.as_deref().map(vitals_of).transpose()?.unwrap_or_default();
     let question = HistoryQuery {
@@ -72,7 +72,7 @@ pub async fn readings(
         },
         device: caller.device.clone(),
     };
-    if format != TableFormat::Json {
+    if let HistoryFormat::Table(format) = format {
         let place = questions.tables.lend(&ShareHolder::of(&caller), 1)?;
         return whole(log, question, &params, format, place).await;
     }

@@ -12,7 +12,8 @@ use super::reply::Reply;
 use super::rules_state::RulesState;
 use super::to_wire;
 use crate::auth::{Caller, Scope};
-use crate::jobs::{Job, JobKind, JobState};
+use crate::export::StoredExports;
+use crate::jobs::{Job, JobKind, JobState, Jobs};
 use crate::wire::{self, JobProgress, Time};
 
 /// What it takes to start a job of a kind, and so to look at it and to end it.
@@ -20,14 +21,15 @@ fn scope(kind: JobKind) -> Scope {
     match kind {
         JobKind::Backtest => Scope::RulesManage,
         JobKind::Reassign => Scope::ReadingsCorrect,
+        JobKind::Export => Scope::VitalsRead,
     }
 }
 
-async fn find(rules_state: &RulesState, caller: &Caller, id: uuid::Uuid) -> Result<Job, Problem> {
+pub(super) async fn find(jobs: &Jobs, caller: &Caller, id: uuid::Uuid) -> Result<Job, Problem> {
     // Who may start none is told so, whatever the id.
     let refused = JobKind::ALL.into_iter().map(|kind| caller.may_administer(scope(kind)));
-    refused.reduce(|first, next| next.or(first)).unwrap_or(Ok(()))?;
-    let job = rules_state.jobs.get(&caller.tenant, id).await?;
+    refused.reduce(Result::or).unwrap_or(Ok(()))?;
+    let job = jobs.get(&caller.tenant, id).await?;
     let job = job.ok_or_else(|| Problem::not_found("job"))?;
     caller.may_administer(scope(job.kind))?;
     Ok(job)
@@ -39,17 +41,20 @@ pub async fn get(
     caller: Caller,
     Id(id): Id,
 ) -> Result<Reply<wire::Job>, Problem> {
-    let job = find(&rules_state, &caller, id).await?;
+    let job = find(&rules_state.jobs, &caller, id).await?;
     Reply::ok(&shown(job)?)
 }
 
 fn shown(job: Job) -> Result<wire::Job, Problem> {
     let result = job.result.as_deref().map(|result| to_wire::stored("a job's result", result));
-    let progress = JobProgress { readings: job.done, of: job.total };
     let kind = match job.kind {
         JobKind::Backtest => wire::JobKind::Backtest,
         JobKind::Reassign => wire::JobKind::Reassign,
+        JobKind::Export => wire::JobKind::Export,
     };
+    let place = format!("/api/v1/jobs/{}", job.id);
+    let has_data = job.kind == JobKind::Export && job.result.is_some();
+    let data = has_data.then(|| ("data", format!("{place}/result")));
     Ok(wire::Job {
         id: job.id,
         kind,
@@ -64,21 +69,24 @@ fn shown(job: Job) -> Result<wire::Job, Problem> {
         asked_at: job.asked_at.into(),
         started_at: job.started_at.map(Time),
         ended_at: job.ended_at.map(Time),
-        progress,
+        progress: JobProgress { readings: job.done, of: job.total },
         result: result.transpose()?,
         error: job.error,
-        links: [("self", format!("/api/v1/jobs/{}", job.id))].into(),
+        links: [("self", place)].into_iter().chain(data).collect(),
     })
 }
 
-/// `DELETE /jobs/{id}`: stops it. What is over stays as it is, and what has to be undone goes
-/// on until it is.
+/// `DELETE /jobs/{id}`: stops it. What has to be undone goes on until it is; what is over stays
+/// as it is, but for the bytes of an export, which are there no longer.
 pub async fn cancel(
     State(rules_state): State<RulesState>,
     caller: Caller,
     Id(id): Id,
 ) -> Result<StatusCode, Problem> {
-    find(&rules_state, &caller, id).await?;
+    let job = find(&rules_state.jobs, &caller, id).await?;
     rules_state.jobs.cancel(&caller.tenant, id).await?;
+    if job.kind == JobKind::Export {
+        StoredExports::new(rules_state.log.pool().clone()).expire(&caller.tenant, id).await?;
+    }
     Ok(StatusCode::NO_CONTENT)
 }

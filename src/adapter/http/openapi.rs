@@ -18,6 +18,7 @@ use serde_json::{Map, Value, json};
 
 use self::operation::{Answer, Operation};
 use self::operations::{BODY, EVERY, OPERATIONS, PARAMETERS};
+use crate::auth::Scope;
 use crate::vital::Vital;
 use crate::wire::{self, Shapes, shape};
 
@@ -169,10 +170,11 @@ fn headers() -> Value {
 }
 
 fn described(operation: &Operation, shapes: &mut Shapes) -> Value {
-    let token = json!({ "token": operation.scope.iter().map(|s| s.name()).collect::<Vec<_>>() });
-    let takes = match operation.scope {
-        Some(scope) => format!("Scope `{}`.", scope.name()),
-        None => "Any good token.".to_owned(),
+    let names: Vec<&str> = operation.scopes().map(Scope::name).collect();
+    let token = json!({ "token": names.first().into_iter().collect::<Vec<_>>() });
+    let takes = match *names {
+        [] => "Any good token.".to_owned(),
+        _ => format!("Scope `{}`.", names.join("` or `")),
     };
     let mut described = json!({
         "summary": operation.summary,
@@ -185,6 +187,9 @@ fn described(operation: &Operation, shapes: &mut Shapes) -> Value {
     });
     if operation.deprecated.is_some() {
         described["deprecated"] = true.into();
+    }
+    if let Some(or) = operation.or {
+        described["security"] = json!([token, { "token": [or.name()] }]);
     }
     if operation.by_link {
         described["security"] = json!([token, { "link": [] }]);
@@ -253,6 +258,7 @@ fn answer(operation: &Operation, status: u16, shapes: &mut Shapes) -> Value {
         Answer::Nothing => return answer,
         Answer::Events => ("text/event-stream", shapes.answered(shape::<wire::Events>())),
         Answer::Page => ("text/html", json!({ "type": "string" })),
+        Answer::File => ("application/octet-stream", json!({ "type": "string" })),
         Answer::Json(of) => ("application/json", shapes.answered(of)),
     };
     let mut content = json!({ media_type: { "schema": schema } });

@@ -24,7 +24,8 @@ pub async fn root(
     headers: HeaderMap,
 ) -> Result<Reply<Root>, Problem> {
     let may = |operation: &&Operation| {
-        let scope = operation.scope.is_none_or(|scope| caller.may(scope).is_ok());
+        let mut scopes = operation.scopes();
+        let scope = operation.scope.is_none() || scopes.any(|scope| caller.may(scope).is_ok());
         scope && operation.takes(&caller)
     };
     let allowed: Vec<&Operation> = all.iter().filter(may).collect();

@@ -25,15 +25,13 @@ use super::pipeline::{self, RequestPipeline};
 use super::problem::Problem;
 use super::token::TokenState;
 use super::{
-    ack, alerts, api_keys, assignment, corrections, deliveries, deprecation, devices, diff, fronts,
-    health, history, jobs, openapi, page, parameters, patients, readings, record, replay,
-    revocation, root, rules, rules_state, shadow, silences, stream, trials, wards, webhook_events,
-    webhooks,
+    ack, alerts, api_keys, assignment, corrections, deliveries, deprecation, devices, diff, exports, fronts, health, history, jobs, openapi, page, parameters, patients, readings, record, replay, revocation, root, rules, rules_state, shadow, silences, stream, trials, wards, webhook_events, webhooks,
 };
 use crate::auth::{Caller, Keys, Revocations};
 use crate::clock::Clock;
 use crate::delivery::ack::AckLinks;
 use crate::delivery::webhook::EndpointClients;
+use crate::export::StoredExports;
 use crate::intake::Intake;
 use crate::jobs::Jobs;
 use crate::limits::Limits;
@@ -106,6 +104,7 @@ pub fn router(api: Api) -> EntryPoint {
         .with_state(questions.clone())
         .method_not_allowed_fallback(method_not_allowed);
     let revocations = api.keys.revocations();
+    let shares_of_tables = shares.tables.clone();
     let pipeline = Arc::new(RequestPipeline::new(api.keys, api.limits, shares));
     let door = (pipeline.clone(), questions.log.clone());
     let links = Links { links: api.links, clock: api.clock.clone() };
@@ -113,6 +112,11 @@ pub fn router(api: Api) -> EntryPoint {
         .route_layer(middleware::from_fn(parameters::known_only))
         .layer(middleware::from_fn_with_state((door.clone(), links), admit_by_token_or_link))
         .layer(middleware::from_fn(ack::told_as_a_page));
+    let exports = exports::ExportsState {
+        jobs: api.jobs.clone(),
+        stored: StoredExports::new(api.questions.pool().clone()),
+        tables: shares_of_tables,
+    };
     let rules_state = rules_state::RulesState {
         log: api.log.clone(),
         clock: questions.clock.clone(),
@@ -131,6 +135,7 @@ pub fn router(api: Api) -> EntryPoint {
         .merge(past)
         .merge(nurses(questions.clone()))
         .merge(clinicians(rules_state))
+        .merge(researchers(exports))
         .merge(hospitals(registry))
         .route_layer(middleware::from_fn(parameters::known_only))
         .fallback(no_such_route)
@@ -224,6 +229,14 @@ fn clinicians(rules_state: rules_state::RulesState) -> Router {
         .route("/devices/{id}/reassign", post(assignment::reassign))
         .route("/jobs/{id}", get(jobs::get).delete(jobs::cancel))
         .with_state(rules_state)
+}
+
+/// What is taken along.
+fn researchers(exports: exports::ExportsState) -> Router {
+    Router::new()
+        .route("/exports", post(exports::start))
+        .route("/jobs/{id}/result", get(exports::result))
+        .with_state(exports)
 }
 
 /// Where pages go.

@@ -19,7 +19,7 @@ use crate::log::Log;
 use crate::rules::model::Rule;
 use crate::rules::table::{RuleError, Table, fault};
 use crate::rules::versions;
-use crate::wire::{Setting, TrialResult};
+use crate::wire::{JobResult, Setting};
 
 /// What people write when they want a sweep.
 const SWEEP_EXAMPLE: &str =
@@ -83,7 +83,7 @@ impl Trial {
     }
 
     /// Does it; the result as it is told.
-    async fn done(self, log: &Log, task: &Task) -> Result<TrialResult, Failure> {
+    async fn done(self, log: &Log, task: &Task) -> Result<JobResult, Failure> {
         let mut rules: Vec<Arc<Rule>> =
             self.settings.iter().map(|(_, rule)| rule.clone()).collect();
         if self.against {
@@ -104,7 +104,7 @@ impl Trial {
         Ok(self.result(&found))
     }
 
-    fn result(self, found: &BacktestTotals) -> TrialResult {
+    fn result(self, found: &BacktestTotals) -> JobResult {
         let of = |(n, (_, rule)): (usize, &(Vec<Value>, Arc<Rule>))| Report::of(found, n, rule);
         let mut reports: Vec<Report> = self.settings.iter().enumerate().map(of).collect();
         // Without an axis there is one setting.
@@ -112,7 +112,7 @@ impl Trial {
             && let Some(report) = reports.pop()
         {
             let against = self.against.then(|| compared(found));
-            return TrialResult::One { report: Box::new(report), against };
+            return JobResult::One { report: Box::new(report), against };
         }
         let rates = reports.iter().map(|report| report.alerts_per_patient_day);
         let settings = self.settings.into_iter().map(|(setting, _)| setting);
@@ -129,7 +129,7 @@ impl Trial {
         let rule = reports.first().map_or("", |report| &*report.rule);
         let title = format!("{rule}: alerts a patient-day");
         let picture = picture(&title, &self.axes, &points);
-        TrialResult::Sweep { axes, settings, picture }
+        JobResult::Sweep { axes, settings, picture }
     }
 }
 

@@ -24,7 +24,10 @@ pub fn broken(committed: &Value, today: &Value) -> Vec<String> {
         both.parameters(&at, old, new, &mut found);
         both.body(&at, old, new, &mut found);
         both.answers(&at, old, new, &mut found);
-        if old["security"] != new["security"] {
+        let ways = |of: &Value| of["security"].as_array().cloned().unwrap_or_default();
+        let (was, is) = (ways(old), ways(new));
+        // One scope more that will do breaks nobody, and no scope at all did not ask for one.
+        if was.iter().any(|way| !is.contains(way)) || was.is_empty() != is.is_empty() {
             found.push(format!("{at} takes another scope"));
         }
     }

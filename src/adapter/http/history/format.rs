@@ -6,41 +6,40 @@
 use axum::http::{HeaderMap, StatusCode, header};
 
 use crate::adapter::http::problem::Problem;
+use crate::wire::TableFormat;
 
 /// What a history can come as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TableFormat {
-    /// A page, with a cursor to the next.
-    Json,
-    /// All of it, a line a reading.
-    Csv,
-    /// All of it, a JSON object a line.
-    Ndjson,
-    /// All of it, as columns.
-    Parquet,
+pub enum HistoryFormat {
+    /// A page as JSON, with a cursor to the next.
+    Page,
+    /// All of it.
+    Table(TableFormat),
 }
 
-const FORMATS: [TableFormat; 4] =
-    [TableFormat::Json, TableFormat::Csv, TableFormat::Ndjson, TableFormat::Parquet];
+const FORMATS: [HistoryFormat; 4] = [
+    HistoryFormat::Page,
+    HistoryFormat::Table(TableFormat::Csv),
+    HistoryFormat::Table(TableFormat::Ndjson),
+    HistoryFormat::Table(TableFormat::Parquet),
+];
 
-impl TableFormat {
+impl HistoryFormat {
     /// Its media type.
-    pub fn media_type(self) -> &'static str {
+    fn media_type(self) -> &'static str {
         match self {
-            TableFormat::Json => "application/json",
-            TableFormat::Csv => "text/csv",
-            TableFormat::Ndjson => "application/x-ndjson",
-            TableFormat::Parquet => "application/vnd.apache.parquet",
+            HistoryFormat::Page => "application/json",
+            HistoryFormat::Table(format) => format.media_type(),
         }
     }
 
     /// The one that is wanted most; the first of the list where several are.
-    pub fn wanted(headers: &HeaderMap) -> Result<TableFormat, Problem> {
+    pub fn wanted(headers: &HeaderMap) -> Result<HistoryFormat, Problem> {
         let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
         let ranges: Vec<(&str, f32)> =
             accept.flat_map(|value| value.split(',')).map(range).collect();
         if ranges.is_empty() {
-            return Ok(TableFormat::Json);
+            return Ok(HistoryFormat::Page);
         }
         let mut best = None;
         for format in FORMATS {
@@ -50,7 +49,7 @@ impl TableFormat {
             }
         }
         best.map(|(_, format)| format).ok_or_else(|| {
-            let names = FORMATS.map(TableFormat::media_type).join(", ");
+            let names = FORMATS.map(HistoryFormat::media_type).join(", ");
             let detail = format!("a history comes as one of {names}: name one in Accept");
             Problem::new(StatusCode::NOT_ACCEPTABLE, "not_acceptable", detail)
         })
@@ -75,29 +74,30 @@ fn weight(ranges: &[(&str, f32)], media_type: &str) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use super::HistoryFormat::Table;
     use super::*;
 
     #[track_caller]
-    fn check(accept: &[&str], expect: Option<TableFormat>) {
+    fn check(accept: &[&str], expect: Option<HistoryFormat>) {
         let mut headers = HeaderMap::new();
         for value in accept {
             headers.append(header::ACCEPT, value.parse().unwrap());
         }
-        assert_eq!(TableFormat::wanted(&headers).ok(), expect, "{accept:?}");
+        assert_eq!(HistoryFormat::wanted(&headers).ok(), expect, "{accept:?}");
     }
 
     #[test]
     fn the_most_wanted_format_is_given() {
-        check(&[], Some(TableFormat::Json));
-        check(&["*/*"], Some(TableFormat::Json));
-        check(&["text/html,application/xhtml+xml,*/*;q=0.8"], Some(TableFormat::Json));
-        check(&["text/csv"], Some(TableFormat::Csv));
-        check(&["text/*"], Some(TableFormat::Csv));
-        check(&["application/x-ndjson"], Some(TableFormat::Ndjson));
-        check(&["application/vnd.apache.parquet"], Some(TableFormat::Parquet));
-        check(&["application/json;q=0.5, text/csv;q=0.9"], Some(TableFormat::Csv));
-        check(&["application/json;q=0", "application/*"], Some(TableFormat::Ndjson));
-        check(&["TEXT/CSV; charset=utf-8"], Some(TableFormat::Csv));
+        check(&[], Some(HistoryFormat::Page));
+        check(&["*/*"], Some(HistoryFormat::Page));
+        check(&["text/html,application/xhtml+xml,*/*;q=0.8"], Some(HistoryFormat::Page));
+        check(&["text/csv"], Some(Table(TableFormat::Csv)));
+        check(&["text/*"], Some(Table(TableFormat::Csv)));
+        check(&["application/x-ndjson"], Some(Table(TableFormat::Ndjson)));
+        check(&["application/vnd.apache.parquet"], Some(Table(TableFormat::Parquet)));
+        check(&["application/json;q=0.5, text/csv;q=0.9"], Some(Table(TableFormat::Csv)));
+        check(&["application/json;q=0", "application/*"], Some(Table(TableFormat::Ndjson)));
+        check(&["TEXT/CSV; charset=utf-8"], Some(Table(TableFormat::Csv)));
         check(&["image/png"], None);
         check(&["text/csv;q=0"], None);
     }

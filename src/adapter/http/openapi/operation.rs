@@ -23,6 +23,8 @@ pub struct Operation {
     pub deprecated: Option<Deprecated>,
     /// Which scope of a token it takes; any good token where it names none.
     pub scope: Option<Scope>,
+    /// Another scope that will do, by what it is about.
+    pub or: Option<Scope>,
     /// How far a token may be narrowed for it.
     pub narrowed: Narrowed,
     /// Whether it takes a token that is narrowed to wards. What does not say so refuses one:
@@ -87,6 +89,8 @@ pub enum Answer {
     Events,
     /// HTML.
     Page,
+    /// Bytes, of a kind that the media type says.
+    File,
 }
 
 /// Statuses, and the codes of the problems that come with them.
@@ -151,6 +155,17 @@ impl Operation {
             }
     }
 
+    /// With another scope as well: whether it is enough, what is asked for decides.
+    pub(super) const fn or(mut self, scope: Scope) -> Operation {
+        self.or = Some(scope);
+        self
+    }
+
+    /// The scopes of which it takes one; any good token where there are none.
+    pub fn scopes(&self) -> impl Iterator<Item = Scope> + Clone {
+        self.scope.into_iter().chain(self.or)
+    }
+
     pub(super) const fn by_link(mut self) -> Operation {
         self.by_link = true;
         self
@@ -182,6 +197,12 @@ impl Operation {
 
     pub(super) const fn page(self) -> Operation {
         self.holds(&[200], Answer::Page)
+    }
+
+    /// Bytes with an ETag, whole, in a range, or 304.
+    pub(super) const fn file(mut self) -> Operation {
+        self.is_tagged = true;
+        self.holds(&[200, 206], Answer::File)
     }
 
     pub(super) const fn nothing(self) -> Operation {
@@ -231,6 +252,7 @@ pub(in crate::adapter::http) const fn by_anybody(
         path,
         deprecated: None,
         scope: None,
+        or: None,
         narrowed: Narrowed::ToDevice,
         in_wards: false,
         by_link: false,

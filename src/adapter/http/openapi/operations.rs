@@ -7,9 +7,7 @@
 
 use super::operation::{Operation, Refusals, by_anybody, on};
 use crate::adapter::http::{
-    ack, alerts, api_keys, assignment, corrections, deliveries, devices, diff, fronts, history,
-    jobs, patients, readings, record, revocation, root, rules, shadow, silences, trials,
-    webhook_events, webhooks,
+    ack, alerts, api_keys, assignment, corrections, deliveries, devices, diff, exports, fronts, history, jobs, patients, readings, record, revocation, root, rules, shadow, silences, trials, webhook_events, webhooks,
 };
 use crate::auth::Scope;
 use crate::wire;
@@ -52,6 +50,11 @@ const STREAM: Refusals = &[
 ];
 /// A whole history as a table.
 const TABLE: Refusals = &[(429, "too_many_tables"), (503, "too_many_tables")];
+const EXPORT: Refusals = &[
+    (422, "invalid_range invalid_id invalid_recipient"),
+    (429, "too_many_jobs too_many_export_bytes"),
+    (503, "jobs_busy"),
+];
 const STATE: Refusals = &[(400, "invalid_state")];
 const TEXT: Refusals = &[(422, "invalid_text")];
 const REASON: Refusals = &[(400, "invalid_reason")];
@@ -217,10 +220,15 @@ pub const OPERATIONS: &[Operation] = &[
         .tagged(&silences::get).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
     on("delete", "/silences/{id}", ALERTS_ACK, "Ends a silence").of_tenant()
         .answers(&[200], &silences::end).refuses(&[OUTSIDE_TOKEN, NOT_FOUND, APPENDS]),
-    on("get", "/jobs/{id}", RULES_MANAGE, "How far a job is, then its result").of_tenant()
+    on("get", "/jobs/{id}", RULES_MANAGE, "How far a job is, then its result; with the scope that started it").or(VITALS_READ).of_tenant()
         .answers(&[200], &jobs::get).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
-    on("delete", "/jobs/{id}", RULES_MANAGE, "Stops a job").of_tenant()
+    on("delete", "/jobs/{id}", RULES_MANAGE, "Stops a job, or puts the bytes of an export away; with the scope that started it").or(VITALS_READ).of_tenant()
         .nothing().refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
+
+    on("post", "/exports", VITALS_READ, "Readings as one table, of all patients or some: a job").of_tenant().body::<wire::NewExport>()
+        .answers(&[202], &exports::start).located().refuses(&[OUTSIDE_TOKEN, EXPORT]),
+    on("get", "/jobs/{id}/result", VITALS_READ, "The bytes of an export that is done, whole or by `Range`").of_tenant()
+        .file().also_as(&[CSV, NDJSON, PARQUET]).refuses(&[OUTSIDE_TOKEN, NOT_FOUND, TABLE, &[(410, "export_expired"), (416, "range_not_satisfiable")]]),
 
     on("post", "/tokens/revoke", Scope::TokensRevoke, "Takes a token, or all that a subject has by now, out of use").of_tenant().body::<wire::Revocation>()
         .answers(&[200], &revocation::revoke).refuses(&[OUTSIDE_TOKEN, APPENDS, &[(422, "missing_field invalid_revocation invalid_reason")]]),
