@@ -4,12 +4,16 @@
 //! silence. Does not hold secrets: those come from the environment or the data
 //! directory.
 
+mod audit;
+
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Command, ValueEnum};
+
+pub use self::audit::{AuditOptions, AuditReads, SyslogPlace};
 
 use crate::delivery::webhook::guard::Allow;
 use crate::event::is_fhir_id;
@@ -183,6 +187,9 @@ pub struct Serving {
     /// Connections from outside at one time; fewer where the system allows fewer open files
     #[arg(long, env = "VITALS_CONNECTIONS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000), default_value_t = CONNECTIONS_MAX)]
     pub connections: u32,
+    /// Who has asked for what.
+    #[command(flatten)]
+    pub audit: AuditOptions,
     /// Pause of the self-check between some patients and the next
     #[arg(long, env = "VITALS_SELF_CHECK_PAUSE", value_name = "TIME", value_parser = duration, default_value = SELF_CHECK_PAUSE)]
     pub self_check_pause: Duration,

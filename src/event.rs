@@ -44,6 +44,13 @@ pub enum Revoked {
     Token(String),
 }
 
+/// Somebody read or changed something, was refused, or signed in.
+pub const ACCESS: &str = "access";
+/// What the streams of a tenant's accesses begin with; whose data it was follows, where a
+/// patient was named. Not a FHIR id, so that no patient can have one, and apart from the
+/// patient's own stream, which is read for each of their alarms.
+pub const ACCESSES_OF: &str = "_access/";
+
 /// A reading was entered in error: it stays in the log, and is no longer used.
 pub const READING_RETRACTED: &str = "reading_retracted";
 /// The log goes on from an earlier place, or elsewhere: a new incarnation has begun.

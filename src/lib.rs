@@ -25,6 +25,7 @@ pub mod limits;
 pub mod archive;
 pub mod projection;
 
+pub mod audit;
 pub mod delivery;
 pub mod intake;
 pub mod query;

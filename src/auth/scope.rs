@@ -27,11 +27,13 @@ pub enum Scope {
     TokensRevoke,
     /// Make API keys.
     KeysManage,
+    /// See who has read and changed what.
+    AuditRead,
 }
 
 impl Scope {
     /// Every scope there is.
-    pub const ALL: [Scope; 10] = [
+    pub const ALL: [Scope; 11] = [
         Scope::PatientsManage,
         Scope::ReadingsWrite,
         Scope::ReadingsCorrect,
@@ -42,6 +44,7 @@ impl Scope {
         Scope::WebhooksManage,
         Scope::TokensRevoke,
         Scope::KeysManage,
+        Scope::AuditRead,
     ];
 
     /// As tokens have it.
@@ -57,6 +60,7 @@ impl Scope {
             Scope::WebhooksManage => "webhooks:manage",
             Scope::TokensRevoke => "tokens:revoke",
             Scope::KeysManage => "keys:manage",
+            Scope::AuditRead => "audit:read",
         }
     }
 
@@ -73,6 +77,7 @@ impl Scope {
             Scope::WebhooksManage => "say where alerts go, and see whether they arrived",
             Scope::TokensRevoke => "take a token, or all of somebody's, out of use",
             Scope::KeysManage => "make API keys no wider than oneself, and take them out of use",
+            Scope::AuditRead => "see who has read and changed what",
         }
     }
 

@@ -6,6 +6,7 @@
 mod anchor;
 mod api_keys;
 mod archive;
+mod audited;
 mod backtest;
 mod cli;
 mod database;

@@ -26,7 +26,7 @@ use super::error::Error;
 use super::listen::Listening;
 use super::rebuilds::{REBUILD_CONNECTIONS_MAX, renew};
 use super::revoked::Follower;
-use super::{api_keys, descriptors, incarnation, secret};
+use super::{api_keys, audited, descriptors, incarnation, secret};
 use crate::adapter::http::availability::Availability;
 use crate::adapter::http::connections::tls::Tls;
 use crate::adapter::http::cors::Origins;
@@ -223,6 +223,7 @@ impl Server {
         tasks.spawn_until("who follows what is revoked", &stop, follower.follow());
         let webhooks = Webhooks::open(common, serving, &log).await?;
         let jobs = Jobs::new(log.pool().clone());
+        audited::tell(&log, database, serving, &stop, &tasks)?;
         if serving.roles.contains(&Role::Workers) {
             start_folds(&log, database, serving.self_check_pause, &stop, &tasks).await?;
             start_jobs(&log, database, &jobs, &stop, &tasks);
@@ -232,6 +233,7 @@ impl Server {
             // One connection a writer: an append never waits for a question.
             let connections = u32::try_from(log.shards().count())? + 1;
             let writers = Writers::start(&log.with_pool(database.writer_pool(connections)), &tasks);
+            let audit = audited::record(&log, database, serving, &tasks);
             let live = Live::start(&log, &tasks, &stop);
             let limits = Limits::new(rates(serving));
             tasks.spawn_until("the limits' upkeep", &stop, limits.clone().forget());
@@ -248,6 +250,7 @@ impl Server {
                 intake,
                 live,
                 keys,
+                audit,
                 limits,
                 shares,
                 clock,

@@ -18,7 +18,7 @@ use sqlx::postgres::PgListener;
 use tokio::sync::watch;
 
 use super::answered;
-use crate::event::{Event, READING};
+use crate::event::{ACCESS, Event, READING};
 
 /// How long anybody sleeps without looking for himself.
 pub const POLL_MS: u64 = 500;
@@ -87,6 +87,10 @@ impl Wake {
 
     /// These events were appended to a shard by this process.
     pub fn appended(&self, shard: i16, events: &[Event]) {
+        // Nobody waits for who has asked what, and half of all who ask would wake everybody.
+        if events.iter().all(|event| event.kind == ACCESS) {
+            return;
+        }
         let moved = Moved {
             happened: events.iter().any(|event| event.kind != READING),
             // Who does not know what is urgent takes everything for it.

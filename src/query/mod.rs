@@ -5,6 +5,7 @@
 //! projections, everything past from the log itself. Does not write: what people say is
 //! written in the room `record`.
 
+pub mod accesses;
 pub mod alerts;
 pub mod api_keys;
 pub mod buckets;

@@ -4,6 +4,7 @@
 //! derived from the types which write the answers: a field stands in one place. Does not
 //! know HTTP, and asks nothing: who answers fills these in.
 
+mod access;
 mod alert;
 mod api_key;
 mod asked;
@@ -26,6 +27,7 @@ mod stream;
 mod value;
 mod webhook;
 
+pub use access::{Access, AccessAction, AccessBy};
 pub use alert::{
     Acknowledged, Acknowledgement, Alert, AlertState, AlertWithHistory, OnTrial, Raising, Said, Via,
 };

@@ -17,11 +17,18 @@ use crate::support::server::Server;
 /// A lease has to run out, and the machine may be busy.
 const LEASED: Duration = Duration::from_secs(90);
 
-/// Nobody reads the log until this is let go.
+/// Nobody reads a reading until this is let go. The partitions alone, so that what is no reading
+/// can still be appended: who asks for a job is on record before they are answered.
 async fn held(database: &Database) -> PgConnection {
     let mut connection = PgConnection::connect(&database.url).await.unwrap();
-    let lock = "begin; lock table reading in access exclusive mode";
-    sqlx::raw_sql(lock).execute(&mut connection).await.unwrap();
+    let lock = "begin; do $$ declare part regclass; begin \
+                for part in select inhrelid from pg_inherits where inhparent = 'reading'::regclass loop \
+                    execute format('lock table %s in access exclusive mode', part); \
+                end loop; end $$";
+    // Whoever reads several of them in another order may be in the way.
+    while sqlx::raw_sql(lock).execute(&mut connection).await.is_err() {
+        sqlx::raw_sql("rollback").execute(&mut connection).await.unwrap();
+    }
     connection
 }
 

@@ -20,6 +20,8 @@ mod api_keys;
 mod archive;
 mod archive_tampered;
 mod assignments;
+mod audit;
+mod audit_syslog;
 mod bodies;
 mod breaker;
 mod buckets;

@@ -18,13 +18,13 @@ use crate::support::{eventually, scratch_dir};
 const SOON: Duration = Duration::from_secs(30);
 
 /// Who signs certificates, in a directory with all that it signed.
-struct Authority {
+pub struct Authority {
     dir: PathBuf,
     name: &'static str,
 }
 
 impl Authority {
-    async fn new(dir: &Path, name: &'static str) -> Authority {
+    pub async fn new(dir: &Path, name: &'static str) -> Authority {
         let config = "[req]\ndistinguished_name = dn\n[dn]\n";
         std::fs::write(dir.join("openssl.cnf"), config).unwrap();
         let authority = Authority { dir: dir.to_owned(), name };
@@ -34,7 +34,7 @@ impl Authority {
     }
 
     /// `NAME.pem` and `NAME.key`.
-    async fn sign(&self, name: &str, subject: &str, alternative: &str, days: u32) {
+    pub async fn sign(&self, name: &str, subject: &str, alternative: &str, days: u32) {
         let (authority, key) = (self.file(&format!("{}.pem", self.name)), self.key(self.name));
         let (alternative, days) = (format!("subjectAltName={alternative}"), days.to_string());
         let mut options = vec!["-CA", &authority, "-CAkey", &key, "-subj", subject, "-days", &days];
@@ -63,11 +63,11 @@ impl Authority {
         self.dir.join(name).to_str().unwrap().to_owned()
     }
 
-    fn key(&self, name: &str) -> String {
+    pub fn key(&self, name: &str) -> String {
         self.file(&format!("{name}.key"))
     }
 
-    fn pem(&self, name: &str) -> String {
+    pub fn pem(&self, name: &str) -> String {
         self.file(&format!("{name}.pem"))
     }
 
@@ -91,7 +91,7 @@ impl Authority {
     }
 }
 
-const LOCAL: &str = "IP:127.0.0.1,DNS:localhost";
+pub const LOCAL: &str = "IP:127.0.0.1,DNS:localhost";
 
 async fn start(database: &Database, dir: &Path, options: &[String]) -> Result<Server, String> {
     let options: Vec<&str> = options.iter().map(String::as_str).collect();

@@ -92,6 +92,7 @@ const ROWS: &[Row] = &[
     ("post", "/exports", Makes, Refused, Refused, Refused),
     ("get", "/jobs/{id}/result", Nothing, Refused, Refused, Refused),
     ("post", "/tokens/revoke", Makes, Refused, Refused, Refused),
+    ("get", "/audit", Own, Refused, Refused, Refused),
     ("get", "/api-keys", Own, Own, Own, Own),
     ("post", "/api-keys", Makes, Refused, Refused, Refused),
     ("delete", "/api-keys/{id}", Nothing, Nothing, Nothing, Nothing),
@@ -178,6 +179,8 @@ impl Theirs {
             _ => (PATIENT, "nobody"),
         };
         let more = match path.rsplit('/').next() {
+            // What strangers asked for is on their own record, by their own words.
+            Some("audit") => "?subject=nobody",
             Some("diff") => "?asOf=2030-01-01T00:00:00Z",
             Some("replay") if path.starts_with("/patients") => "?speed=max",
             _ => "",

@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use self::page::BY_CHARS_MAX;
 use self::page::Bed;
+use super::accessed::About;
 use super::alerts::find;
 use super::extract::{Body, Id, Json, json};
 use super::patients::QueryState;
@@ -82,10 +83,11 @@ pub async fn acknowledge(
         return looked_at(&questions, &caller, shown, &alert).await.map(Reply::as_other);
     }
     let wire::Alert { id, state, acknowledged, .. } = to_wire::alert(&alert)?;
-    Reply::ok(&match caller.linked {
+    let reply = Reply::ok(&match caller.linked {
         true => Acknowledged::ByLink { id, state, acknowledged },
         false => Acknowledged::ByToken(Box::new(to_wire::alert(&alert)?)),
-    })
+    })?;
+    Ok(reply.about(&alert.patient_id))
 }
 
 /// `GET /alerts/{id}/ack`: the page.
@@ -116,7 +118,7 @@ pub async fn clear(
         answer::request_clear(log, &caller.tenant, &alert, &answer, now).await?;
     }
     let alert = find(&questions, &caller, Scope::AlertsAck, id).await?;
-    Reply::ok(&to_wire::alert(&alert)?)
+    Ok(Reply::ok(&to_wire::alert(&alert)?)?.about(&alert.patient_id))
 }
 
 /// The name that is given is beside the token's, never in its place.
@@ -168,7 +170,9 @@ async fn looked_at(
     };
     let acknowledged = to_wire::acknowledged(alert)?;
     let page = page::alert(alert, acknowledged.as_ref(), bed.as_ref(), questions.clock.now());
-    Ok(page::answer(StatusCode::OK, page))
+    let mut answer = page::answer(StatusCode::OK, page);
+    answer.extensions_mut().insert(About(alert.patient_id.clone()));
+    Ok(answer)
 }
 
 /// Where to go.

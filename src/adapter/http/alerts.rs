@@ -150,7 +150,7 @@ pub async fn get(
         }],
         because,
     };
-    Reply::tagged(&headers, &body)
+    Ok(Reply::tagged(&headers, &body)?.about(&body.alert.patient_id.as_ref()))
 }
 
 /// What an event says of an alert, of whichever type it is.

@@ -14,7 +14,7 @@ mod watch;
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -38,6 +38,7 @@ use tower_service::Service;
 
 use self::tls::{CertificateCaller, TRUST_MS, Tls};
 use self::watch::{ConnectionState, Phase, Waits, Watched};
+use super::accessed::Peer;
 use super::entry_point::EntryPoint;
 use super::problem::Problem;
 use super::ratelimit;
@@ -85,14 +86,14 @@ pub async fn serve(
     let mut look = tokio::time::interval(Duration::from_millis(LOOK_MS));
     let mut number = 0;
     loop {
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = stop.cancelled() => break,
             _ = look.tick() => {
                 open.end_late();
                 continue;
             }
             accepted = open.next(&listener) => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     open.wants(&error).await;
                     continue;
@@ -100,7 +101,7 @@ pub async fn serve(
             },
         };
         number += 1;
-        match open.admit(number) {
+        match open.admit(number, peer.ip()) {
             Some(counted) => {
                 set_up(&stream);
                 let connection = Connection {
@@ -256,6 +257,7 @@ fn answer(
 ) -> impl Future<Output = Result<Response<Body>, Infallible>> {
     let mut request = request.map(Body::new);
     let is_encrypted = by.is_some();
+    request.extensions_mut().insert(Peer(seen.peer));
     if let Some(caller) = by.and_then(|by| by.caller) {
         request.extensions_mut().insert(caller);
     }
@@ -331,14 +333,15 @@ impl Connections {
     }
 
     /// Admits one more; if there are too many, the one that has waited longest is closed.
-    fn admit(self: &Arc<Connections>, number: u64) -> Option<OpenConnection> {
+    fn admit(self: &Arc<Connections>, number: u64, peer: IpAddr) -> Option<OpenConnection> {
         let mut open = self.all();
         if open.len() >= self.most && !self.make_room(&mut open) {
             return None;
         }
         let (state, close) = (AtomicU64::new(Phase::New as u64), Notify::new());
         let (known, under_way) = (AtomicBool::new(false), AtomicU32::new(0));
-        let seen = ConnectionState { started: self.started, state, under_way, known, close };
+        let started = self.started;
+        let seen = ConnectionState { started, peer, state, under_way, known, close };
         let seen = Arc::new(seen);
         seen.enter(Phase::New);
         open.insert(number, seen.clone());

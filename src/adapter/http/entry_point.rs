@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use tower_service::Service;
 
+use super::accessed::READINGS;
 use super::availability::Availability;
 use super::body::Incoming;
 use super::cors::Origins;
@@ -23,9 +24,7 @@ use super::observed::ObservedReadings;
 use super::pipeline::{RequestPipeline, every_answer};
 use super::problem::Problem;
 use super::readings::{self, ReadingsState};
-
-/// With a query, also an empty one (`?&`), it is the router's: so both ways can be compared.
-const READINGS: &str = "/api/v1/readings";
+use crate::auth::Caller;
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
 
@@ -79,20 +78,25 @@ impl EntryPoint {
     }
 }
 
+/// With a query, also an empty one (`?&`), it is the router's: so both ways can be compared.
 /// HTTP/2 names the host in it, too.
 fn is_readings(uri: &Uri) -> bool {
     uri.path_and_query().is_some_and(|path| path == READINGS)
 }
 
 impl ReadingsRoute {
-    async fn answer(&self, request: Request) -> Result<Response, Problem> {
-        let caller = self.pipeline.caller(request.headers(), request.extensions()).await?;
-        let handler = async |request| {
-            let body = Incoming::from_request(request, &()).await?;
-            let (readings, caller) = (State(self.readings.clone()), Extension(caller.clone()));
-            Ok(readings::store(readings, caller, body).await?.into_response())
+    async fn answer(&self, mut request: Request) -> Result<Response, Problem> {
+        let asked = self.pipeline.asked(&mut request, Some(READINGS)).await;
+        let caller = self.pipeline.caller(request.headers(), request.extensions()).await;
+        let answer = async |caller: Arc<Caller>| {
+            let handler = async |request| {
+                let body = Incoming::from_request(request, &()).await?;
+                let (readings, caller) = (State(self.readings.clone()), Extension(caller.clone()));
+                Ok(readings::store(readings, caller, body).await?.into_response())
+            };
+            self.pipeline.admit(&caller, request, handler).await
         };
-        self.pipeline.admit(&caller, request, handler).await
+        self.pipeline.on_record(asked, caller, answer).await
     }
 }
 

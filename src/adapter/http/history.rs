@@ -1,7 +1,7 @@
 //! `GET /patients/{patient_id}/readings`: what was measured, buckets of it, as much of it
 //! as a chart can show, or all of it as one table.
 
-mod format;
+pub(super) mod format;
 mod table;
 
 use axum::extract::State;

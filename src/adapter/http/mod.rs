@@ -4,10 +4,12 @@
 //! the API's description, or with the link of one alert; and that errors are problem documents.
 //! Does not decide anything about vitals: a handler extracts, authorises, asks once, replies.
 
+mod accessed;
 mod ack;
 mod alerts;
 mod api_keys;
 mod assignment;
+mod audit;
 pub mod availability;
 mod body;
 mod compressed;

@@ -17,7 +17,7 @@ use axum::routing::get;
 use serde_json::{Map, Value, json};
 
 use self::operation::{Answer, Operation};
-use self::operations::{BODY, EVERY, OPERATIONS, PARAMETERS};
+use self::operations::{BODY, CHANGE, EVERY, OPERATIONS, PARAMETERS};
 use crate::auth::Scope;
 use crate::vital::Vital;
 use crate::wire::{self, Shapes, shape};
@@ -224,7 +224,13 @@ fn responses(operation: &Operation, shapes: &mut Shapes) -> Map<String, Value> {
         responses.insert("304".to_owned(), same);
     }
     let of_body = operation.body.map(|_| &BODY);
-    let all = [EVERY].iter().chain(of_body).chain(operation.refusals).flat_map(|some| *some);
+    let of_change = (operation.method != "get").then_some(&CHANGE);
+    let all = [EVERY]
+        .iter()
+        .chain(of_body)
+        .chain(of_change)
+        .chain(operation.refusals)
+        .flat_map(|some| *some);
     let mut codes: BTreeMap<u16, Vec<&str>> = BTreeMap::new();
     for (status, some) in all {
         let codes = codes.entry(*status).or_default();

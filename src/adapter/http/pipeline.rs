@@ -3,7 +3,7 @@
 //! Guarantees that a handler runs only for who was let in, within their limits and their
 //! share of the process, and for a bounded time until its answer begins; that an answer
 //! which is not taken is held within such a share, too; and that a defect of one handler is
-//! one bad answer.
+//! one bad answer; and that all of it is on record ([`super::accessed`]).
 //! Does not look at what is asked: a handler names its own scope.
 
 use std::any::Any;
@@ -18,11 +18,13 @@ use axum::http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, header}
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 
+use super::accessed::Asked;
 use super::body::{self, Allowance};
 use super::connections::tls::CertificateCaller;
 use super::problem::Problem;
 use super::ratelimit;
 use super::token::{bearer, shows_token};
+use crate::audit::Audit;
 use crate::auth::{Caller, Keys};
 use crate::limits::Limits;
 use crate::limits::shares::{Permit, ShareHolder, Shares};
@@ -39,12 +41,36 @@ pub struct RequestPipeline {
     keys: Keys,
     limits: Limits,
     shares: Arc<Shares>,
+    audit: Audit,
 }
 
 impl RequestPipeline {
     /// A pipeline that has answered nothing yet.
-    pub fn new(keys: Keys, limits: Limits, shares: Arc<Shares>) -> RequestPipeline {
-        RequestPipeline { keys, limits, shares }
+    pub fn new(keys: Keys, limits: Limits, shares: Arc<Shares>, audit: Audit) -> RequestPipeline {
+        RequestPipeline { keys, limits, shares, audit }
+    }
+
+    /// What is asked, before anything is done. `route`: where no router has named it.
+    pub async fn asked(&self, request: &mut Request, route: Option<&str>) -> Asked {
+        Asked::of(&self.audit, request, route).await
+    }
+
+    /// Answers whoever calls, and has it on record, whatever came of it.
+    pub async fn on_record(
+        &self,
+        asked: Asked,
+        caller: Result<Arc<Caller>, Problem>,
+        answer: impl AsyncFnOnce(Arc<Caller>) -> Result<Response, Problem>,
+    ) -> Result<Response, Problem> {
+        let caller = match caller {
+            Ok(caller) => caller,
+            Err(problem) => {
+                asked.by_nobody(&self.audit, &problem);
+                return Err(problem);
+            }
+        };
+        let accessing = asked.by(&self.audit, &caller).await?;
+        accessing.answered(answer(caller).await).await
     }
 
     /// Who calls: by the token or key of their request, or where it has none by the certificate of

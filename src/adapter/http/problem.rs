@@ -79,6 +79,11 @@ impl Problem {
         format!("{}{}", self.document.code, pointer.unwrap_or_default())
     }
 
+    /// Its code.
+    pub fn code(&self) -> &'static str {
+        self.document.code
+    }
+
     /// What it will be answered with.
     pub fn status(&self) -> StatusCode {
         self.status

@@ -13,6 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::accessed::About;
 use super::problem::Problem;
 
 /// An answer of this shape.
@@ -75,6 +76,12 @@ impl<T> Reply<T> {
             Some(link) => self.header(header::LINK, &format!("<{link}>; rel=\"next\"")),
             None => self,
         }
+    }
+
+    /// Is about a patient whom the request does not name, for whoever records it.
+    pub fn about(mut self, patient_id: &str) -> Reply<T> {
+        self.response.extensions_mut().insert(About(patient_id.to_owned()));
+        self
     }
 
     /// Says where what was made is found.

@@ -25,8 +25,9 @@ use super::pipeline::{self, RequestPipeline};
 use super::problem::Problem;
 use super::token::TokenState;
 use super::{
-    ack, alerts, api_keys, assignment, corrections, deliveries, deprecation, devices, diff, exports, fronts, health, history, jobs, openapi, page, parameters, patients, readings, record, replay, revocation, root, rules, rules_state, shadow, silences, stream, trials, wards, webhook_events, webhooks,
+    ack, alerts, api_keys, assignment, audit, corrections, deliveries, deprecation, devices, diff, exports, fronts, health, history, jobs, openapi, page, parameters, patients, readings, record, replay, revocation, root, rules, rules_state, shadow, silences, stream, trials, wards, webhook_events, webhooks,
 };
+use crate::audit::Audit;
 use crate::auth::{Caller, Keys, Revocations};
 use crate::clock::Clock;
 use crate::delivery::ack::AckLinks;
@@ -51,6 +52,8 @@ pub struct Api {
     pub live: Live,
     /// Who may call.
     pub keys: Keys,
+    /// Who has asked for what.
+    pub audit: Audit,
     /// How often.
     pub limits: Limits,
     /// How much at one time.
@@ -105,7 +108,7 @@ pub fn router(api: Api) -> EntryPoint {
         .method_not_allowed_fallback(method_not_allowed);
     let revocations = api.keys.revocations();
     let shares_of_tables = shares.tables.clone();
-    let pipeline = Arc::new(RequestPipeline::new(api.keys, api.limits, shares));
+    let pipeline = Arc::new(RequestPipeline::new(api.keys, api.limits, shares, api.audit));
     let door = (pipeline.clone(), questions.log.clone());
     let links = Links { links: api.links, clock: api.clock.clone() };
     let answering = answering
@@ -129,7 +132,7 @@ pub fn router(api: Api) -> EntryPoint {
     let v1 = Router::new()
         .merge(contents())
         .merge(senders)
-        .merge(administrators(&questions, revocations))
+        .merge(administrators(questions.clone(), revocations))
         .merge(dashboards(questions.clone()))
         .merge(streams)
         .merge(past)
@@ -197,14 +200,17 @@ fn dashboards(questions: patients::QueryState) -> Router {
         .with_state(questions)
 }
 
-/// Who may call.
-fn administrators(questions: &patients::QueryState, revocations: Arc<Revocations>) -> Router {
+/// Who may call, and who has.
+fn administrators(questions: patients::QueryState, revocations: Arc<Revocations>) -> Router {
     let (log, clock) = (questions.log.clone(), questions.clock.clone());
+    let tokens = TokenState { log, clock, revocations };
     Router::new()
         .route("/tokens/revoke", post(revocation::revoke))
         .route("/api-keys", get(api_keys::list).post(api_keys::make))
         .route("/api-keys/{id}", delete(api_keys::revoke))
-        .with_state(TokenState { log, clock, revocations })
+        .with_state(tokens)
+        .route("/audit", get(audit::list))
+        .with_state(questions)
 }
 
 /// What calls a nurse.
@@ -262,25 +268,34 @@ type Door = (Arc<RequestPipeline>, Log);
 
 async fn admit_by_token(
     State((pipeline, log)): State<Door>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let caller = pipeline.caller(request.headers(), request.extensions()).await?;
-    pipeline.admit(&caller.clone(), request, |request| handled(log, caller, request, next)).await
+    let asked = pipeline.asked(&mut request, None).await;
+    let caller = pipeline.caller(request.headers(), request.extensions()).await;
+    let answer = async |caller: Arc<Caller>| {
+        pipeline.admit(&caller.clone(), request, |request| handled(log, caller, request, next)).await
+    };
+    pipeline.on_record(asked, caller, answer).await
 }
 
 async fn admit_by_token_or_link(
     State(((pipeline, log), links)): State<(Door, Links)>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
+    let asked = pipeline.asked(&mut request, None).await;
     let (mut parts, body) = request.into_parts();
-    let caller = match links.caller(&mut parts).await? {
-        Some(caller) => Arc::new(caller),
-        None => pipeline.caller(&parts.headers, &parts.extensions).await?,
+    let caller = match links.caller(&mut parts).await {
+        Ok(Some(caller)) => Ok(Arc::new(caller)),
+        Ok(None) => pipeline.caller(&parts.headers, &parts.extensions).await,
+        Err(problem) => Err(problem),
     };
     let request = Request::from_parts(parts, body);
-    pipeline.admit(&caller.clone(), request, |request| handled(log, caller, request, next)).await
+    let answer = async |caller: Arc<Caller>| {
+        pipeline.admit(&caller.clone(), request, |request| handled(log, caller, request, next)).await
+    };
+    pipeline.on_record(asked, caller, answer).await
 }
 
 async fn handled(

@@ -42,7 +42,12 @@ pub async fn create(
         until: wanted.until.0,
     };
     silences::begin(&rules_state.log, &caller.tenant, &silence, &caller.subject, now).await?;
-    Reply::new(StatusCode::CREATED, &shown(silence))
+    let of_patient = silence.patient_id.clone();
+    let reply = Reply::new(StatusCode::CREATED, &shown(silence))?;
+    Ok(match of_patient {
+        Some(patient_id) => reply.about(&patient_id),
+        None => reply,
+    })
 }
 
 fn check(wanted: &NewSilence, now: chrono::DateTime<chrono::Utc>) -> Result<(), Problem> {

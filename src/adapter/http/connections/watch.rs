@@ -5,6 +5,7 @@
 //! happen. Does not end a connection: `close` asks for it.
 
 use std::io;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -32,6 +33,8 @@ pub(super) enum Phase {
 /// What is known of a connection, by all who need it.
 pub(super) struct ConnectionState {
     pub(super) started: Instant,
+    /// Its other end.
+    pub(super) peer: IpAddr,
     /// A phase in the last two bits, and since when, in milliseconds.
     pub(super) state: AtomicU64,
     /// Requests of HTTP/2 that are not answered to the end.

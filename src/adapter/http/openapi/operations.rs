@@ -7,7 +7,7 @@
 
 use super::operation::{Operation, Refusals, by_anybody, on};
 use crate::adapter::http::{
-    ack, alerts, api_keys, assignment, corrections, deliveries, devices, diff, exports, fronts, history, jobs, patients, readings, record, revocation, root, rules, shadow, silences, trials, webhook_events, webhooks,
+    ack, alerts, api_keys, assignment, audit, corrections, deliveries, devices, diff, exports, fronts, history, jobs, patients, readings, record, revocation, root, rules, shadow, silences, trials, webhook_events, webhooks,
 };
 use crate::auth::Scope;
 use crate::wire;
@@ -25,6 +25,8 @@ pub const EVERY: Refusals = &[
          answer_budget_used",
     ),
 ];
+/// Of every operation that changes something.
+pub const CHANGE: Refusals = &[(503, "audit_busy audit_unavailable")];
 /// Of every operation that takes a body.
 pub const BODY: Refusals = &[
     (400, "unreadable_json unreadable_encoding body_broken_off"),
@@ -115,6 +117,8 @@ pub const PARAMETERS: &[(&str, &str, &str)] = &[
     ("mode", r#"{"type": "string", "enum": ["active", "shadow"]}"#, "Those of rules that page, as if left out, or of rules on trial."),
     ("deliveryState", r#"{"type": "string", "enum": ["pending", "delivered", "dead"]}"#, "Only those in this state."),
     ("patientId", r#"{"type": "string", "pattern": "^[A-Za-z0-9\\-.]{1,64}$"}"#, "Only this patient's."),
+    ("patient", r#"{"type": "string", "pattern": "^[A-Za-z0-9\\-.]{1,64}$"}"#, "Only those to this patient's data."),
+    ("subject", r#"{"type": "string", "maxLength": 255}"#, "Only those by this subject."),
     ("reason", r#"{"type": "string", "maxLength": 1000}"#, "Why, which is kept with the version."),
     ("force", r#"{"type": "boolean"}"#, "Also beyond `max_pages_per_patient_day`; needs a reason."),
     ("after", r#"{"type": "integer", "format": "int64", "minimum": 0}"#, "Only those with a higher number."),
@@ -239,6 +243,8 @@ pub const OPERATIONS: &[Operation] = &[
         .answers(&[201], &api_keys::make).refuses(&[OUTSIDE_TOKEN, APPENDS, &[(409, "too_many_api_keys"), (422, "missing_field invalid_api_key invalid_id")]]),
     on("delete", "/api-keys/{id}", Scope::KeysManage, "Takes an API key out of use").in_wards().query(&["reason"])
         .nothing().refuses(&[NOT_FOUND, REASON, APPENDS]),
+    on("get", "/audit", Scope::AuditRead, "Who has read or changed what of whom, newest first: a page, or by `Accept` all of it").of_tenant().query(&["patient", "subject", "from", "to", "limit<=1000", "cursor"])
+        .tagged(&audit::list).also_as(&[NDJSON]).refuses(&[OUTSIDE_TOKEN, PAGED, &[(400, "invalid_id"), (406, "not_acceptable")], TABLE]),
 
     on("get", "/webhooks", WEBHOOKS_MANAGE, "The tenant's endpoints").of_tenant()
         .tagged(&webhooks::list).refuses(&[OUTSIDE_TOKEN]),
