@@ -190,6 +190,13 @@ pub struct Serving {
     /// Who has asked for what.
     #[command(flatten)]
     pub audit: AuditOptions,
+    /// Where traces are sent: an OTLP collector over HTTP, as http://collector:4318
+    /// [also: OTEL_EXPORTER_OTLP_ENDPOINT; default: nowhere, and there are none]
+    #[arg(long, env = "VITALS_OTLP_ENDPOINT", value_name = "URL", value_parser = collector)]
+    pub otlp_endpoint: Option<reqwest::Url>,
+    /// Which part of the requests is traced of those whose senders do not say whether: 0 to 1
+    #[arg(long, env = "VITALS_TRACE_RATIO", value_name = "PART", value_parser = part, default_value_t = TRACE_RATIO)]
+    pub trace_ratio: f64,
     /// Pause of the self-check between some patients and the next
     #[arg(long, env = "VITALS_SELF_CHECK_PAUSE", value_name = "TIME", value_parser = duration, default_value = SELF_CHECK_PAUSE)]
     pub self_check_pause: Duration,
@@ -206,6 +213,9 @@ const DATABASE_AWAY: &str = "5m";
 
 /// A balancer that asks every two seconds has twice been told.
 const DRAIN: &str = "5s";
+
+/// So few that they cost nothing that can be measured.
+const TRACE_RATIO: f64 = 0.01;
 
 /// Between two looks of the self-check.
 const SELF_CHECK_PAUSE: &str = "5s";
@@ -324,7 +334,8 @@ fn knows(command: &Command, id: &str) -> bool {
         || command.get_subcommands().any(|sub| knows(sub, id))
 }
 
-fn set_defaults(command: Command, defaults: &[(String, String)]) -> Command {
+/// Gives a command and its subcommands other defaults, by the ids of options.
+pub fn set_defaults(command: Command, defaults: &[(String, String)]) -> Command {
     command
         .mut_args(|arg| match defaults.iter().find(|(id, _)| arg.get_id() == id.as_str()) {
             Some((_, value)) if arg.get_long().is_some() => {
@@ -358,6 +369,19 @@ fn origin(text: &str) -> Result<String, String> {
         Some(origin) => Err(format!("write it as browsers do: {origin}")),
         None => Err("write it as https://app.example.org; each origin is named".to_owned()),
     }
+}
+
+/// Where something is that speaks HTTP.
+fn collector(text: &str) -> Result<reqwest::Url, String> {
+    let url = reqwest::Url::parse(text).map_err(|error| format!("no URL: {error}"))?;
+    let of_web = ["http", "https"].contains(&url.scheme());
+    of_web.then_some(url).ok_or_else(|| "write it as http://collector:4318".to_owned())
+}
+
+/// A part of a whole.
+fn part(text: &str) -> Result<f64, String> {
+    let part = text.parse().ok().filter(|part| (0.0..=1.0).contains(part));
+    part.ok_or_else(|| "write it as a number from 0 to 1".to_owned())
 }
 
 /// The id of a tenant, a patient or a device.

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::trace::TraceContext;
 use crate::vital::Vital;
 
 /// The type of a measurement; every other type names something that happened.
@@ -171,6 +172,13 @@ pub struct AlertData {
     /// What the rule knew when it said so, for the alert to explain itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub because: Option<Because>,
+    /// The trace of the request that brought it about, if it is recorded: the context in which
+    /// the rules said so. Nothing is decided by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// What came with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracestate: Option<String>,
 }
 
 /// Why an alert was raised.
@@ -332,6 +340,13 @@ pub struct Measurement {
     pub suspect: bool,
 }
 
+impl AlertData {
+    /// The trace that it belongs to.
+    pub fn trace(&self) -> Option<TraceContext> {
+        TraceContext::read(self.traceparent.as_deref()?, self.tracestate.as_deref())
+    }
+}
+
 impl Event {
     /// A reading of a patient, by a device; `context` is JSON text.
     pub fn reading(
@@ -391,6 +406,16 @@ impl Event {
             Some(data) if self.is_alert() => serde_json::from_str(data).map(Some),
             _ => Ok(None),
         }
+    }
+
+    /// The same event, if it is an alert event, with the trace that it belongs to.
+    pub fn in_trace(&mut self, context: &TraceContext) -> Result<(), serde_json::Error> {
+        if let Some(alert) = self.alert()? {
+            let (traceparent, tracestate) = (Some(context.traceparent()), context.tracestate());
+            let alert = AlertData { traceparent, tracestate, ..alert };
+            self.data = Some(serde_json::to_string(&alert)?);
+        }
+        Ok(())
     }
 
     /// Alert events carry upper-case names; everything else is lower-case, and

@@ -9,6 +9,8 @@ pub mod clock;
 pub mod tasks;
 pub mod vital;
 
+pub mod trace;
+
 pub mod event;
 
 pub mod wire;

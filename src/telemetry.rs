@@ -7,12 +7,15 @@ pub mod names;
 use std::io::IsTerminal;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
-use tracing_subscriber::fmt::FormatFields;
-use tracing_subscriber::fmt::format::debug_fn;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 
 use crate::config::LogFormat;
+use crate::trace;
 
 /// The field in which a slow statement stands.
 const STATEMENT: &str = "db.statement";
@@ -32,12 +35,37 @@ pub fn log(filter: &str, format: LogFormat) -> Result<(), tracing_subscriber::fi
         .log_internal_errors(false);
     let begun = match format {
         LogFormat::Text => subscriber.compact().fmt_fields(for_people()).try_init(),
-        LogFormat::Json => subscriber.json().try_init(),
+        LogFormat::Json => subscriber.json().map_event_format(InTrace).try_init(),
     };
     if begun.is_err() {
         tracing::debug!("this process logs already");
     }
     Ok(())
+}
+
+/// Lines for machines, with the trace of the request that they are about: `trace_id` and
+/// `span_id`, as OpenTelemetry names them in logs that are not its own.
+struct InTrace<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for InTrace<F>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut to: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        let Some(trace) = trace::current() else { return self.0.format_event(context, to, event) };
+        let mut line = String::new();
+        self.0.format_event(context, Writer::new(&mut line), event)?;
+        let rest = line.strip_prefix('{').unwrap_or(&line);
+        let (trace, span) = (trace.trace_id(), trace.span_id());
+        write!(to, "{{\"trace_id\":\"{trace}\",\"span_id\":\"{span}\",{rest}")
+    }
 }
 
 /// What a line for people holds of an event: not the whole of a slow statement, which is

@@ -118,6 +118,9 @@ fn parse(arguments: &[OsString]) -> Result<Cli, ExitCode> {
         }
         None => command,
     };
+    let collector = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok().filter(|url| !url.is_empty());
+    let collector = collector.map(|url| ("otlp_endpoint".to_owned(), url));
+    let command = config::set_defaults(command, collector.as_slice());
     let matches = command.try_get_matches_from(arguments).map_err(exit_of)?;
     Cli::from_arg_matches(&matches).map_err(exit_of)
 }

@@ -28,6 +28,7 @@ mod secret;
 mod serve;
 mod tenants;
 mod token;
+mod traces;
 mod verify;
 
 pub use cli::{main, options};

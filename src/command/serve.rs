@@ -26,7 +26,7 @@ use super::error::Error;
 use super::listen::Listening;
 use super::rebuilds::{REBUILD_CONNECTIONS_MAX, renew};
 use super::revoked::Follower;
-use super::{api_keys, audited, descriptors, incarnation, secret};
+use super::{api_keys, audited, descriptors, incarnation, secret, traces};
 use crate::adapter::http::availability::Availability;
 use crate::adapter::http::connections::tls::Tls;
 use crate::adapter::http::cors::Origins;
@@ -203,6 +203,7 @@ impl Server {
         let log = database.log(common, database.pool(COMMON_CONNECTIONS_MAX)).await?;
         database.warn_of_rights();
         let (stop, tasks) = (CancellationToken::new(), Tasks::default());
+        traces::start(serving, &log, &stop, &tasks)?;
         let draining = CancellationToken::new();
         let Listening { listener, tls, .. } = listening;
         tasks.spawn_until("the certificates' upkeep", &stop, keep_certificates(tls.clone()));

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::schedule::Schedule;
+use crate::trace::TraceContext;
 
 /// After this an attempt is taken to have died with its process. Longer than waiting here
 /// ([`QUEUED_MS_MAX`]), the timeout and the recording together.
@@ -57,6 +58,15 @@ pub struct Claimed {
     pub body: String,
     /// Of the endpoint: see [`super::transport::Destination`].
     pub version: i32,
+    /// See [`Claimed::trace_context`], as it is stored.
+    pub trace: Option<String>,
+}
+
+impl Claimed {
+    /// The trace that its attempts follow from.
+    pub fn trace_context(&self) -> Option<TraceContext> {
+        TraceContext::of_stored(self.trace.as_deref()?)
+    }
 }
 
 /// What a fan-out made.

@@ -64,4 +64,4 @@ update delivery d
 returning d.shard, d.position, d.endpoint_id, d.id, d.tenant, d.webhook_id, d.sequence, d.class,
           d.priority is not distinct from 'high' as is_high, d.ordered, d.attempts, d.attempts_before, d.body,
           (extract(epoch from clock_timestamp() - coalesce(d.replayed_at, d.created_at)))::float8 as age_seconds,
-          t.probe, t.version
+          t.probe, t.version, d.trace

@@ -20,9 +20,12 @@ use super::breaker::{self, RETRY_AFTER_S_OPENS};
 use super::claim::{Capacity, Claimed, Waiting, claim, release};
 use super::endpoint;
 use super::queue::{DeliveryQueue, Slot};
-use super::transport::{Destination, Message, NotSent, SequenceNumber, Transport, Verdict};
+use super::transport::{
+    AttemptOutcome, Destination, Message, NotSent, SequenceNumber, Transport, Verdict,
+};
 use crate::clock::Clock;
 use crate::log::{Log, ReplyTimeout, answered, answered_soon};
+use crate::trace::{self, Moment, Span, SpanKind, TraceContext};
 
 /// How long the deliverer sleeps without looking for due retries.
 const POLL_MS: u64 = 200;
@@ -169,9 +172,12 @@ impl<T: Transport> Deliverer<T> {
             incarnation: self.log.incarnations().of_sequence(sequence),
         });
         let (id, body) = (&*claimed.webhook_id, &*claimed.body);
-        let message = Message { id, number, body, sent_at: started_at };
+        let (trace, step) = step_of(claimed);
+        let message = Message { id, number, body, sent_at: started_at, trace: trace.as_ref() };
         let to = Destination { endpoint_id: claimed.endpoint_id, version: claimed.version };
-        match self.transport.send(message, to).await {
+        let sent = self.transport.send(message, to).await;
+        end(step, &sent);
+        match sent {
             Ok(outcome) => Ok(Attempt {
                 started_at,
                 latency: started.elapsed(),
@@ -208,7 +214,10 @@ impl<T: Transport> Deliverer<T> {
             }
             self.record_surely(&mut batch).await;
             for attempt in batch.drain(..) {
-                self.after(&attempt).await;
+                match attempt.claimed.trace_context() {
+                    Some(trace) => trace::within(trace, self.after(&attempt)).await,
+                    None => self.after(&attempt).await,
+                }
             }
         }
     }
@@ -279,6 +288,34 @@ impl<T: Transport> Deliverer<T> {
             tracing::error!(%error, endpoint = %id, "fails and was not held for broken; again later");
         }
         self.give_back(self.queue.clear(id)).await;
+    }
+}
+
+/// The trace of an attempt, and the step that it is, if this process records it.
+fn step_of(claimed: &Claimed) -> (Option<TraceContext>, Option<Span>) {
+    let Some(before) = claimed.trace_context() else { return (None, None) };
+    let step = trace::child(&before, "attempt", SpanKind::Client, Moment::default());
+    let Some(mut step) = step else { return (Some(before), None) };
+    step.set("vitals.delivery", claimed.id.to_string());
+    step.set("vitals.endpoint", claimed.endpoint_id.to_string());
+    step.set("vitals.tenant", claimed.tenant.clone());
+    step.set("vitals.attempt", i64::from(claimed.attempts));
+    (Some(step.context()), Some(step))
+}
+
+/// Without the reason: it may hold what a receiver says of a patient.
+fn end(step: Option<Span>, sent: &Result<AttemptOutcome, NotSent>) {
+    let Some(mut step) = step else { return };
+    match sent {
+        Ok(outcome) => {
+            if let Some(status) = outcome.status {
+                step.set("http.response.status_code", i64::from(status));
+            }
+            if !outcome.is_delivered() {
+                step.fail(if outcome.status.is_some() { "refused" } else { "unanswered" });
+            }
+        }
+        Err(NotSent(_)) => step.fail("not sent"),
     }
 }
 

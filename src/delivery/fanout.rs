@@ -6,6 +6,8 @@
 //! the queue after the commit: an alert waits for no second statement. Does not send: the
 //! deliverer does. What is lost between commit and queue comes back when its lease ends.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::time::Duration;
 
 use sqlx::PgConnection;
@@ -19,6 +21,7 @@ use super::schedule::Schedule;
 use crate::consumer::{Consumer, ConsumerError, Follows};
 use crate::event::{AlertData, AlertEventKind, Recorded};
 use crate::log::{Window, read_non_readings};
+use crate::trace::{self, Moment, Span, SpanKind, TraceContext};
 use crate::wire::{AlertBody, AlertBodyLinks, AlertStub, Number};
 
 /// Alert events have an index of their own, so a window may be large; the first of its
@@ -49,6 +52,10 @@ struct Announcement<'a> {
 impl Announcement<'_> {
     fn priority(&self) -> Option<&'static str> {
         self.alert.as_ref().map(|alert| alert.priority.name())
+    }
+
+    fn trace(&self) -> Option<TraceContext> {
+        self.alert.as_ref()?.trace()
     }
 
     fn clears(&self) -> bool {
@@ -169,9 +176,31 @@ fn pages(alert: &AlertData) -> bool {
     )
 }
 
-impl Consumer for Fanout {
+/// The step of each trace that these belong to: one, whatever it tells. It ends when it is
+/// dropped.
+fn steps(all: &[Announcement<'_>], shard: i16, began: Moment) -> HashMap<String, Span> {
+    let mut steps = HashMap::new();
+    for context in all.iter().filter_map(Announcement::trace) {
+        let kind = SpanKind::Producer;
+        if let Entry::Vacant(step) = steps.entry(context.stored())
+            && let Some(mut span) = trace::child(&context, "fan-out", kind, began)
+        {
+            span.set("vitals.shard", i64::from(shard));
+            step.insert(span);
+        }
+    }
+    steps
+}
+
+/// What a step leaves behind.
+pub struct FannedOut {
     /// The rows that were made.
-    type Done = Vec<Made>;
+    made: Vec<Made>,
+    _steps: HashMap<String, Span>,
+}
+
+impl Consumer for Fanout {
+    type Done = FannedOut;
 
     fn name(&self) -> &str {
         "webhook-fanout"
@@ -193,13 +222,14 @@ impl Consumer for Fanout {
         &self,
         tx: &mut PgConnection,
         window: &Window,
-    ) -> Result<Vec<Made>, ConsumerError> {
+    ) -> Result<FannedOut, ConsumerError> {
         fn column<'a, T: 'a>(
             of: &'a [Announcement<'_>],
             f: impl Fn(&'a Announcement<'_>) -> T + 'a,
         ) -> Vec<T> {
             of.iter().map(f).collect()
         }
+        let began = Moment::now();
         let non_readings = read_non_readings(tx, window).await?;
         let mut all = Vec::new();
         for recorded in &non_readings {
@@ -211,8 +241,14 @@ impl Consumer for Fanout {
             all.extend(self.announcement(recorded).map_err(unreadable)?);
         }
         if all.is_empty() {
-            return Ok(Vec::new());
+            return Ok(FannedOut { made: Vec::new(), _steps: HashMap::new() });
         }
+        let steps = steps(&all, window.shard, began);
+        // As it came, where this process records nothing.
+        let followed = |a: &Announcement<'_>| {
+            let stored = a.trace()?.stored();
+            Some(steps.get(&stored).map_or(stored, |step| step.context().stored()))
+        };
         let capacity = self.queue.capacity_for_new();
         let made = sqlx::query_as(include_str!("insert_deliveries.sql"))
             .bind(window.shard)
@@ -233,12 +269,13 @@ impl Consumer for Fanout {
             .bind(capacity.others)
             .bind(LEASE_SECONDS)
             .bind(column(&all, |a| &*a.stub))
+            .bind(column(&all, followed))
             .fetch_all(tx)
             .await?;
-        Ok(made)
+        Ok(FannedOut { made, _steps: steps })
     }
 
-    fn committed(&self, _window: &Window, made: Vec<Made>) {
+    fn committed(&self, _window: &Window, FannedOut { made, .. }: FannedOut) {
         if !made.is_empty() {
             self.queue.made(made);
         }

@@ -7,13 +7,13 @@
 --
 -- $1 shard   $2–$13 what happened   $14, $15: endpoints and how many more of each this
 -- process takes; $16: of those not named   $17: lease in seconds   $18: bodies for endpoints
--- that want a stub payload
+-- that want a stub payload   $19: the traces that attempts follow from
 with announced as (
     select * from unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
                          $8::boolean[], $9::uuid[], $10::text[], $11::text[], $12::boolean[], $13::uuid[],
-                         $18::text[])
+                         $18::text[], $19::text[])
         as h (position, tenant, webhook_id, event, full_body, recorded_at,
-              pages, alert_id, priority, class, clears, about, stub_body)
+              pages, alert_id, priority, class, clears, about, stub_body, trace)
 ), wanted as (
     select h.*, e.id as endpoint_id, e.version, e.ordered,
            case e.payload when 'thin' then h.stub_body else h.full_body end as body,
@@ -56,10 +56,11 @@ with announced as (
     returning endpoint_id, last
 ), made as (
     insert into delivery (shard, position, endpoint_id, id, tenant, webhook_id, event, body, state,
-                          attempts, due_at, created_at, sequence, alert_id, priority, class, ordered)
+                          attempts, due_at, created_at, sequence, alert_id, priority, class, ordered, trace)
     select $1, p.position, p.endpoint_id, gen_random_uuid(), p.tenant, p.webhook_id, p.event, p.body, 'pending',
            p.claimed::integer, clock_timestamp() + make_interval(secs => case when p.claimed then $17 else 0 end),
-           clock_timestamp(), n.last - p.of_endpoint + p.nth, p.alert_id, p.priority, p.class, p.ordered
+           clock_timestamp(), n.last - p.of_endpoint + p.nth, p.alert_id, p.priority, p.class, p.ordered,
+           p.trace
     from placed p
     join numbered n using (endpoint_id)
     order by p.endpoint_id, p.position
@@ -86,7 +87,7 @@ with announced as (
 )
 select m.shard, m.position, m.endpoint_id, m.id, m.tenant, m.webhook_id, m.sequence, m.class,
        m.priority is not distinct from 'high' as is_high, m.ordered, m.attempts, 0 as attempts_before, 0::float8 as age_seconds, false as probe, e.version,
-       case when m.attempts > 0 then m.body else '' end as body
+       case when m.attempts > 0 then m.body else '' end as body, m.trace
 from made m
 -- Row by row, by its key: joined with what was placed, a plan went through all of that for
 -- each row (11 s for 40,000).

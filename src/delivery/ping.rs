@@ -45,7 +45,7 @@ pub async fn ping(transport: &impl Transport, endpoint: &Endpoint, now: DateTime
             return Pinged { webhook_id, latency: Duration::ZERO, outcome };
         }
     };
-    let message = Message { id: &webhook_id, number: None, body: &body, sent_at: now };
+    let message = Message { id: &webhook_id, number: None, body: &body, sent_at: now, trace: None };
     let to = Destination { endpoint_id: endpoint.id, version: endpoint.version };
     let started = Instant::now();
     let sent = transport.send(message, to).await;

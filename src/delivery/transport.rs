@@ -10,6 +10,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use crate::trace::TraceContext;
+
 /// What is sent, to the letter.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
@@ -21,6 +23,8 @@ pub struct Message<'a> {
     pub body: &'a str,
     /// When this attempt began.
     pub sent_at: DateTime<Utc>,
+    /// The trace that it belongs to, if any: what the receiver does follows from it.
+    pub trace: Option<&'a TraceContext>,
 }
 
 /// A message's number at its endpoint.

@@ -21,6 +21,7 @@ use crate::devices::{self, Device};
 use crate::event::Event;
 use crate::log::{Archived, Log, answered_soon};
 use crate::tasks::Tasks;
+use crate::trace;
 
 pub use self::writer::WritersError;
 
@@ -183,7 +184,7 @@ impl Writers {
             let room = room.split(events.len()).ok_or(WritersError::QueueFull)?;
             let (reply, answer) = oneshot::channel();
             writer
-                .send(writer::Request { events, reply, _room: room })
+                .send(writer::Request { events, reply, append: trace::append(), _room: room })
                 .map_err(|_| WritersError::Unavailable)?;
             replies.push((answer, indices));
         }

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use super::head::Mark;
+use super::traced::TracedEvents;
 use super::{archived, chain, series};
 use crate::event::{Event, READING};
 
@@ -98,7 +99,7 @@ pub async fn append(
     if readings(events).next().is_none() {
         return append_named(tx, shard, events, Named::default(), Expect::New).await;
     }
-    append_naming(tx, shard, events, Expect::New).await.map(|(appended, ..)| appended)
+    append_naming(tx, shard, events, &[], Expect::New).await.map(|(appended, ..)| appended)
 }
 
 /// The same, where the numbers of the series are not known; with them, reading by reading,
@@ -107,15 +108,21 @@ pub(super) async fn append_naming(
     tx: &mut PgConnection,
     shard: i16,
     events: &[Event],
+    traced: &[TracedEvents],
     expect: Expect,
 ) -> Result<(Appended, Vec<i32>, Option<Mark>), AppendError> {
     let readings: Vec<&Event> = readings(events).collect();
     let (named, places) = series::distinct(&readings);
     let places: Vec<i32> = places.into_iter().map(|place| place as i32 + 1).collect();
     let columns = Columns::of(events, &places)?;
-    let query = series::bind_named(sqlx::query_as(APPEND_NAMING).bind(shard), &named);
-    let found: Option<NamingHead> =
-        columns.bind(query).bind(expect == Expect::Duplicates).fetch_optional(tx).await?;
+    let statement = match traced {
+        [] => APPEND_NAMING,
+        _ => include_str!("append_naming_traced.sql"),
+    };
+    let query = series::bind_named(sqlx::query_as(statement).bind(shard), &named);
+    let query = columns.bind(query).bind(expect == Expect::Duplicates);
+    let query = bind_traced(query, traced);
+    let found: Option<NamingHead> = query.fetch_optional(tx).await?;
     let found = found.ok_or(AppendError::NoShard(shard))?;
     let of = |place: &i32| found.numbers.get(*place as usize - 1).copied();
     let numbers = places.iter().map(of).collect::<Option<Vec<i32>>>();
@@ -136,6 +143,8 @@ pub(super) struct Named<'a> {
     pub(super) numbers: &'a [i32],
     /// The commit by which they were known, unless all were asked for in this transaction.
     pub(super) by: Option<Mark>,
+    /// What of the batch is traced.
+    pub(super) traced: &'a [TracedEvents],
 }
 
 /// The same, where the numbers of the series are known.
@@ -147,12 +156,17 @@ pub(super) async fn append_named(
     expect: Expect,
 ) -> Result<Appended, AppendError> {
     let columns = Columns::of(events, named.numbers)?;
-    let query = sqlx::query_as(APPEND)
+    let statement = match named.traced {
+        [] => APPEND,
+        _ => include_str!("append_traced.sql"),
+    };
+    let query = sqlx::query_as(statement)
         .bind(shard)
         .bind(named.by.map(|mark| mark.position))
         .bind(named.by.map(|mark| mark.recorded_at));
-    let head: Option<Head> =
-        columns.bind(query).bind(expect == Expect::Duplicates).fetch_optional(tx).await?;
+    let query = columns.bind(query).bind(expect == Expect::Duplicates);
+    let query = bind_traced(query, named.traced);
+    let head: Option<Head> = query.fetch_optional(tx).await?;
     head.ok_or(AppendError::NoShard(shard))?.appended(events.len())
 }
 
@@ -207,6 +221,17 @@ const APPEND_NAMING: &str = "select * from append_naming($1, $2, $3, $4, $5, $6,
                                                          $21, $22)";
 
 type Bound<'q, T> = sqlx::query::QueryAs<'q, sqlx::Postgres, T, sqlx::postgres::PgArguments>;
+
+/// Binds what is traced, after all else; nothing, where nothing is.
+fn bind_traced<'q, T>(query: Bound<'q, T>, traced: &[TracedEvents]) -> Bound<'q, T> {
+    if traced.is_empty() {
+        return query;
+    }
+    query
+        .bind(traced.iter().map(|of| of.first).collect::<Vec<_>>())
+        .bind(traced.iter().map(|of| of.last).collect::<Vec<_>>())
+        .bind(traced.iter().map(|of| of.context.stored()).collect::<Vec<_>>())
+}
 
 /// A batch as `append_events` takes it.
 #[derive(Default)]

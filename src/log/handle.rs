@@ -18,6 +18,7 @@ use super::incarnation::{self, Incarnation, Incarnations};
 use super::install::{LogOpenError, install, migrations_ahead, refuse_unreleased};
 use super::series::{self, SeriesCache};
 use super::timeouts::{self, GuardedConnection, answered_soon};
+use super::traced::TracedEvents;
 use super::wake::Wake;
 use super::{partition, roles};
 use crate::clock::Clock;
@@ -186,7 +187,7 @@ impl Log {
         shard: i16,
         events: &[crate::event::Event],
     ) -> Result<Appended, AppendError> {
-        self.append_on(&mut GuardedConnection::for_one_question(), shard, events).await
+        self.append_on(&mut GuardedConnection::for_one_question(), shard, events, &[]).await
     }
 
     /// Appends the same events to every shard, all in one transaction, ends it and wakes all
@@ -208,16 +209,17 @@ impl Log {
         Ok(())
     }
 
-    /// The same for who appends one batch after the other.
+    /// The same for who appends one batch after the other, some of which is traced.
     pub async fn append_on(
         &self,
         held: &mut GuardedConnection,
         shard: i16,
         events: &[crate::event::Event],
+        traced: &[TracedEvents],
     ) -> Result<Appended, AppendError> {
         let times = || events.iter().map(|event| event.occurred_at);
         self.ensure_partitions(times()).await?;
-        match self.append_once(held, shard, events).await {
+        match self.append_once(held, shard, events, traced).await {
             Err(AppendError::NoPartition) => {
                 self.partitions.forget(times());
                 self.ensure_partitions(times()).await?;
@@ -225,7 +227,7 @@ impl Log {
             Err(AppendError::Restored) => self.series.forget(shard),
             appended => return appended,
         }
-        self.append_once(held, shard, events).await
+        self.append_once(held, shard, events, traced).await
     }
 
     async fn append_once(
@@ -233,6 +235,7 @@ impl Log {
         held: &mut GuardedConnection,
         shard: i16,
         events: &[crate::event::Event],
+        traced: &[TracedEvents],
     ) -> Result<Appended, AppendError> {
         let doubts = usize::try_from(shard).ok().and_then(|shard| self.doubts.get(shard));
         let doubt = doubts.map_or(0, |doubts| doubts.load(Ordering::Relaxed));
@@ -242,13 +245,13 @@ impl Log {
         let appended = match numbers {
             // One statement is a transaction of its own: one round trip.
             Some(numbers) => {
-                let named = Named { numbers: &numbers, by: known.by };
+                let named = Named { numbers: &numbers, by: known.by, traced };
                 timeouts::on_connection(&self.pool, held, async |connection| {
                     append_named(connection, shard, events, named, expect).await
                 })
                 .await
             }
-            None => self.append_unknown(held, shard, events, known, expect).await,
+            None => self.append_unknown(held, shard, (events, traced), known, expect).await,
         };
         if matches!(appended, Err(AppendError::Archived)) {
             // So that a resend is refused before it is queued.
@@ -273,12 +276,12 @@ impl Log {
         &self,
         held: &mut GuardedConnection,
         shard: i16,
-        events: &[crate::event::Event],
+        (events, traced): (&[crate::event::Event], &[TracedEvents]),
         mut known: series::Known,
         expect: Expect,
     ) -> Result<Appended, AppendError> {
         let named = timeouts::on_connection(&self.pool, held, async |connection| {
-            append_naming(connection, shard, events, expect).await
+            append_naming(connection, shard, events, traced, expect).await
         });
         let (appended, numbers, by) = named.await?;
         known.numbers = numbers.into_iter().map(Some).collect();

@@ -29,6 +29,7 @@ pub mod row_security;
 mod series;
 mod settle;
 mod timeouts;
+mod traced;
 mod turn;
 mod wake;
 
@@ -44,5 +45,6 @@ pub(crate) use timeouts::on_connection;
 pub use timeouts::{
     GuardedConnection, ReplyTimeout, answered, answered_soon, is_idle, takes_writes,
 };
+pub use traced::TracedEvents;
 pub use turn::in_turn;
 pub use wake::{POLL_MS, Wake, signal_or_poll};

@@ -25,6 +25,7 @@ mod stored;
 mod table;
 pub mod ticks;
 mod timers;
+mod traced;
 pub mod versions;
 mod written;
 #[cfg(test)]
@@ -40,3 +41,4 @@ pub use state::RuleState;
 pub use step::step;
 pub use table::RuleError;
 pub use timers::due;
+pub use traced::sweep_traces;

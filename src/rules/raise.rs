@@ -15,10 +15,11 @@ use sqlx::{PgConnection, Row};
 
 use super::evaluate::{Evaluator, SILENCE_SET, in_order};
 use super::registry::{Interest, RuleSnapshot};
-use super::{past, stored};
+use super::{past, stored, traced};
 use crate::consumer::{Consumer, ConsumerError, Follows, RULES};
 use crate::event::{AlertEventKind, Event, RULE_CHANGED, Recorded};
 use crate::log::{EVENTS_PER_APPEND_MAX, Log, Window, append, decode_events, lock_head, time_at};
+use crate::trace::{Moment, Span};
 
 /// The most positions of one step, but for an append that is longer: a page that waits
 /// behind a flood waits for this many readings at most before its own step begins.
@@ -98,6 +99,8 @@ impl Urgency {
 pub struct Raised {
     /// The alert events that were appended.
     pub events: Vec<Event>,
+    /// Of those that are traced; they end with the commit.
+    _steps: Vec<Span>,
     snapshot: Arc<RuleSnapshot>,
     incarnation: i64,
 }
@@ -179,6 +182,7 @@ impl RulesConsumer {
         position: i64,
         upto: DateTime<Utc>,
     ) -> Result<Option<Vec<Event>>, ConsumerError> {
+        let began = Moment::now();
         let snapshot = self.snapshot(tx, shard, position).await?;
         let mut evaluator = self.due(tx, shard, upto).await?;
         let mut said = Vec::new();
@@ -187,6 +191,7 @@ impl RulesConsumer {
             return Ok(None);
         }
         self.save(tx, shard, &evaluator, &snapshot).await?;
+        let _steps = traced::mark_all(began, &mut said);
         append_if_any(tx, shard, &said).await?;
         Ok(Some(said))
     }
@@ -260,6 +265,7 @@ impl Consumer for RulesConsumer {
     }
 
     async fn act(&self, tx: &mut PgConnection, window: &Window) -> Result<Raised, ConsumerError> {
+        let began = Moment::now();
         let (shard, incarnation) = (window.shard, self.log.incarnations().number());
         let mut snapshot = self.snapshot(tx, shard, window.after).await?;
         // All that is due by then comes before what follows.
@@ -273,7 +279,7 @@ impl Consumer for RulesConsumer {
             stored::without_written_anew(tx, shard, &mut events).await?;
         }
         if events.is_empty() && upto.is_none() {
-            return Ok(Raised { events: Vec::new(), snapshot, incarnation });
+            return Ok(Raised { events: Vec::new(), _steps: Vec::new(), snapshot, incarnation });
         }
         load_held(tx, shard, &events, &mut evaluator).await?;
         in_order(&mut events);
@@ -290,8 +296,9 @@ impl Consumer for RulesConsumer {
         }
         stored::keep(tx, shard, &events).await?;
         self.save(tx, shard, &evaluator, &snapshot).await?;
+        let _steps = traced::mark(tx, window, began, &mut said).await?;
         append_if_any(tx, shard, &said).await?;
-        Ok(Raised { events: said, snapshot, incarnation })
+        Ok(Raised { events: said, _steps, snapshot, incarnation })
     }
 
     fn committed(&self, window: &Window, raised: Raised) {

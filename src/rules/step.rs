@@ -351,6 +351,8 @@ impl RuleStep<'_> {
             silent_device: None,
             silenced_by: None,
             because: None,
+            traceparent: None,
+            tracestate: None,
         }
     }
 

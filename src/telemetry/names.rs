@@ -59,6 +59,8 @@ pub const METRICS: &[Metric] = &[
     ("vitals_tls_certificate_expires_seconds", Gauge, &[], "When the TLS certificate expires, seconds since 1970"),
     ("vitals_tls_handshake_failures_total", Counter, &[], "TLS handshakes that failed"),
     ("vitals_tls_reload_failures_total", Counter, &[], "Looks at the TLS files that found something unusable"),
+    ("vitals_trace_spans_total", Counter, &["outcome"], "Steps of traces that were sent, failed to be, or were dropped because too many waited"),
+    ("vitals_traces_limited_total", Counter, &[], "Traces that were not recorded because there are too many a second"),
     ("vitals_trials_refused_total", Counter, &[], "Rules that were not tried because too many were at that moment"),
     ("vitals_webhook_attempt_seconds", Histogram, &["class"], "How long an attempt to deliver took"),
     ("vitals_webhook_attempts_total", Counter, &["outcome", "class"], "Attempts to deliver"),

@@ -92,6 +92,8 @@ fn low(alert_id: Uuid, state: AlertEventKind, value: f64) -> Event {
         silent_device: None,
         silenced_by: None,
         because: None,
+        traceparent: None,
+        tracestate: None,
     };
     Event {
         tenant: "ward".into(),

@@ -70,8 +70,8 @@ async fn what_is_made_recorded_and_given_back_goes_by_keys() {
 
     let insert = include_str!("../../src/delivery/insert_deliveries.sql");
     let types = "smallint, bigint[], text[], text[], text[], text[], timestamptz[], boolean[], \
-                 uuid[], text[], text[], boolean[], uuid[], uuid[], bigint[], bigint, float8, text[]";
-    let values = format!("0::smallint, {}, 128, 20, '{{}}'", ["'{}'"; 14].join(", "));
+                 uuid[], text[], text[], boolean[], uuid[], uuid[], bigint[], bigint, float8, text[], text[]";
+    let values = format!("0::smallint, {}, 128, 20, '{{}}', '{{}}'", ["'{}'"; 14].join(", "));
     let found = plan(&mut connection, types, &values, insert).await;
     uses(&found, "endpoint_pkey", "endpoint");
     uses(&found, "delivery_of_alert", "delivery");

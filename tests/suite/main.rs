@@ -100,6 +100,7 @@ mod tenants;
 mod tidy;
 mod tls;
 mod tokens;
+mod traces;
 mod transports;
 mod trials;
 mod upcasting;

@@ -14,14 +14,15 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The ground that every room above the log stands on.
-const GROUND: [&str; 4] = ["clock", "event", "tasks", "vital"];
+const GROUND: [&str; 5] = ["clock", "event", "tasks", "trace", "vital"];
 
 /// The rooms of `src/lib.rs`, and which rooms each may enter beside the ground.
 const ROOMS: [(&str, &[&str]); 24] = [
     ("clock", &[]),
     ("tasks", &[]),
     ("vital", &[]),
-    ("event", &["vital"]),
+    ("trace", &["clock"]),
+    ("event", &["trace", "vital"]),
     ("wire", &[]),
     ("auth", &[]),
     ("limits", &["auth"]),

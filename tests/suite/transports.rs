@@ -217,6 +217,8 @@ fn event(patient: &str, alert_id: Uuid, state: AlertEventKind, priority: Priorit
         silent_device: None,
         silenced_by: None,
         because: None,
+        traceparent: None,
+        tracestate: None,
     };
     Event {
         tenant: TENANT.into(),

@@ -13,7 +13,7 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 
-use super::observed::method_name;
+use super::observed::{READINGS, method_name};
 use super::problem::{Problem, ProblemText};
 use crate::audit::{Access, Action, Audit, Means, NotRecorded, Place, Resource, Who};
 use crate::auth::Caller;
@@ -28,8 +28,6 @@ pub struct About(pub String);
 
 /// The route of these records: who reads it is recorded, whatever is sampled.
 pub const AUDIT: &str = "/api/v1/audit";
-/// Readings are the record of themselves.
-pub const READINGS: &str = "/api/v1/readings";
 
 /// A request, as far as it is to be recorded.
 pub struct Asked {

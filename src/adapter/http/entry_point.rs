@@ -16,11 +16,10 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use tower_service::Service;
 
-use super::accessed::READINGS;
 use super::availability::Availability;
 use super::body::Incoming;
 use super::cors::Origins;
-use super::observed::ObservedReadings;
+use super::observed::{ObservedReadings, READINGS};
 use super::pipeline::{RequestPipeline, every_answer};
 use super::problem::Problem;
 use super::readings::{self, ReadingsState};

@@ -54,6 +54,7 @@ mod stored;
 mod stream;
 mod to_wire;
 mod token;
+mod traced;
 mod trials;
 mod wards;
 mod webhook_events;

@@ -15,6 +15,8 @@ use metrics::{Counter, Histogram};
 
 use super::problem::ProblemText;
 
+/// Where readings go.
+pub const READINGS: &str = "/api/v1/readings";
 /// Where a request goes that finds no route.
 const NO_ROUTE: &str = "none";
 

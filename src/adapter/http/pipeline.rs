@@ -24,6 +24,7 @@ use super::connections::tls::CertificateCaller;
 use super::problem::Problem;
 use super::ratelimit;
 use super::token::{bearer, shows_token};
+use super::traced::Traced;
 use crate::audit::Audit;
 use crate::auth::{Caller, Keys};
 use crate::limits::Limits;
@@ -90,8 +91,23 @@ impl RequestPipeline {
         }
     }
 
-    /// Rate limits, a net and a time limit, for whoever has been let in.
+    /// Rate limits, a net and a time limit, for whoever has been let in; as a step of the
+    /// trace that it belongs to.
     pub async fn admit(
+        &self,
+        caller: &Caller,
+        request: Request,
+        handler: impl AsyncFnOnce(Request) -> Result<Response, Problem>,
+    ) -> Result<Response, Problem> {
+        let traced = Traced::begin(&request, caller);
+        let answer = pin!(self.handled(caller, request, handler));
+        match traced {
+            None => answer.await,
+            Some(traced) => traced.around(answer).await,
+        }
+    }
+
+    async fn handled(
         &self,
         caller: &Caller,
         request: Request,

@@ -21,6 +21,7 @@ fn delivery(tenant: &str, endpoint: Uuid, sequence: i64) -> Claimed {
         body: String::new(),
         attempts_before: 0,
         version: 1,
+        trace: None,
     }
 }
 

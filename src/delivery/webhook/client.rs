@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use reqwest::header::CONTENT_TYPE;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -26,6 +26,7 @@ use crate::delivery::endpoint::{self, Endpoint};
 use crate::delivery::seal::{Seal, UnsealError};
 use crate::delivery::transport::{Destination, Message};
 use crate::log::{Incarnations, Log, answered};
+use crate::trace::TraceContext;
 
 /// How many endpoints' clients a process keeps before it begins anew.
 const CLIENTS_MAX: usize = 10_000;
@@ -34,6 +35,10 @@ const CLIENTS_MAX: usize = 10_000;
 pub const SEQUENCE_HEADER: &str = "webhook-sequence";
 /// The header with the incarnation of the log that the number was given in.
 pub const INCARNATION_HEADER: &str = "webhook-incarnation";
+
+/// W3C's headers of a trace.
+const TRACEPARENT_HEADER: &str = "traceparent";
+const TRACESTATE_HEADER: &str = "tracestate";
 
 /// Why an endpoint cannot be called as it is stored.
 #[derive(Debug, thiserror::Error)]
@@ -77,11 +82,11 @@ pub struct EndpointClient {
 impl EndpointClient {
     /// One attempt's request. The body is signed as it is, and sent to the letter.
     pub fn request(&self, message: Message<'_>) -> reqwest::RequestBuilder {
-        let Message { id, number, body, sent_at } = message;
+        let Message { id, number, body, sent_at, trace } = message;
         let request = self
             .client
             .post(self.url.clone())
-            .headers(self.headers.to_map())
+            .headers(in_trace(self.headers.to_map(), trace))
             .header(CONTENT_TYPE, "application/json")
             .header(ID_HEADER, id)
             .header(TIMESTAMP_HEADER, sent_at.timestamp())
@@ -99,6 +104,20 @@ impl EndpointClient {
     pub(super) fn hidden_in(&self, text: String) -> String {
         self.headers.hidden_in(text)
     }
+}
+
+/// Headers of the endpoint's own, with those of a trace in their place.
+fn in_trace(mut headers: HeaderMap, trace: Option<&TraceContext>) -> HeaderMap {
+    let Some(trace) = trace else { return headers };
+    let told =
+        [(TRACEPARENT_HEADER, Some(trace.traceparent())), (TRACESTATE_HEADER, trace.tracestate())];
+    for (name, value) in told {
+        headers.remove(name);
+        if let Some(Ok(value)) = value.map(HeaderValue::try_from) {
+            headers.insert(name, value);
+        }
+    }
+    headers
 }
 
 /// The clients of a process's endpoints; cheap to clone.

@@ -14,7 +14,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::event::Event;
-use crate::log::{AppendError, GuardedConnection, Log};
+use crate::log::{AppendError, GuardedConnection, Log, TracedEvents};
+use crate::trace::{self, Moment, Span, SpanKind};
 
 /// Why nothing was acknowledged.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -55,6 +56,8 @@ pub(super) struct Request {
     pub events: Vec<Event>,
     /// Which of them the log had already.
     pub reply: oneshot::Sender<Result<Vec<usize>, WritersError>>,
+    /// The step from being handed in to the commit, if it is recorded.
+    pub append: Option<Span>,
     /// Its place in the queue, given back with the request.
     pub _room: OwnedSemaphorePermit,
 }
@@ -114,7 +117,7 @@ impl Queue {
 pub(super) async fn run(log: Log, shard: i16, turns: Arc<Semaphore>, mut queue: Queue) {
     let mut held = GuardedConnection::default();
     // Nothing, so that the first reading finds a connection, and PostgreSQL its plans.
-    if let Err(error) = log.append_on(&mut held, shard, &[]).await {
+    if let Err(error) = log.append_on(&mut held, shard, &[], &[]).await {
         tracing::debug!(shard, %error, "the first reading will have to wait for a connection");
     }
     loop {
@@ -148,12 +151,15 @@ pub(super) async fn run(log: Log, shard: i16, turns: Arc<Semaphore>, mut queue: 
 }
 
 async fn write(log: &Log, held: &mut GuardedConnection, shard: i16, mut batch: Vec<Request>) {
+    let (traced, commit) = (traced_of(&batch), commit(&mut batch, shard));
     let lengths: Vec<usize> = batch.iter().map(|r| r.events.len()).collect();
     let mut events = Vec::with_capacity(lengths.iter().sum());
     for request in &mut batch {
         events.append(&mut request.events);
     }
-    match log.append_on(held, shard, &events).await {
+    let appended = log.append_on(held, shard, &events, &traced).await;
+    drop(commit);
+    match appended {
         Ok(appended) => {
             metrics::counter!("vitals_readings_stored_total").increment(appended.stored() as u64);
             let mut positions = appended.positions.iter();
@@ -165,7 +171,8 @@ async fn write(log: &Log, held: &mut GuardedConnection, shard: i16, mut batch: V
             let mut events = events.into_iter();
             for (mut request, length) in batch.into_iter().zip(lengths) {
                 request.events = events.by_ref().take(length).collect();
-                let result = log.append_on(held, shard, &request.events).await;
+                let traced = traced_of(std::slice::from_ref(&request));
+                let result = log.append_on(held, shard, &request.events, &traced).await;
                 let result = result.map(|appended| duplicates(appended.positions.iter()));
                 answer(request, result.map_err(|error| unavailable(shard, &error)));
             }
@@ -177,13 +184,56 @@ async fn write(log: &Log, held: &mut GuardedConnection, shard: i16, mut batch: V
     }
 }
 
+/// Which events of a batch are traced.
+fn traced_of(batch: &[Request]) -> Vec<TracedEvents> {
+    let (mut traced, mut before) = (Vec::new(), 0);
+    for request in batch {
+        let last = before + request.events.len() as i32;
+        traced.extend(request.append.as_ref().map(|append| TracedEvents {
+            first: before + 1,
+            last,
+            context: append.context(),
+        }));
+        before = last;
+    }
+    traced
+}
+
+/// The step that many requests share: it follows from the first of those that are recorded,
+/// and is linked with the others.
+fn commit(batch: &mut [Request], shard: i16) -> Option<Span> {
+    if !trace::is_on() {
+        return None;
+    }
+    let (requests, readings) = (batch.len(), batch.iter().map(|r| r.events.len()).sum::<usize>());
+    let mut appends = batch.iter_mut().filter_map(|request| {
+        let append = request.append.as_mut()?;
+        append.set("vitals.shard", i64::from(shard));
+        append.set("vitals.readings", request.events.len() as i64);
+        Some(append)
+    });
+    let parent = appends.next()?.context();
+    let mut commit = trace::child(&parent, "commit", SpanKind::Client, Moment::now())?;
+    commit.set("db.system.name", "postgresql");
+    commit.set("vitals.requests", requests as i64);
+    commit.set("vitals.readings", readings as i64);
+    for append in appends {
+        commit.link(&append.context());
+        append.link(&commit.context());
+    }
+    Some(commit)
+}
+
 /// Which readings were given no position.
 fn duplicates<'a>(positions: impl Iterator<Item = &'a Option<i64>>) -> Vec<usize> {
     positions.enumerate().filter(|(_, at)| at.is_none()).map(|(nth, _)| nth).collect()
 }
 
 /// A caller that went away does not want its answer; its readings are stored.
-fn answer(request: Request, result: Result<Vec<usize>, WritersError>) {
+fn answer(mut request: Request, result: Result<Vec<usize>, WritersError>) {
+    if let (Some(append), Err(error)) = (&mut request.append, &result) {
+        append.fail(error.code());
+    }
     if request.reply.send(result).is_err() {
         tracing::debug!("the caller went away before its commit was acknowledged");
     }
@@ -216,7 +266,7 @@ mod tests {
     fn request(room: &Arc<Semaphore>) -> Request {
         let (reply, _) = oneshot::channel();
         let _room = room.clone().try_acquire_owned().unwrap();
-        Request { events: Vec::new(), reply, _room }
+        Request { events: Vec::new(), reply, append: None, _room }
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 //! that verifies for itself, and waiting for conditions instead of for time.
 
 pub mod cluster;
+pub mod collector;
 pub mod described;
 pub mod disk;
 pub mod http;

@@ -31,7 +31,8 @@ pub fn scratch_dir() -> PathBuf {
 pub fn command(data_dir: &Path, database_url: Option<&str>) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vitals"));
     for (key, _) in std::env::vars_os() {
-        if key.to_string_lossy().starts_with("VITALS_") || key == "DATABASE_URL" {
+        let name = key.to_string_lossy();
+        if ["VITALS_", "OTEL_"].iter().any(|ours| name.starts_with(ours)) || key == "DATABASE_URL" {
             command.env_remove(key);
         }
     }

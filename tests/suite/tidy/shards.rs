@@ -42,6 +42,7 @@ const OF_MANY: [&str; 15] = [
     "src/query/tenants.sql",
     "src/record/reassign/meets.sql",
     "src/rules/backtest/tables.sql",
+    "src/rules/sweep_traces.sql",
 ];
 
 #[test]
