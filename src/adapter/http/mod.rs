@@ -27,6 +27,7 @@ mod extract;
 mod fronts;
 mod health;
 mod history;
+mod html;
 mod jobs;
 mod link;
 mod ndjson;

@@ -1,59 +1,25 @@
 //! The page of one alert, for a nurse's phone: what it is, one button, and afterwards who
 //! has answered.
 //!
-//! Guarantees to work without a script and to load nothing, that whatever stands in it is
-//! text and never markup, that its address goes nowhere (it is a key), and that nothing
-//! keeps a copy. Times are in UTC and, beside that, as ages: a page without a script does
-//! not know the ward's clock.
+//! Guarantees that its address goes nowhere (it is a key), and what every page without a
+//! script does (`super::super::html`). Times are in UTC and, beside that, as ages: a page
+//! without a script does not know the ward's clock.
 
-use std::sync::LazyLock;
-
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, Utc};
-use sha2::{Digest, Sha256};
 
+pub(super) use super::super::html::answer;
+use super::super::html::{document, escaped};
 use super::super::problem::ProblemText;
 use crate::query::alerts::{Alert, AlertState};
 use crate::wire::{Acknowledgement, Number};
 
 /// The longest name and note of an acknowledgement.
 pub(super) const BY_CHARS_MAX: usize = 200;
-/// Inside the page, so that it works behind any path of a proxy.
-const STYLE: &str = include_str!("../../../../web/ack.css");
-
-/// Nothing is loaded or run, and the form goes nowhere else.
-static POLICY: LazyLock<String> = LazyLock::new(|| {
-    let hash = STANDARD.encode(Sha256::digest(STYLE));
-    format!(
-        "default-src 'none'; style-src 'sha256-{hash}'; form-action 'self'; base-uri 'none'; \
-         frame-ancestors 'none'"
-    )
-});
 
 /// Where a patient lies, as far as it is registered.
 pub struct Bed {
     pub ward: Option<String>,
     pub bed: Option<String>,
-}
-
-/// The page as an answer.
-pub fn answer(status: StatusCode, page: String) -> Response {
-    let fixed = |name: HeaderName, value: &'static str| (name, HeaderValue::from_static(value));
-    let headers = [
-        fixed(header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        fixed(header::CACHE_CONTROL, "no-store"),
-        fixed(header::REFERRER_POLICY, "no-referrer"),
-        fixed(header::X_FRAME_OPTIONS, "DENY"),
-        fixed(HeaderName::from_static("x-robots-tag"), "noindex, nofollow"),
-    ];
-    let mut response = (status, headers, page).into_response();
-    if let Ok(policy) = HeaderValue::from_str(&POLICY) {
-        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
-    }
-    response
 }
 
 /// An alert. Without a bed nothing of the patient is shown: the message that the link
@@ -148,16 +114,6 @@ pub fn told(told: &ProblemText) -> String {
     document(title, &main)
 }
 
-fn document(title: &str, main: &str) -> String {
-    format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{}</title>\n\
-         <style>{STYLE}</style>\n</head>\n<body>\n<main>\n{main}</main>\n</body>\n</html>\n",
-        escaped(title),
-    )
-}
-
 /// `HIGH_HEART_RATE` as people say it.
 fn in_words(name: &str) -> String {
     let words = name.replace('_', " ").to_lowercase();
@@ -181,31 +137,12 @@ fn moment(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
     )
 }
 
-fn escaped(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            c => safe.push(c),
-        }
-    }
-    safe
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn what_stands_in_the_page_is_text() {
-        assert_eq!(
-            escaped("<b title='x'>&\"</b>"),
-            "&lt;b title=&#39;x&#39;&gt;&amp;&quot;&lt;/b&gt;"
-        );
         assert_eq!(in_words("HIGH_HEART_RATE"), "High heart rate");
         assert_eq!(in_words(""), "");
         let told = ProblemText { code: "other", detail: "<script>".to_owned() };
