@@ -14,7 +14,7 @@ use std::time::Duration;
 use clap::{Args, Command, ValueEnum};
 
 pub use self::audit::{AuditOptions, AuditReads, SyslogPlace};
-
+use crate::auth::oidc;
 use crate::delivery::webhook::guard::Allow;
 use crate::event::is_fhir_id;
 
@@ -158,11 +158,23 @@ pub struct Serving {
     /// By how much the clock of who makes tokens may be apart from this one's
     #[arg(long, env = "VITALS_JWT_LEEWAY", value_name = "TIME", value_parser = leeway, default_value = "0s")]
     pub jwt_leeway: Duration,
+    /// Who people sign in with in a browser: an OpenID provider, by its issuer. Needs
+    /// --oidc-client-id and --public-url; the client's secret is VITALS_OIDC_CLIENT_SECRET or
+    /// the file oidc-client-secret in --data-dir, or there is none
+    #[arg(long, env = "VITALS_OIDC_ISSUER", value_name = "URL", value_parser = oidc::issuer)]
+    pub oidc_issuer: Option<String>,
+    /// What the provider calls this installation
+    #[arg(long, env = "VITALS_OIDC_CLIENT_ID", value_name = "ID")]
+    pub oidc_client_id: Option<String>,
+    /// What the provider is asked for; openid has to be among it
+    #[arg(long, env = "VITALS_OIDC_SCOPE", value_name = "SCOPES", default_value = "openid")]
+    pub oidc_scope: String,
     /// Where the heads of the log are published, so that a tail that was cut off can be proved:
     /// a file, an http(s) URL that they are posted to, or `log`. See `vitals verify --anchor`
     #[arg(long, env = "VITALS_ANCHOR", value_name = "FILE|URL|log", value_parser = anchor_place)]
     pub anchor: Option<AnchorPlace>,
-    /// How the outside reaches this server; put before the links in webhooks
+    /// How the outside reaches this server: put before the links in webhooks, and where a browser
+    /// comes back to that signs in
     #[arg(long, env = "VITALS_PUBLIC_URL", value_name = "URL", default_value = "")]
     pub public_url: String,
     /// How long, after SIGTERM, requests are still answered while /health/ready says that

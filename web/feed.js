@@ -2,7 +2,8 @@
 //
 // Guarantees: the stream is open before the list is asked for, and what the stream said wins over a fetch that
 // may not know it yet, so nothing falls between the two; a stream that breaks or is silent for 25 s is opened
-// again from the last event seen; the token travels only in the Authorization header.
+// again from the last event seen; a token travels only in the Authorization header, and a session in its cookie, with
+// the proof that it was this page (X-CSRF-Token) on whatever changes something.
 // Does not guarantee: that an event was never missed when the server refuses to resume (it says so through
 // `told.gap`, and the list heals the values; after a restore of the log everybody is asked for anew); nor anything
 // about the DOM, which it never touches.
@@ -78,9 +79,9 @@ function reading(r, heardAt) {
 }
 
 export class Feed {
-  /** `told` hears: changed(patient), removed(patient), alert(event), gap(), reloaded(), denied(detail). */
-  constructor(token, told) {
-    this.token = token;
+  /** `by` is `{ token }`, or `{ csrf }` of a session. `told` hears: changed(patient), removed(patient), alert(event), gap(), reloaded(), denied(detail). */
+  constructor(by, told) {
+    this.by = by;
     this.told = told;
     this.patients = new Map();
     this.link = { state: 'connecting', since: Date.now(), heardAt: 0, eventAt: 0 };
@@ -145,8 +146,9 @@ export class Feed {
     const abort = () => controller.abort();
     this.ended.signal.addEventListener('abort', abort, { once: true });
     try {
-      const headers = { Authorization: `Bearer ${this.token}`, ...options.headers };
-      const response = await fetch(`/api/v1${path}`, { ...options, headers, cache: 'no-store', credentials: 'omit', signal: controller.signal });
+      const { token, csrf } = this.by, proof = token ? { Authorization: `Bearer ${token}` } : options.method && { 'X-CSRF-Token': csrf };
+      const headers = { ...proof, ...options.headers }, credentials = token ? 'omit' : 'same-origin';
+      const response = await fetch(`/api/v1${path}`, { ...options, headers, cache: 'no-store', credentials, signal: controller.signal });
       const skew = Date.parse(response.headers.get('date')) + 500 - Date.now(); // the header is cut to the second
       if (Number.isFinite(skew)) this.skewMs = Math.abs(skew) > 2_000 ? skew : 0;
       if (!response.ok) throw await Refused.from(response);

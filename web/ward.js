@@ -7,7 +7,7 @@
 // Does not guarantee: a sound, a record of what was seen, or that the token's claims, read here only to choose which
 // buttons to show, are true: the server decides.
 
-import { Feed } from '/feed.js';
+import { Feed, Refused } from '/feed.js';
 import { amount, build, human, make, MARK, moment, paint, paintAges, paintTrace, put, rankOf, span } from '/tile.js';
 
 const QUIET_MS = 12_000; // the server speaks at least every 10 s
@@ -16,6 +16,8 @@ const LIST_OLD_MS = 150_000;
 const HANDS_OFF_MS = 1_500;
 const HANDS_OFF_MS_MAX = 10_000;
 const IDLE_MS = 30_000;
+const ENDING_MS = 10 * 60_000; // a session that ends within this says so
+const SESSION_MS_MAX = 10_000;
 const EVENTS_MAX = 60;
 const SPOKEN_MAX = 3;
 const TOKEN = 'vitals.token', WARD = 'vitals.ward', NO_WARD = '(none)';
@@ -23,7 +25,7 @@ const TOKEN = 'vitals.token', WARD = 'vitals.ward', NO_WARD = '(none)';
 const $ = id => document.getElementById(id);
 const collator = new Intl.Collator(undefined, { numeric: true });
 const tiles = new Map(), dirty = new Set(), spoken = [];
-let feed, claims = {}, frame = 0, unordered = 0, touchedAt = -Infinity, failed = '', acking, ward = localStorage.getItem(WARD) ?? '';
+let feed, session, signInAt = '', claims = {}, frame = 0, unordered = 0, touchedAt = -Infinity, failed = '', acking, ward = localStorage.getItem(WARD) ?? '';
 
 // ---- tiles
 
@@ -139,14 +141,17 @@ function paintLink() {
   put($('link-text'), live ? `live · ${lastEvent}` : link.state === 'live' ? `silent for ${span(quietMs)}` : `${link.state}… ${lastEvent}`);
   const dark = link.state === 'live' ? quietMs > 2 * QUIET_MS : now - link.since > DARK_MS;
   const listOld = list.at > 0 && now - list.at > LIST_OLD_MS;
-  const kind = failed ? 'failed' : dark ? 'dark' : listOld ? 'list' : feed.warnings.length ? 'warned' : '';
+  const ending = session && Date.parse(session.endsAt) - feed.now() < ENDING_MS;
+  const kind = failed ? 'failed' : dark ? 'dark' : listOld ? 'list' : ending ? 'ending' : feed.warnings.length ? 'warned' : '';
   if (kind === 'failed') band('This page has failed.', `Nothing on it is sure to be current. Reload it. (${failed})`);
   else if (kind === 'dark') band('Not live.', link.heardAt ? `No data since ${moment(link.heardAt + feed.skewMs, feed.now())} (${span(quietMs)}). What you see is not current: look at the bedside monitors.` : 'The server’s stream cannot be reached. Look at the bedside monitors.');
   else if (kind === 'list') band('Scores are old.', `NEWS2 and alerts could not be refreshed for ${span(now - list.at)}. ${list.error}`);
+  else if (kind === 'ending') band('Your session ends soon.', `At ${moment(session.endsAt, feed.now())} this page will show nothing until somebody signs in again.`);
   else if (kind === 'warned') band('The server warns.', `${feed.warnings.map(text => text.replace(/^./, first => first.toUpperCase())).join('. ')}. Tell whoever runs it, and look at the bedside monitors: a page may be missing.`);
   $('band').hidden = !kind;
   $('retry').hidden = kind === 'list' || kind === 'warned';
-  put($('retry'), kind === 'failed' ? 'Reload' : 'Try now');
+  put($('retry'), { failed: 'Reload', ending: 'Sign in again' }[kind] ?? 'Try now');
+  $('retry').dataset.does = kind;
   document.body.classList.toggle('is-dark', kind === 'dark' || kind === 'failed');
   const alerts = [...tiles.values()].filter(tile => shown(tile.patient) && tile.order?.open > 0).length;
   document.title = kind === 'dark' || kind === 'failed' ? '⚠ NOT LIVE' : `${alerts ? `(${alerts}) ` : ''}${ward && ward !== NO_WARD ? `Ward ${ward}` : 'Ward'}`;
@@ -224,9 +229,24 @@ function signIn(token, store) {
   signOut('');
   store.setItem(TOKEN, token);
   claims = readClaims(token);
+  open({ token });
+}
+
+/** By the cookie that the browser holds and no script can read. */
+function resume(found) {
+  signOut('');
+  session = found;
+  claims = { sub: found.name, scope: found.scopes?.join(' ') };
+  put($('whoami'), found.name);
+  $('whoami').title = `${found.name} (${found.subject}), ${found.tenant}`;
+  $('whoami').hidden = false;
+  open({ csrf: found.csrf });
+}
+
+function open(by) {
   $('signin').hidden = true;
   $('ward').hidden = false;
-  feed = new Feed(token, { changed: change, removed: heardRemoved, alert: event => note(event, event.recordedAt ?? event.measuredAt), gap: heardGap, reloaded: heardReload, denied: signOut });
+  feed = new Feed(by, { changed: change, removed: heardRemoved, alert: event => note(event, event.recordedAt ?? event.measuredAt), gap: heardGap, reloaded: heardReload, denied: signOut });
   paintHeader();
   tick();
 }
@@ -237,6 +257,8 @@ function signOut(why) {
   sessionStorage.removeItem(TOKEN);
   localStorage.removeItem(TOKEN);
   claims = {};
+  session = undefined;
+  $('whoami').hidden = true;
   for (const tile of tiles.values()) seer.unobserve(tile.root);
   tiles.clear();
   dirty.clear();
@@ -250,8 +272,51 @@ function signOut(why) {
   $('signin').hidden = false;
   $('token').value = '';
   $('signin-error').hidden = !why;
-  put($('signin-error'), why);
-  $('token').focus();
+  put($('signin-error'), why.replace(/^./, first => first.toUpperCase()));
+  offer(!signInAt);
+  $(signInAt ? 'signin-go' : 'token').focus();
+}
+
+/** The identity provider first, where there is one; a token where there is none, or somebody wants to paste one. */
+function offer(token) {
+  $('signin-go').hidden = !signInAt;
+  $('signin-token').hidden = !signInAt || token;
+  $('by-token').hidden = !token;
+  put($('signin-lead'), signInAt ? 'Sign in to see the patients live.' : 'Paste your access token to see the patients live.');
+}
+
+const goSignIn = () => location.assign(`${signInAt}?return=${encodeURIComponent(location.pathname + location.search)}`);
+
+/** Whether a session of this browser goes on, and where one begins. */
+async function askSession() {
+  const response = await fetch('/auth/session', { cache: 'no-store', signal: AbortSignal.timeout(SESSION_MS_MAX) });
+  if (!response.ok) throw await Refused.from(response);
+  const found = await response.json();
+  signInAt = found.signIn ?? '';
+  return found;
+}
+
+async function begin() {
+  try {
+    const found = await askSession();
+    if (feed) return; // a token came meanwhile
+    found.signedIn ? resume(found) : signOut(found.why ?? '');
+  } catch (error) {
+    if (!feed) signOut(error.status ? error.message : 'The server cannot be reached.');
+  }
+}
+
+async function endSession() {
+  const { csrf } = session;
+  signOut('');
+  try {
+    const response = await fetch('/auth/logout', { method: 'POST', headers: { 'X-CSRF-Token': csrf }, signal: AbortSignal.timeout(SESSION_MS_MAX) });
+    if (!response.ok && response.status !== 401) throw await Refused.from(response);
+    const { next } = response.ok ? await response.json() : {};
+    if (next && next !== '/') location.assign(next);
+  } catch (error) {
+    signOut(`You are still signed in here: ${error.status ? error.message : 'the server cannot be reached'}. Reload the page and sign out again.`);
+  }
 }
 
 const mayAck = () => String(claims.scope ?? '').split(' ').includes('alerts:ack');
@@ -309,8 +374,13 @@ $('signin-form').addEventListener('submit', event => {
   const token = $('token').value.replace(/^\s*bearer\s+/i, '').replace(/\s+/g, '');
   if (token) signIn(token, $('keep').checked ? localStorage : sessionStorage);
 });
-$('signout').addEventListener('click', () => signOut(''));
-$('retry').addEventListener('click', () => (failed ? location.reload() : feed.retryNow()));
+$('signout').addEventListener('click', () => (session ? endSession() : signOut('')));
+$('signin-go').addEventListener('click', goSignIn);
+$('signin-token').addEventListener('click', () => {
+  offer(true);
+  $('token').focus();
+});
+$('retry').addEventListener('click', event => (failed ? location.reload() : event.target.dataset.does === 'ending' ? goSignIn() : feed.retryNow()));
 $('wards').addEventListener('change', () => {
   ward = $('wards').value;
   localStorage.setItem(WARD, ward);
@@ -322,5 +392,6 @@ $('ack-cancel').addEventListener('click', () => $('ack').close());
 setInterval(tick, 1_000);
 
 const stored = sessionStorage.getItem(TOKEN) ?? localStorage.getItem(TOKEN);
-if (!takeFragment()) stored ? signIn(stored, localStorage.getItem(TOKEN) ? localStorage : sessionStorage) : signOut('');
+if (!takeFragment() && stored) signIn(stored, localStorage.getItem(TOKEN) ? localStorage : sessionStorage);
+feed ? askSession().catch(error => console.warn('where to sign in is not known', error)) : begin();
 tick();

@@ -64,13 +64,22 @@ impl Acceptance {
 
     /// Who these claims are about.
     pub fn caller(&self, claims: Map<String, Value>) -> Result<Caller, Denied> {
+        self.judged(claims, &self.issuers)
+    }
+
+    /// The same of who signed in: by whom is a configuration of its own.
+    pub fn signed_in(&self, claims: Map<String, Value>) -> Result<Caller, Denied> {
+        self.judged(claims, &[])
+    }
+
+    fn judged(&self, claims: Map<String, Value>, issuers: &[String]) -> Result<Caller, Denied> {
         let granted = match self.map() {
             Some(map) => map.granted(&claims).map_err(|two| unauthorised(two.to_string()))?,
             None => Granted::default(),
         };
         let claims: Claims = serde_json::from_value(Value::Object(claims))
             .map_err(|error| unauthorised(format!("the token's claims cannot be read: {error}")))?;
-        let caller = Caller::of(claims, granted, &self.issuers)?;
+        let caller = Caller::of(claims, granted, issuers)?;
         Ok(caller.unless_in(&self.revocations))
     }
 

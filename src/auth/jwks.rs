@@ -15,8 +15,9 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse};
-use jsonwebtoken::{Algorithm, DecodingKey, Header};
+use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
 use parking_lot::RwLock;
+use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -60,6 +61,16 @@ pub enum JwksError {
     Json(#[from] serde_json::Error),
     #[error("the set of keys holds none for RS256, ES256 or EdDSA")]
     Empty,
+}
+
+/// Why a token's claims are not believed.
+pub(super) enum Unverified {
+    /// No set could be read yet.
+    NoKeys,
+    /// None of the set is named so, or fits the algorithm.
+    UnknownKey,
+    /// See there.
+    Refused(ErrorKind),
 }
 
 impl From<reqwest::Error> for JwksError {
@@ -121,6 +132,12 @@ impl Jwks {
         Ok(jwks)
     }
 
+    /// The set of a URL that nobody has looked at yet.
+    pub(super) fn at(url: reqwest::Url, client: reqwest::Client) -> Jwks {
+        let source = Source::Url { url, client };
+        Jwks { source, set: RwLock::default(), looked: Mutex::default() }
+    }
+
     /// Keeps the set up to date, for ever.
     pub async fn keep(&self) {
         loop {
@@ -155,22 +172,45 @@ impl Jwks {
         header: &Header,
         acceptance: &Acceptance,
     ) -> Result<Arc<Caller>, Denied> {
+        let (set, claims) =
+            self.verified(token, header, validation).await.map_err(|why| match why {
+                Unverified::NoKeys => Denied::KeysUnavailable,
+                Unverified::UnknownKey => {
+                    unauthorised("the token was signed with a key that is not known here")
+                }
+                Unverified::Refused(kind) => unauthorised(reason(&kind)),
+            })?;
+        set.known.remember(token, claims, acceptance)
+    }
+
+    /// What a token says that one of the keys signed, and that is as `validation` has it.
+    pub(super) async fn claims(
+        &self,
+        token: &str,
+        header: &Header,
+        validation: impl Fn(Algorithm) -> Validation,
+    ) -> Result<Map<String, Value>, Unverified> {
+        self.verified(token, header, validation).await.map(|(_, claims)| claims)
+    }
+
+    async fn verified(
+        &self,
+        token: &str,
+        header: &Header,
+        validation: impl Fn(Algorithm) -> Validation,
+    ) -> Result<(Arc<Set>, Map<String, Value>), Unverified> {
         if !self.knows(header) {
             self.look_for_unknown().await;
         }
-        let set = self.set().ok_or(Denied::KeysUnavailable)?;
-        let mut fitting = set.keys.iter().filter(|key| key.fits(header)).peekable();
-        if fitting.peek().is_none() {
-            return Err(unauthorised("the token was signed with a key that is not known here"));
-        }
-        let mut refused = ErrorKind::InvalidSignature;
-        for key in fitting {
+        let set = self.set().ok_or(Unverified::NoKeys)?;
+        let mut refused = None;
+        for key in set.keys.iter().filter(|key| key.fits(header)) {
             match jsonwebtoken::decode(token, &key.key, &validation(key.algorithm)) {
-                Ok(decoded) => return set.known.remember(token, decoded.claims, acceptance),
-                Err(error) => refused = error.into_kind(),
+                Ok(decoded) => return Ok((set.clone(), decoded.claims)),
+                Err(error) => refused = Some(Unverified::Refused(error.into_kind())),
             }
         }
-        Err(unauthorised(reason(&refused)))
+        Err(refused.unwrap_or(Unverified::UnknownKey))
     }
 
     fn set(&self) -> Option<Arc<Set>> {
@@ -195,7 +235,8 @@ impl Jwks {
         *looked = Some(Instant::now());
     }
 
-    async fn look(&self) -> Result<(), JwksError> {
+    /// One look at the source.
+    pub(super) async fn look(&self) -> Result<(), JwksError> {
         let text = match &self.source {
             Source::File(path) => {
                 let failed = |source| JwksError::File { path: path.clone(), source };
@@ -211,11 +252,20 @@ impl Jwks {
     }
 }
 
-async fn fetch(client: &reqwest::Client, url: reqwest::Url) -> Result<Vec<u8>, JwksError> {
-    let mut answer = client.get(url).send().await?;
+/// What stands at a URL.
+pub(super) async fn fetch(
+    client: &reqwest::Client,
+    url: reqwest::Url,
+) -> Result<Vec<u8>, JwksError> {
+    let answer = client.get(url).send().await?;
     if !answer.status().is_success() {
         return Err(JwksError::Status(answer.status()));
     }
+    whole(answer).await
+}
+
+/// The body of an answer, unless it is larger than a set may be.
+pub(super) async fn whole(mut answer: reqwest::Response) -> Result<Vec<u8>, JwksError> {
     let mut text = Vec::new();
     while let Some(chunk) = answer.chunk().await? {
         text.extend_from_slice(&chunk);
@@ -230,7 +280,7 @@ async fn fetch(client: &reqwest::Client, url: reqwest::Url) -> Result<Vec<u8>, J
 fn read(text: &[u8]) -> Result<Vec<PublicKey>, JwksError> {
     #[derive(serde::Deserialize)]
     struct Set {
-        keys: Vec<serde_json::Value>,
+        keys: Vec<Value>,
     }
     let Set { keys } = serde_json::from_slice(text)?;
     let read = keys.into_iter().take(KEYS_MAX).filter_map(|key| PublicKey::of(key).ok());
@@ -239,7 +289,7 @@ fn read(text: &[u8]) -> Result<Vec<PublicKey>, JwksError> {
 }
 
 impl PublicKey {
-    fn of(key: serde_json::Value) -> Result<Option<PublicKey>, serde_json::Error> {
+    fn of(key: Value) -> Result<Option<PublicKey>, serde_json::Error> {
         let jwk: Jwk = serde_json::from_value(key)?;
         let algorithm = match &jwk.algorithm {
             AlgorithmParameters::RSA(rsa) if modulus_bytes(&rsa.n) >= RSA_BYTES_MIN => {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::acceptance::Acceptance;
@@ -164,6 +165,23 @@ impl Keys {
             return Err(unauthorised("the token is not good yet"));
         }
         Ok(caller)
+    }
+
+    /// Who signed in, by what their provider said of them then and the map says of it now.
+    pub fn signed_in(&self, claims: Map<String, Value>) -> Result<Caller, Denied> {
+        let caller = self.acceptance.signed_in(claims)?;
+        self.is_still_good(&caller)?;
+        Ok(caller)
+    }
+
+    /// In which claims the map of roles looks, if there is one.
+    pub fn claims_looked_at(&self) -> Option<Vec<String>> {
+        self.acceptance.map().map(|map| map.claims().to_vec())
+    }
+
+    /// By how much clocks may be apart.
+    pub fn leeway(&self) -> Duration {
+        self.acceptance.leeway
     }
 
     /// Not once what a caller showed has expired.

@@ -18,8 +18,8 @@ pub struct Revocations(RwLock<HashMap<String, OfTenant>>);
 struct OfTenant {
     /// Until when, in milliseconds since 1970, what they had been given is refused.
     subjects: HashMap<String, i64>,
-    /// Since when, likewise.
-    tokens: HashMap<String, i64>,
+    /// When each was, and until when that is to be remembered, likewise.
+    tokens: HashMap<String, (i64, i64)>,
 }
 
 impl Revocations {
@@ -33,8 +33,23 @@ impl Revocations {
                 *at = (*at).max(at_ms);
             }
             Revoked::Token(id) => {
-                of_tenant.tokens.entry(id).or_insert(at_ms);
+                let of_token = of_tenant.tokens.entry(id).or_insert((at_ms, i64::MAX));
+                of_token.1 = i64::MAX;
             }
+        }
+    }
+
+    /// A token that is good until a moment anyway: after that it need not be remembered.
+    pub fn end(&self, tenant: &str, token_id: String, until_ms: i64) {
+        let mut all = self.0.write();
+        let of_tenant = all.entry(tenant.to_owned()).or_default();
+        of_tenant.tokens.entry(token_id).or_insert((until_ms, until_ms));
+    }
+
+    /// Forgets those that are over by now.
+    pub fn forget_before(&self, now_ms: i64) {
+        for of_tenant in self.0.write().values_mut() {
+            of_tenant.tokens.retain(|_, (_, until_ms)| *until_ms >= now_ms);
         }
     }
 
@@ -62,7 +77,8 @@ impl Revocations {
         let of_tenant = all.get(tenant)?;
         let of_subject = of_tenant.subjects.get(subject);
         let of_subject = of_subject.filter(|at| issued_ms.is_none_or(|made| made <= **at));
-        token_id.and_then(|id| of_tenant.tokens.get(id)).or(of_subject).copied()
+        let of_token = token_id.and_then(|id| of_tenant.tokens.get(id)).map(|(since, _)| since);
+        of_token.or(of_subject).copied()
     }
 }
 
@@ -92,6 +108,14 @@ mod tests {
         assert!(revocations.has("ward", "watch", Some("t-1"), Some(20_000)));
         assert!(!revocations.has("ward", "watch", Some("t-2"), None));
         assert!(!revocations.has("ward", "t-1", None, None));
+        // One that was over by itself is forgotten, and one that was revoked is not.
+        revocations.end("ward", "t-3".to_owned(), 10_000);
+        revocations.end("ward", "t-1".to_owned(), 10_000);
+        let has = |id| revocations.has("ward", "watch", Some(id), Some(20_000));
+        revocations.forget_before(10_000);
+        assert!(has("t-1") && has("t-3"));
+        revocations.forget_before(10_001);
+        assert!(has("t-1") && !has("t-3"));
         assert!(!revocations.has("other", "watch", Some("t-1"), None));
     }
 }

@@ -103,6 +103,11 @@ impl RoleMap {
         Ok(map)
     }
 
+    /// Where it looks.
+    pub fn claims(&self) -> &[String] {
+        &self.claims
+    }
+
     /// What a token's claims come to: all that any of their values gives.
     pub fn granted(&self, claims: &Map<String, Value>) -> Result<Granted, TwoTenants> {
         let mut granted = Granted::default();

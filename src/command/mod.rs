@@ -26,6 +26,7 @@ mod replay;
 mod revoked;
 mod secret;
 mod serve;
+mod signin;
 mod tenants;
 mod token;
 mod traces;

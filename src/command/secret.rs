@@ -1,5 +1,5 @@
-//! The secret that tokens are signed with, and the key that webhooks' secrets are sealed
-//! with.
+//! The secret that tokens are signed with, the key that webhooks' secrets are sealed with, and
+//! what an identity provider knows us by.
 //!
 //! Guarantees that a secret which was made here is readable by its owner only, that two
 //! processes that start at once end up with the same one, and that none is made where
@@ -24,6 +24,8 @@ const VARIABLE: &str = "VITALS_JWT_SECRET";
 const FILE: &str = "jwt-secret";
 const SEAL_VARIABLE: &str = "VITALS_SECRETS_KEY";
 const SEAL_FILE: &str = "secrets-key";
+const OIDC_VARIABLE: &str = "VITALS_OIDC_CLIENT_SECRET";
+const OIDC_FILE: &str = "oidc-client-secret";
 /// The part of a file's mode that is about everybody.
 const OTHERS: u32 = 0o007;
 
@@ -69,6 +71,19 @@ pub async fn serving_keys(common: &Common, serving: &Serving) -> Result<Keys, Er
         Some(path) => acceptance.with_roles(path.clone()).await?,
         None => acceptance,
     }))
+}
+
+/// What the identity provider knows us by, beside our name: of the environment, else of the data
+/// directory. None: a public client.
+pub fn oidc_client_secret(common: &Common) -> Result<Option<String>, Error> {
+    match std::env::var(OIDC_VARIABLE) {
+        Ok(secret) => Ok(Some(secret.trim().to_owned()).filter(|secret| !secret.is_empty())),
+        Err(std::env::VarError::NotPresent) if common.data_dir.join(OIDC_FILE).exists() => {
+            of_data_dir(&common.data_dir, OIDC_FILE).map(Some)
+        }
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(error) => Err(format!("{OIDC_VARIABLE}: {error}").into()),
+    }
 }
 
 /// What webhooks' secrets are sealed with: the keys of the environment, separated by

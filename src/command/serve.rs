@@ -26,7 +26,7 @@ use super::error::Error;
 use super::listen::Listening;
 use super::rebuilds::{REBUILD_CONNECTIONS_MAX, renew};
 use super::revoked::Follower;
-use super::{api_keys, audited, descriptors, incarnation, secret, traces};
+use super::{api_keys, audited, descriptors, incarnation, secret, signin, traces};
 use crate::adapter::http::availability::Availability;
 use crate::adapter::http::connections::tls::Tls;
 use crate::adapter::http::cors::Origins;
@@ -241,7 +241,10 @@ impl Server {
             let shares = Arc::new(Shares::new(connections_max));
             let (clock, stop) = (Clock::system(), stop.clone());
             let intake = Intake::new(writers, Some(limits.clone()), clock.clone());
+            let sign_in =
+                signin::start((common, serving), &log, &keys, &webhooks.links, &stop, &tasks)?;
             let Webhooks { clients, links } = webhooks;
+            let tickets = links.seal("tickets")?;
             let origins = Origins::new(&serving.cors_origin);
             let is_simulated = serving.is_simulated;
             let questions = log.with_pool(database.tenant_pool(QUESTION_CONNECTIONS_MAX));
@@ -258,6 +261,8 @@ impl Server {
                 jobs,
                 clients,
                 links,
+                sign_in,
+                tickets,
                 metrics,
                 availability,
                 stop,

@@ -19,6 +19,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::seal::{Seal, WeakKey};
 use crate::clock::rfc3339;
 use crate::event::is_fhir_id;
 
@@ -58,6 +59,12 @@ impl AckLinks {
     /// Links of a key.
     pub fn new(key: &str) -> AckLinks {
         AckLinks(Arc::new(Sha256::digest(key).into()))
+    }
+
+    /// A key of its own for something else that this installation alone may have made.
+    pub fn seal(&self, purpose: &str) -> Result<Seal, WeakKey> {
+        let text = self.keyed(&format!("seal {purpose}")).finalize().into_bytes();
+        Seal::new([&*URL_SAFE_NO_PAD.encode(text)])
     }
 
     /// The query of a full body's link to an alert that was recorded at this time. The same
@@ -114,14 +121,17 @@ impl AckLinks {
     }
 
     fn mac(&self, tenant: &str, alert: Uuid, until: i64, shown: Shown) -> Hmac<Sha256> {
-        // A key of 32 bytes, padded to HMAC's block as the definition has it.
-        let mut block = [0; 64];
-        block.iter_mut().zip(self.0.iter()).for_each(|(to, from)| *to = *from);
         let purpose = match shown {
             Shown::Patient => "ack",
             Shown::AlertOnly => "ack thin",
         };
-        let text = format!("{purpose}\n{until}\n{tenant}\n{alert}");
+        self.keyed(&format!("{purpose}\n{until}\n{tenant}\n{alert}"))
+    }
+
+    fn keyed(&self, text: &str) -> Hmac<Sha256> {
+        // A key of 32 bytes, padded to HMAC's block as the definition has it.
+        let mut block = [0; 64];
+        block.iter_mut().zip(self.0.iter()).for_each(|(to, from)| *to = *from);
         Hmac::<Sha256>::new(&block.into()).chain_update(text)
     }
 }

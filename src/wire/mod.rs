@@ -21,6 +21,7 @@ mod record;
 mod root;
 mod rule;
 mod schema;
+mod session;
 mod silence;
 mod state;
 mod stream;
@@ -63,6 +64,7 @@ pub use rule::{
     Backtest, Mode, Pages, PagesOf, Rule, RuleVersion, ShadowDay, ShadowReport, WrittenRule,
 };
 pub use schema::{Shape, Shapes, shape};
+pub use session::{BrowserSession, SignedOut, StreamTicket};
 pub use silence::{HeldBack, Silence, SilenceReceipt};
 pub use state::{
     Band, ChangeOfAlert, ChangeOfReading, ChangedAlert, ChangedReading, Current, Diff, DiffLinks,

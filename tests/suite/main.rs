@@ -90,6 +90,7 @@ mod rules;
 mod sensors;
 mod series;
 mod shares;
+mod signin;
 mod starting;
 mod stored;
 mod streams;

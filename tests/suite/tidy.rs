@@ -60,8 +60,8 @@ const ROOMS: [(&str, &[&str]); 24] = [
         ],
     ),
     ("embedded", &[]),
-    // One type: networks are options, and only webhooks know what they are.
-    ("config", &["delivery"]),
+    // Two: networks and issuers are options, and only webhooks and sign-ins know what they are.
+    ("config", &["auth", "delivery"]),
     ("telemetry", &["config"]),
     // It uses the platform from outside, as a hospital does; signatures it verifies.
     ("demo", &["delivery"]),
@@ -102,8 +102,8 @@ fn may_enter(room: &str, other: &str) -> bool {
 }
 
 /// Where SQL may be asked. `embedded` asks its own server whether it lives.
-const ROOMS_WITH_SQL: &str =
-    "log consumer devices jobs projection query export record rules delivery audit embedded";
+const ROOMS_WITH_SQL: &str = "auth log consumer devices jobs projection query export record rules \
+                              delivery audit embedded";
 
 /// The most lines of a file. Most have far fewer.
 const LINES_MAX: usize = 450;

@@ -71,6 +71,7 @@ const ROWS: &[Row] = &[
     ("post", "/devices/{id}/reassign", Makes, Refused, Refused, Refused),
     ("get", "/patients/{patient_id}/replay", Nothing, Own, Refused, Nothing),
     ("get", "/stream", Own, Own, Own, Own),
+    ("post", "/stream/tickets", Makes, Makes, Makes, Refused),
     ("get", "/alerts", Own, Own, Own, Own),
     ("get", "/alerts/{id}", Nothing, Nothing, Nothing, Nothing),
     ("get", "/alerts/{id}/ack", Nothing, Nothing, Nothing, Nothing),

@@ -3,8 +3,8 @@
 //! Guarantees that a browser lets a page of a named origin, and of no other, send requests
 //! with a token and read what they are answered, also refusals; and that what a browser asks
 //! before it sends anything is answered without a token, for it has none to show then.
-//! Does not keep anybody else out: that is what tokens do. Cookies are not used, and so
-//! credentials are not allowed.
+//! Does not keep anybody else out: that is what tokens do. A session is for our own
+//! page, and so credentials are not allowed.
 
 use std::sync::Arc;
 

@@ -86,7 +86,8 @@ fn is_readings(uri: &Uri) -> bool {
 impl ReadingsRoute {
     async fn answer(&self, mut request: Request) -> Result<Response, Problem> {
         let asked = self.pipeline.asked(&mut request, Some(READINGS)).await;
-        let caller = self.pipeline.caller(request.headers(), request.extensions()).await;
+        let (headers, extensions) = (request.headers(), request.extensions());
+        let caller = self.pipeline.caller(request.method(), headers, extensions).await;
         let answer = async |caller: Arc<Caller>| {
             let handler = async |request| {
                 let body = Incoming::from_request(request, &()).await?;

@@ -1,7 +1,8 @@
 //! HTTP: the contract's version 1.
 //!
-//! Guarantees that nothing is answered without a token but health, metrics, the static pages and
-//! the API's description, or with the link of one alert; and that errors are problem documents.
+//! Guarantees that nothing is answered without a token, a certificate or a session but health,
+//! metrics, the static pages, the way to sign in and the API's description, or with the link of
+//! one alert; and that errors are problem documents.
 //! Does not decide anything about vitals: a handler extracts, authorises, asks once, replies.
 
 mod accessed;
@@ -12,6 +13,7 @@ mod assignment;
 mod audit;
 pub mod availability;
 mod body;
+pub mod browser;
 mod compressed;
 pub mod connections;
 mod corrections;
@@ -50,9 +52,11 @@ pub mod router;
 mod rules;
 mod rules_state;
 mod shadow;
+pub mod signin;
 mod silences;
 mod stored;
 mod stream;
+mod tickets;
 mod to_wire;
 mod token;
 mod traced;

@@ -74,6 +74,7 @@ pub fn document() -> Value {
                     "description": "A JWT, or an API key (vk_…), which may stand in X-API-Key instead.",
                 },
                 "link": { "type": "apiKey", "in": "query", "name": "link" },
+                "ticket": { "type": "apiKey", "in": "query", "name": "ticket" },
             },
         },
         "security": [{ "token": [] }],
@@ -192,7 +193,10 @@ fn described(operation: &Operation, shapes: &mut Shapes) -> Value {
         described["security"] = json!([token, { "token": [or.name()] }]);
     }
     if operation.by_link {
-        described["security"] = json!([token, { "link": [] }]);
+        described["security"] = json!([&token, { "link": [] }]);
+    }
+    if operation.by_ticket {
+        described["security"] = json!([&token, { "ticket": [] }]);
     }
     if let Some((schema, also_as)) = operation.body {
         let mut content = json!({ "application/json": { "schema": shapes.asked(schema) } });

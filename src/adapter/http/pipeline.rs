@@ -20,6 +20,7 @@ use futures_util::FutureExt;
 
 use super::accessed::Asked;
 use super::body::{self, Allowance};
+use super::browser::Browsers;
 use super::connections::tls::CertificateCaller;
 use super::problem::Problem;
 use super::ratelimit;
@@ -42,13 +43,20 @@ pub struct RequestPipeline {
     keys: Keys,
     limits: Limits,
     shares: Arc<Shares>,
+    browsers: Option<Arc<Browsers>>,
     audit: Audit,
 }
 
 impl RequestPipeline {
-    /// A pipeline that has answered nothing yet.
-    pub fn new(keys: Keys, limits: Limits, shares: Arc<Shares>, audit: Audit) -> RequestPipeline {
-        RequestPipeline { keys, limits, shares, audit }
+    /// A pipeline that has answered nothing yet. Without `browsers` nobody signs in here.
+    pub fn new(
+        keys: Keys,
+        limits: Limits,
+        shares: Arc<Shares>,
+        browsers: Option<Arc<Browsers>>,
+        audit: Audit,
+    ) -> RequestPipeline {
+        RequestPipeline { keys, limits, shares, browsers, audit }
     }
 
     /// What is asked, before anything is done. `route`: where no router has named it.
@@ -74,20 +82,30 @@ impl RequestPipeline {
         accessing.answered(answer(caller).await).await
     }
 
-    /// Who calls: by the token or key of their request, or where it has none by the certificate of
-    /// its connection.
+    /// Who calls: by the token or key of their request, or where it has none by their session, or
+    /// by the certificate of the connection. In this order: a person who signed in is who acts, at
+    /// whatever machine.
     pub async fn caller(
         &self,
+        method: &Method,
         headers: &HeaderMap,
         extensions: &Extensions,
     ) -> Result<Arc<Caller>, Problem> {
+        if shows_token(headers) {
+            return Ok(self.keys.caller(bearer(headers)?).await?);
+        }
+        if let Some(browsers) = &self.browsers
+            && let Some(session) = browsers.session(method, headers).await?
+        {
+            return Ok(Arc::new(session.caller));
+        }
         match extensions.get::<CertificateCaller>() {
-            Some(shown) if !shows_token(headers) => {
+            Some(shown) => {
                 let caller = shown.0.clone()?;
                 self.keys.is_still_good(&caller)?;
                 Ok(caller)
             }
-            _ => Ok(self.keys.caller(bearer(headers)?).await?),
+            None => Ok(self.keys.caller(bearer(headers)?).await?),
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use async_stream::stream;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::response::sse::Event;
 use chrono::{DateTime, Utc};
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::cursor;
 use super::extract::{Params, PatientId};
 use super::problem::Problem;
-use super::stream::{data, render, silence, sse, sse_text};
+use super::stream::{data, last_event_id, render, silence, sse, sse_text};
 use crate::auth::{Caller, Scope};
 use crate::clock::Clock;
 use crate::limits::shares::{Permit, Share, ShareHolder};
@@ -59,6 +59,7 @@ pub struct ReplayParams {
     to: Option<Time>,
     known_at: Option<Time>,
     speed: Option<String>,
+    last_event_id: Option<String>,
 }
 
 /// `GET /patients/{patient_id}/replay`
@@ -75,12 +76,12 @@ pub async fn replay(
     let link = format!("/api/v1/patients/{patient_id}/replay");
     // Of the whole replay: one that goes on over a restore is refused when it is resumed.
     let incarnation = past.log.incarnations().number();
-    let place = |id: &HeaderValue| place_of(id.to_str().ok(), incarnation, &link);
+    let place = |id: &str| place_of(Some(id), incarnation, &link);
     let range = ReplayedRange {
         from: params.from.map_or(DateTime::UNIX_EPOCH, |t| t.0),
         to: params.to.map_or(END_OF_TIME, |t| t.0),
         known_at: params.known_at.map(|t| t.0),
-        after: headers.get("last-event-id").map(place).transpose()?,
+        after: last_event_id(&headers, params.last_event_id.as_deref()).map(place).transpose()?,
     };
     if !states::is_known(&past.log, &caller.tenant, &patient_id).await? {
         return Err(Problem::not_found("patient"));

@@ -23,14 +23,20 @@ use super::openapi::operation::Operations;
 use super::openapi::operations::OPERATIONS;
 use super::pipeline::{self, RequestPipeline};
 use super::problem::Problem;
+use super::signin::SignIn;
+use super::tickets::Tickets;
 use super::token::TokenState;
 use super::{
-    ack, alerts, api_keys, assignment, audit, corrections, deliveries, deprecation, devices, diff, exports, fronts, health, history, jobs, openapi, page, parameters, patients, readings, record, replay, revocation, root, rules, rules_state, shadow, silences, stream, trials, wards, webhook_events, webhooks,
+    ack, alerts, api_keys, assignment, audit, corrections, deliveries, deprecation, devices, diff,
+    exports, fronts, health, history, jobs, openapi, page, parameters, patients, readings, record,
+    replay, revocation, root, rules, rules_state, shadow, signin, silences, stream, tickets,
+    trials, wards, webhook_events, webhooks,
 };
 use crate::audit::Audit;
 use crate::auth::{Caller, Keys, Revocations};
 use crate::clock::Clock;
 use crate::delivery::ack::AckLinks;
+use crate::delivery::seal::Seal;
 use crate::delivery::webhook::EndpointClients;
 use crate::export::StoredExports;
 use crate::intake::Intake;
@@ -66,6 +72,10 @@ pub struct Api {
     pub clients: EndpointClients,
     /// Links that acknowledge without a token.
     pub links: AckLinks,
+    /// How people sign in, if they can.
+    pub sign_in: Option<Arc<SignIn>>,
+    /// What tickets of streams are sealed with.
+    pub tickets: Seal,
     /// The numbers.
     pub metrics: PrometheusHandle,
     /// What stands in the way of being ready.
@@ -92,33 +102,23 @@ pub fn router(api: Api) -> EntryPoint {
     let readings_state = Arc::new(readings::ReadingsState { intake, uploads, stop });
     let senders =
         Router::new().route("/readings", post(readings::store)).with_state(readings_state.clone());
-    let streams = listeners(api.live, &questions, shares.streams.clone());
-    let past = replay::Past {
-        log: api.questions.clone(),
-        clock: api.clock.clone(),
-        stop: api.stop,
-        places: shares.replays.clone(),
-    };
-    let past =
-        Router::new().route("/patients/{patient_id}/replay", get(replay::replay)).with_state(past);
-    // By a token, or by the link that came with the alert. Nothing else is let in so.
-    let answering = Router::new()
-        .route("/alerts/{id}/ack", get(ack::show).post(ack::acknowledge))
-        .with_state(questions.clone())
-        .method_not_allowed_fallback(method_not_allowed);
     let revocations = api.keys.revocations();
-    let shares_of_tables = shares.tables.clone();
-    let pipeline = Arc::new(RequestPipeline::new(api.keys, api.limits, shares, api.audit));
+    let tickets =
+        Tickets { seal: api.tickets, clock: api.clock.clone(), revocations: revocations.clone() };
+    let browsers = api.sign_in.as_ref().map(|sign_in| sign_in.browsers());
+    let pipeline = RequestPipeline::new(api.keys, api.limits, shares.clone(), browsers, api.audit);
+    let pipeline = Arc::new(pipeline);
     let door = (pipeline.clone(), questions.log.clone());
     let links = Links { links: api.links, clock: api.clock.clone() };
-    let answering = answering
-        .route_layer(middleware::from_fn(parameters::known_only))
-        .layer(middleware::from_fn_with_state((door.clone(), links), admit_by_token_or_link))
-        .layer(middleware::from_fn(ack::told_as_a_page));
+    let answering = answering(questions.clone(), (door.clone(), links));
+    let streams = listeners(api.live, &questions, api.stop, &shares).layer(
+        middleware::from_fn_with_state((door.clone(), tickets.clone()), admit_by_token_or_ticket),
+    );
+    let tickets = Router::new().route("/stream/tickets", post(tickets::make)).with_state(tickets);
     let exports = exports::ExportsState {
         jobs: api.jobs.clone(),
         stored: StoredExports::new(api.questions.pool().clone()),
-        tables: shares_of_tables,
+        tables: shares.tables.clone(),
     };
     let rules_state = rules_state::RulesState {
         log: api.log.clone(),
@@ -134,8 +134,7 @@ pub fn router(api: Api) -> EntryPoint {
         .merge(senders)
         .merge(administrators(questions.clone(), revocations))
         .merge(dashboards(questions.clone()))
-        .merge(streams)
-        .merge(past)
+        .merge(tickets)
         .merge(nurses(questions.clone()))
         .merge(clinicians(rules_state))
         .merge(researchers(exports))
@@ -144,7 +143,8 @@ pub fn router(api: Api) -> EntryPoint {
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed);
     let admitted = middleware::from_fn_with_state(door, admit_by_token);
-    let v1 = deprecation::marked(v1.layer(admitted.clone()).merge(answering), OPERATIONS);
+    let v1 = v1.layer(admitted.clone()).merge(answering).merge(streams);
+    let v1 = deprecation::marked(v1, OPERATIONS);
     let others = Router::new()
         .merge(operators(api.log, api.clock, api.metrics, api.availability))
         .merge(page::routes(api.is_simulated))
@@ -157,6 +157,7 @@ pub fn router(api: Api) -> EntryPoint {
         // The same with a slash, as generated clients put it together.
         .nest("/api/v1/", contents().layer(admitted))
         .merge(others)
+        .merge(signin::routes(api.sign_in).layer(middleware::from_fn(open_to_all)))
         .fallback(no_such_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn_with_state(availability.clone(), answered));
@@ -171,11 +172,40 @@ fn contents() -> Router {
         .route_layer(middleware::from_fn(parameters::known_only))
 }
 
-/// What is measured, as it comes.
-fn listeners(live: Live, questions: &patients::QueryState, places: Share) -> Router {
+/// What is measured, as it comes: by a token, or by a ticket, for what a browser opens by an
+/// address alone.
+fn listeners(
+    live: Live,
+    questions: &patients::QueryState,
+    stop: CancellationToken,
+    shares: &Shares,
+) -> Router {
     let (log, clock) = (questions.log.clone(), questions.clock.clone());
-    let feed = stream::Feed { live, log, clock, places };
-    Router::new().route("/stream", get(stream::live)).with_state(feed)
+    let feed = stream::Feed {
+        live,
+        log: log.clone(),
+        clock: clock.clone(),
+        places: shares.streams.clone(),
+    };
+    let past = replay::Past { log, clock, stop, places: shares.replays.clone() };
+    Router::new()
+        .route("/stream", get(stream::live))
+        .with_state(feed)
+        .route("/patients/{patient_id}/replay", get(replay::replay))
+        .with_state(past)
+        .method_not_allowed_fallback(method_not_allowed)
+        .route_layer(middleware::from_fn(parameters::known_only))
+}
+
+/// By a token, or by the link that came with the alert. Nothing else is let in so.
+fn answering(questions: patients::QueryState, by_link: (Door, Links)) -> Router {
+    Router::new()
+        .route("/alerts/{id}/ack", get(ack::show).post(ack::acknowledge))
+        .with_state(questions)
+        .method_not_allowed_fallback(method_not_allowed)
+        .route_layer(middleware::from_fn(parameters::known_only))
+        .layer(middleware::from_fn_with_state(by_link, admit_by_token_or_link))
+        .layer(middleware::from_fn(ack::told_as_a_page))
 }
 
 /// What is and was measured of patients.
@@ -272,9 +302,12 @@ async fn admit_by_token(
     next: Next,
 ) -> Result<Response, Problem> {
     let asked = pipeline.asked(&mut request, None).await;
-    let caller = pipeline.caller(request.headers(), request.extensions()).await;
+    let (headers, extensions) = (request.headers(), request.extensions());
+    let caller = pipeline.caller(request.method(), headers, extensions).await;
     let answer = async |caller: Arc<Caller>| {
-        pipeline.admit(&caller.clone(), request, |request| handled(log, caller, request, next)).await
+        pipeline
+            .admit(&caller.clone(), request, |request| handled(log, caller, request, next))
+            .await
     };
     pipeline.on_record(asked, caller, answer).await
 }
@@ -288,12 +321,35 @@ async fn admit_by_token_or_link(
     let (mut parts, body) = request.into_parts();
     let caller = match links.caller(&mut parts).await {
         Ok(Some(caller)) => Ok(Arc::new(caller)),
-        Ok(None) => pipeline.caller(&parts.headers, &parts.extensions).await,
+        Ok(None) => pipeline.caller(&parts.method, &parts.headers, &parts.extensions).await,
         Err(problem) => Err(problem),
     };
     let request = Request::from_parts(parts, body);
     let answer = async |caller: Arc<Caller>| {
-        pipeline.admit(&caller.clone(), request, |request| handled(log, caller, request, next)).await
+        pipeline
+            .admit(&caller.clone(), request, |request| handled(log, caller, request, next))
+            .await
+    };
+    pipeline.on_record(asked, caller, answer).await
+}
+
+async fn admit_by_token_or_ticket(
+    State(((pipeline, log), tickets)): State<(Door, Tickets)>,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let asked = pipeline.asked(&mut request, None).await;
+    let (parts, body) = request.into_parts();
+    let caller = match tickets.caller(&parts) {
+        Ok(Some(caller)) => Ok(Arc::new(caller)),
+        Ok(None) => pipeline.caller(&parts.method, &parts.headers, &parts.extensions).await,
+        Err(problem) => Err(problem),
+    };
+    let request = Request::from_parts(parts, body);
+    let answer = async |caller: Arc<Caller>| {
+        pipeline
+            .admit(&caller.clone(), request, |request| handled(log, caller, request, next))
+            .await
     };
     pipeline.on_record(asked, caller, answer).await
 }

@@ -46,8 +46,17 @@ pub struct Feed {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct LiveParams {
     types: Option<String>,
+    last_event_id: Option<String>,
+}
+
+/// The place to go on from: the header's, which moves on where a browser comes back by itself;
+/// else the address's.
+pub fn last_event_id<'a>(headers: &'a HeaderMap, param: Option<&'a str>) -> Option<&'a str> {
+    let header = headers.get("last-event-id");
+    header.map(|value| value.to_str().unwrap_or_default()).or(param)
 }
 
 /// `GET /stream`
@@ -59,9 +68,8 @@ pub async fn live(
 ) -> Result<Response, Problem> {
     caller.may(Scope::VitalsRead)?;
     let types = types(params.types.as_deref())?;
-    let resume = headers
-        .get("last-event-id")
-        .map(|value| StreamPosition::parse(value.to_str().unwrap_or_default(), feed.live.shards()))
+    let resume = last_event_id(&headers, params.last_event_id.as_deref())
+        .map(|id| StreamPosition::parse(id, feed.live.shards()))
         .transpose()
         .map_err(|error| Problem::unreadable("invalid_last_event_id", error.to_string()))?;
     let resumes = resume.is_some();

@@ -32,6 +32,8 @@ pub struct Operation {
     pub in_wards: bool,
     /// Whether the link of a page opens it, too.
     pub by_link: bool,
+    /// Whether a ticket of a stream opens it, too.
+    pub by_ticket: bool,
     /// What it does, in a line.
     pub summary: &'static str,
     /// Names of `operations::PARAMETERS`; `limit<=500` is a limit of at most 500.
@@ -171,6 +173,11 @@ impl Operation {
         self
     }
 
+    pub(super) const fn by_ticket(mut self) -> Operation {
+        self.by_ticket = true;
+        self
+    }
+
     pub(super) const fn resumes(mut self) -> Operation {
         self.resumes = true;
         self
@@ -256,6 +263,7 @@ pub(in crate::adapter::http) const fn by_anybody(
         narrowed: Narrowed::ToDevice,
         in_wards: false,
         by_link: false,
+        by_ticket: false,
         summary,
         query: &[],
         body: None,

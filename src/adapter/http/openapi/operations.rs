@@ -7,7 +7,7 @@
 
 use super::operation::{Operation, Refusals, by_anybody, on};
 use crate::adapter::http::{
-    ack, alerts, api_keys, assignment, audit, corrections, deliveries, devices, diff, exports, fronts, history, jobs, patients, readings, record, revocation, root, rules, shadow, silences, trials, webhook_events, webhooks,
+    ack, alerts, api_keys, assignment, audit, corrections, deliveries, devices, diff, exports, fronts, history, jobs, patients, readings, record, revocation, root, rules, shadow, silences, tickets, trials, webhook_events, webhooks,
 };
 use crate::auth::Scope;
 use crate::wire;
@@ -16,7 +16,7 @@ use crate::wire;
 pub const EVERY: Refusals = &[
     (400, "invalid_query unknown_parameter ambiguous_authorization"),
     (401, "unauthorised"),
-    (403, "scope_missing"),
+    (403, "scope_missing csrf"),
     (429, "rate_limited too_many_requests answer_budget_used"),
     (500, "internal stored_unreadable"),
     (
@@ -122,6 +122,8 @@ pub const PARAMETERS: &[(&str, &str, &str)] = &[
     ("reason", r#"{"type": "string", "maxLength": 1000}"#, "Why, which is kept with the version."),
     ("force", r#"{"type": "boolean"}"#, "Also beyond `max_pages_per_patient_day`; needs a reason."),
     ("after", r#"{"type": "integer", "format": "int64", "minimum": 0}"#, "Only those with a higher number."),
+    ("lastEventId", r#"{"type": "string"}"#, "As the header `Last-Event-ID`, which goes before it: for who cannot send that the first time."),
+    ("ticket", r#"{"type": "string"}"#, "What `POST /stream/tickets` answered, in place of a token."),
     ("link", r#"{"type": "string"}"#, "What the link of the page carried, in place of a token."),
     ("limit", r#"{"type": "integer", "minimum": 1}"#, "So many at most."),
     ("cursor", r#"{"type": "string"}"#, "Where the page before ended: its `next`."),
@@ -186,10 +188,12 @@ pub const OPERATIONS: &[Operation] = &[
         .answers(&[200], &assignment::unassign).refuses(&[OUTSIDE_TOKEN, DEVICE, APPENDS, &[(422, "invalid_time"), (410, "month_archived")]]),
     on("post", "/devices/{id}/reassign", Scope::ReadingsCorrect, "What a device measured in a time was another patient's: a job that moves the readings, or undoes all it did").of_tenant().body::<wire::Reassignment>()
         .answers(&[202], &assignment::reassign).located().refuses(&[OUTSIDE_TOKEN, MONTH_ARCHIVED, &[(409, "device_is_alias reassignment_under_way"), (422, "invalid_id missing_field invalid_time invalid_range invalid_reason"), (429, "too_many_jobs"), (503, "jobs_busy")]]),
-    on("get", "/patients/{patient_id}/replay", VITALS_READ, "What happened, at a multiple of real time; resumes with `Last-Event-ID`").in_wards().query(&["from", "to", "knownAt", "speed"])
+    on("get", "/patients/{patient_id}/replay", VITALS_READ, "What happened, at a multiple of real time; resumes with `Last-Event-ID`").in_wards().query(&["from", "to", "knownAt", "speed", "lastEventId", "ticket"]).by_ticket()
         .resumes().events().refuses(&[PATIENT, NOT_FOUND, MONTH_ARCHIVED, STREAM, &[(400, "invalid_speed")]]),
-    on("get", "/stream", VITALS_READ, "What happens, as it happens; resumes with `Last-Event-ID`").in_wards().query(&["types"])
+    on("get", "/stream", VITALS_READ, "What happens, as it happens; resumes with `Last-Event-ID`").in_wards().query(&["types", "lastEventId", "ticket"]).by_ticket()
         .resumes().events().refuses(&[MONTH_ARCHIVED, STREAM, &[(400, "invalid_types")]]),
+    on("post", "/stream/tickets", VITALS_READ, "What opens a stream or a replay for a minute, as `ticket` of its address: for an `EventSource` of another origin")
+        .answers(&[201], &tickets::make),
 
     on("get", "/alerts", ALERTS_READ, "Alerts, newest first; with `mode=shadow` what rules on trial would have raised").in_wards().query(&["mode", "alertState", "patientId", "limit<=1000", "cursor"])
         .tagged(&alerts::list).refuses(&[PAGED, STATE, OUTSIDE_TOKEN, &[(400, "invalid_id")]]),
