@@ -45,7 +45,7 @@ use crate::export::{ExportStore, Exports};
 use crate::intake::{Intake, Writers};
 use crate::jobs::{JobKind, Jobs, Runner};
 use crate::limits::shares::Shares;
-use crate::limits::{Limits, Rates};
+use crate::limits::{Limits, Rates, Sharing};
 use crate::log::Log;
 use crate::projection;
 use crate::query::live::Live;
@@ -238,6 +238,8 @@ impl Server {
             let live = Live::start(&log, &tasks, &stop);
             let limits = Limits::new(rates(serving));
             tasks.spawn_until("the limits' upkeep", &stop, limits.clone().forget());
+            let sharing = Sharing::open(limits.clone(), database.worker_pool(1)).await?;
+            tasks.spawn_until("who shares the limits", &stop, sharing.tell());
             let shares = Arc::new(Shares::new(connections_max));
             let (clock, stop) = (Clock::system(), stop.clone());
             let intake = Intake::new(writers, Some(limits.clone()), clock.clone());

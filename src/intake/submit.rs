@@ -215,7 +215,7 @@ impl Intake {
     ) -> Result<(), Limited> {
         match (&self.limits, waiting) {
             (None, _) => Ok(()),
-            (Some(limits), Waiting::None) => limits.readings(caller, items),
+            (Some(limits), Waiting::None) => limits.readings(caller, items).await,
             (Some(limits), Waiting::Until(stop)) => {
                 limits.readings_when_due(caller, items, stop).await
             }

@@ -4,9 +4,11 @@
 //! answers: what was asked for is done by then; and that what is refused was not done. One
 //! subject's use is never another's. Knows no protocol: how a [`Limited`] is said, and
 //! where a caller is told where they stand, is the adapter's to know. Does not count requests
-//! without a good token, nor what the other processes of an installation count.
+//! without a good token. The processes of an installation count together ([`Sharing`]), and
+//! nobody waits for that whose use is far from a limit.
 
 mod meter;
+mod shared;
 pub mod shares;
 
 use std::num::NonZeroU32;
@@ -14,12 +16,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use governor::clock::MonotonicClock;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use self::meter::LimitState;
-use self::meter::{Meter, OverLimit, SUBJECTS_MAX};
+use self::meter::{Meter, OverLimit, SUBJECTS_MAX, Taken};
+use self::shared::Asking;
+pub use self::shared::Sharing;
 use crate::auth::{Caller, Subject};
 
 /// The longest that a part of a stream waits until it is due.
@@ -48,6 +51,18 @@ struct All {
     devices: Kind,
     gateways: Kind,
     readings: Limit,
+    clock: MeterClock,
+    asking: Asking,
+}
+
+/// The time as the meters have it.
+#[derive(Clone, Copy)]
+struct MeterClock(Instant);
+
+impl MeterClock {
+    fn now(self) -> u64 {
+        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
 }
 
 /// A request that was counted.
@@ -106,9 +121,11 @@ struct Limit {
 impl Limits {
     /// Limits of which nothing is used yet.
     pub fn new(rates: Rates) -> Limits {
-        let limit = |per_minute, name, unit, advice| {
-            let meter = Meter::new(per_minute, MonotonicClock);
-            Limit { meter, name, unit, advice }
+        let limit = |per_minute, name, unit, advice| Limit {
+            meter: Meter::new(per_minute),
+            name,
+            unit,
+            advice,
         };
         let kind = |name, per_minute| Kind {
             requests: limit(
@@ -128,29 +145,38 @@ impl Limits {
                 "readings",
                 "these were not stored: send them again then, or fewer at once",
             ),
+            clock: MeterClock(Instant::now()),
+            asking: Asking::default(),
         }))
     }
 
     /// Counts a request before anything is done, if one is left.
-    pub fn request(&self, caller: &Caller) -> Result<Asked<'_>, Limited> {
+    pub async fn request(&self, caller: &Caller) -> Result<Asked<'_>, Limited> {
         let (Kind { requests, policy }, subject) = (self.kind(caller), caller.counted());
-        requests.take(&subject, NonZeroU32::MIN, policy)?;
-        Ok(Asked { state: requests.meter.state(&subject), subject, policy })
+        let taken = self.0.take(requests, &subject, NonZeroU32::MIN).await;
+        let state = requests.meter.state(&subject, self.0.clock.now());
+        taken.map_err(|refused| requests.refusal(NonZeroU32::MIN, refused, state, policy))?;
+        Ok(Asked { state, subject, policy })
     }
 
     /// Where the subject of a request stands once it is done, by the limit of which most is
     /// used.
     pub fn state(&self, asked: &Asked<'_>) -> LimitState {
-        asked.state.tighter(self.0.readings.meter.state(&asked.subject))
+        let All { readings, clock, .. } = &*self.0;
+        asked.state.tighter(readings.meter.state(&asked.subject, clock.now()))
     }
 
     /// Counts readings before they are stored, if so many are left.
-    pub fn readings(&self, caller: &Caller, count: usize) -> Result<(), Limited> {
-        let limit = &self.0.readings;
-        match NonZeroU32::new(u32::try_from(count).unwrap_or(u32::MAX)) {
-            Some(count) => limit.take(&caller.counted(), count, &self.kind(caller).policy),
-            None => Ok(()),
-        }
+    pub async fn readings(&self, caller: &Caller, count: usize) -> Result<(), Limited> {
+        let (limit, subject) = (&self.0.readings, caller.counted());
+        let Some(count) = NonZeroU32::new(u32::try_from(count).unwrap_or(u32::MAX)) else {
+            return Ok(());
+        };
+        let taken = self.0.take(limit, &subject, count).await;
+        taken.map_err(|refused| {
+            let state = limit.meter.state(&subject, self.0.clock.now());
+            limit.refusal(count, refused, state, &self.kind(caller).policy)
+        })
     }
 
     /// Counts readings of a stream before they are stored. Its sender is made to wait
@@ -165,7 +191,7 @@ impl Limits {
         let until = Instant::now() + Duration::from_millis(DUE_MS_MAX);
         let subject = caller.counted();
         while let Some(n) = NonZeroU32::new(u32::try_from(count).unwrap_or(u32::MAX))
-            && let Err(refused) = self.0.readings.meter.take(&subject, n)
+            && let Err(refused) = self.0.take(&self.0.readings, &subject, n).await
         {
             match refused {
                 OverLimit::For(wait) if Instant::now() + wait <= until && !stop.is_cancelled() => {
@@ -175,7 +201,7 @@ impl Limits {
                     }
                 }
                 // Said in the same words as to an array.
-                _ => return self.readings(caller, count),
+                _ => return self.readings(caller, count).await,
             }
         }
         Ok(())
@@ -190,9 +216,9 @@ impl Limits {
     pub async fn forget(self) {
         loop {
             tokio::time::sleep(Duration::from_secs(FORGET_SECONDS)).await;
-            let All { devices, gateways, readings } = &*self.0;
-            for limit in [&devices.requests, &gateways.requests, readings] {
-                if limit.meter.forget() >= SUBJECTS_MAX {
+            let now = self.0.clock.now();
+            for limit in self.0.limits() {
+                if limit.meter.forget(now) >= SUBJECTS_MAX {
                     let limit = limit.name;
                     tracing::warn!(
                         limit,
@@ -206,30 +232,92 @@ impl Limits {
     fn kind(&self, caller: &Caller) -> &Kind {
         if caller.device.is_some() { &self.0.devices } else { &self.0.gateways }
     }
+
+    fn asking(&self) -> &Asking {
+        &self.0.asking
+    }
+
+    /// What the other processes have to be told: of which limit, of whom, and how much.
+    fn to_tell(&self, most: usize) -> Vec<(i16, Subject, i64)> {
+        let now = self.0.clock.now();
+        let limits = (0..).zip(self.0.limits());
+        let told = limits.flat_map(|(n, limit)| {
+            limit.meter.to_tell(now, most).into_iter().map(move |(subject, ns)| (n, subject, ns))
+        });
+        told.collect()
+    }
+
+    fn told(&self, limit: i16, subject: &Subject, own_ns: i64) {
+        if let Some(limit) = self.0.numbered(limit) {
+            limit.meter.told(subject, own_ns);
+        }
+    }
+
+    /// What all processes have told flows back in so long.
+    fn shared(&self, limit: i16, subject: &Subject, in_ns: i64) {
+        let now = self.0.clock.now();
+        if let Some(limit) = self.0.numbered(limit) {
+            limit.meter.shared(subject, now.saturating_add_signed(in_ns), now);
+        }
+    }
+
+    fn counted_by(&self, processes: u64) {
+        let now = self.0.clock.now();
+        self.0.limits().iter().for_each(|limit| limit.meter.counted_by(processes, now));
+    }
+}
+
+impl All {
+    /// By their numbers in `rate_use`.
+    fn limits(&self) -> [&Limit; 3] {
+        [&self.devices.requests, &self.gateways.requests, &self.readings]
+    }
+
+    fn numbered(&self, n: i16) -> Option<&Limit> {
+        self.limits().get(usize::try_from(n).ok()?).copied()
+    }
+
+    /// Takes so many, or nothing; what is beyond the process's credit when the others have
+    /// said what they know.
+    async fn take(&self, limit: &Limit, subject: &Subject, n: NonZeroU32) -> Result<(), OverLimit> {
+        match limit.meter.take(subject, n, self.clock.now())? {
+            Taken::Quietly => Ok(()),
+            Taken::ToTell => {
+                self.asking.soon();
+                Ok(())
+            }
+            Taken::OnCredit => {
+                self.asking.told().await;
+                limit.meter.keep(subject, n, self.clock.now())
+            }
+        }
+    }
 }
 
 impl Limit {
-    fn take(&self, subject: &Subject, n: NonZeroU32, policy: &Bytes) -> Result<(), Limited> {
-        let refused = match self.meter.take(subject, n) {
-            Ok(()) => return Ok(()),
-            Err(refused) => refused,
-        };
-        let state = self.meter.state(subject);
+    /// Says that so many were refused.
+    fn refusal(
+        &self,
+        n: NonZeroU32,
+        refused: OverLimit,
+        state: LimitState,
+        policy: &Bytes,
+    ) -> Limited {
         let (most, unit) = (state.per_minute, self.unit);
         let OverLimit::For(wait) = refused else {
             let detail =
                 format!("{n} {unit} are more than the {most} of a whole minute: split them");
-            return Err(Limited { detail, again: None });
+            return Limited { detail, again: None };
         };
         metrics::counter!("vitals_rate_limited_total", "limit" => self.name).increment(1);
         let seconds = wait.as_millis().div_ceil(1_000).max(1) as u64;
         let detail = format!(
-            "{most} {unit} a minute at each process of vitals, and {} are left: come again in {seconds} s; {}",
+            "{most} {unit} a minute, and {} are left: come again in {seconds} s; {}",
             state.remaining(),
             self.advice
         );
         let again = Again { seconds, state, policy: policy.clone() };
-        Err(Limited { detail, again: Some(again) })
+        Limited { detail, again: Some(again) }
     }
 }
 

@@ -217,9 +217,7 @@ async fn at_the_limit_nothing_is_done_and_later_it_is() {
         let problem: Value = answer.json().await.unwrap();
         assert_eq!((&problem["code"], &problem["status"]), (&json!("rate_limited"), &json!(429)));
         let detail = problem["detail"].as_str().unwrap();
-        let says = format!(
-            "20 requests a minute at each process of vitals, and 0 are left: come again in {wait} s"
-        );
+        let says = format!("20 requests a minute, and 0 are left: come again in {wait} s");
         assert!(detail.starts_with(&says), "{detail}");
     }
     // By now one may have flowed back. What is told then holds.
@@ -383,6 +381,59 @@ async fn one_greedy_device_is_slowed_and_refused_and_the_others_are_not() {
     assert!(slow > 0 && refused > 0, "{slow} slow, {refused} refused");
     // Nothing of the slowness is theirs: what is left is the machine's.
     assert!(beside < alone + SLOW / 2, "p99 {alone:?} alone, {beside:?} beside the greedy one");
+}
+
+/// Processes of one installation, each of which knows of all others.
+async fn processes(database: &Database, count: i64, options: &[&str]) -> Vec<Server> {
+    let servers = (0..count).map(|_| Server::start_with(database, options));
+    let servers = join_all(servers).await;
+    let pool = database.pool();
+    let seen = async |since: &str| {
+        let seen = sqlx::query_scalar::<_, i64>(
+            "select count(*) from rate_process where seen_at > $1::timestamptz",
+        );
+        seen.bind(since).fetch_one(&pool).await.expect("a count")
+    };
+    eventually("all to be there", SOON, async || (seen("-infinity").await == count).then_some(()))
+        .await;
+    let all: String = sqlx::query_scalar("select now()::text").fetch_one(&pool).await.unwrap();
+    eventually("all to know it", SOON, async || (seen(&all).await == count).then_some(())).await;
+    servers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_processes_of_an_installation_let_through_a_limit_together_and_a_tenth_at_most() {
+    const LIMIT: usize = 600;
+    let database = Database::new().await;
+    let options = ["--limit-gateway-requests", "600", "--limit-readings", "6000"];
+    let servers = processes(&database, 3, &options).await;
+    let began = Instant::now();
+    let flown = |per_minute: usize| per_minute * (began.elapsed().as_secs() as usize + 1) / 60;
+    let each = servers.iter().map(|server| async {
+        let subject = Subject::gateway(server, "gateway");
+        subject.ask(LIMIT).await.into_iter().filter(|status| *status == 404).count()
+    });
+    let each = join_all(each).await;
+    let (passed, most) = (each.iter().sum::<usize>(), LIMIT + LIMIT / 10 + flown(LIMIT));
+    println!("{each:?}: {passed} requests of {LIMIT}, {most} at most");
+    assert!((LIMIT..=most).contains(&passed), "{each:?}");
+    // What one of them counted, another one says; and nobody else notices.
+    let told = Subject::gateway(&servers[0], "gateway").get("/nothing").await;
+    assert!(limit_and_remaining(told.headers()).1 < LIMIT as u64 / 5);
+    let other = Subject::gateway(&servers[1], "another").get("/nothing").await;
+    assert_eq!(limit_and_remaining(other.headers()), (LIMIT as u64, LIMIT as u64 - 1));
+
+    // Batches of which one is more than a process's credit.
+    let began = Instant::now();
+    let flown = |per_minute: usize| per_minute * (began.elapsed().as_secs() as usize + 1) / 60;
+    let sent = (0..24).map(|i| {
+        let subject = Subject::gateway(&servers[i % 3], "sender");
+        async move { subject.post(&batch(&format!("p{i}"), 500)).await.status() == 201 }
+    });
+    let stored = 500 * join_all(sent).await.into_iter().filter(|stored| *stored).count();
+    let most = 6_600 + flown(6_000);
+    println!("{stored} readings of 6000, {most} at most");
+    assert!((4_500..=most).contains(&stored), "{stored} of 6000");
 }
 
 #[tokio::test]

@@ -131,7 +131,7 @@ impl RequestPipeline {
         request: Request,
         handler: impl AsyncFnOnce(Request) -> Result<Response, Problem>,
     ) -> Result<Response, Problem> {
-        let asked = match self.limits.request(caller) {
+        let asked = match self.limits.request(caller).await {
             Ok(asked) => asked,
             Err(limited) => {
                 // So that its sender gets to read the answer.
