@@ -72,6 +72,39 @@ async fn a_wall_gets_in_one_answer_what_the_list_says() {
 }
 
 #[tokio::test]
+async fn who_names_fields_gets_these_and_a_name_that_is_none_is_refused() {
+    let database = Database::new().await;
+    let server = Server::start(&database).await;
+    let hospital = Hospital::new(&server, "ward");
+    for (patient, bed) in [("a", "1"), ("b", "2")] {
+        fill(&hospital, patient, bed).await;
+    }
+    caught_up(&database.pool()).await;
+    let state = hospital.found("/patients/a?fields=patientId,vitals.spo2.value,news2.score").await;
+    let score = hospital.found("/patients/a").await["news2"]["score"].clone();
+    let only = json!({
+        "patientId": "a", "vitals": { "spo2": { "value": 93 } }, "news2": { "score": score }
+    });
+    assert_eq!(state, only);
+    let list = hospital.found("/patients?limit=1&fields=patientId,ward").await;
+    assert_eq!(list["items"], json!([{ "patientId": "a", "ward": "4B" }]));
+    let next = list["_links"]["next"].as_str().unwrap().strip_prefix("/api/v1").unwrap();
+    let second = hospital.found(next).await;
+    assert_eq!(second["items"], json!([{ "patientId": "b", "ward": "4B" }]), "a link keeps them");
+    let ward = hospital.found("/wards/4B?fields=patients.bed").await;
+    assert_eq!(ward, json!({ "patients": [{ "bed": "1" }, { "bed": "2" }] }));
+    let readings = hospital.found("/patients/a/readings?vital=spo2&fields=value").await;
+    assert_eq!(readings["items"], json!([{ "value": 93 }]));
+    let alerts = hospital.found("/alerts?patientId=a&fields=event,priority").await;
+    assert_eq!(alerts["items"], json!([{ "event": "HIGH_HEART_RATE", "priority": "high" }]));
+    for path in ["/patients/a", "/patients", "/wards/4B", "/patients/a/readings", "/alerts"] {
+        let (status, problem) = hospital.get(&format!("{path}?fields=patientid")).await;
+        assert_eq!((status, &problem["code"]), (400, &json!("invalid_fields")), "{path}");
+        assert!(problem["detail"].as_str().unwrap().contains("there are "), "{problem}");
+    }
+}
+
+#[tokio::test]
 async fn a_phone_gets_fewer_than_500_bytes() {
     let database = Database::new().await;
     let server = Server::start(&database).await;

@@ -46,6 +46,7 @@ pub struct AlertListParams {
     patient_id: Option<String>,
     limit: Option<i64>,
     cursor: Option<String>,
+    fields: Option<String>,
 }
 
 /// `GET /alerts`, newest first.
@@ -95,13 +96,20 @@ pub async fn list(
     let next = cursor::next(log, &alerts, limit, |last| (last.since.timestamp_micros(), last.id));
     let seen = alerts.iter().filter(|alert| caller.sees_device(&alert.device_id));
     let items = seen.map(shown).collect::<Result<Vec<_>, Problem>>()?;
-    let query = [("mode", &mode), ("state", &params.state), ("patientId", &params.patient_id)]
+    let query = [
+        ("mode", &mode),
+        ("state", &params.state),
+        ("patientId", &params.patient_id),
+        ("fields", &params.fields),
+    ];
+    let query = query
         .iter()
         .filter_map(|(key, value)| Some(format!("{key}={}", cursor::url_encode(value.as_ref()?))))
         .collect::<Vec<_>>()
         .join("&");
     let page = Page::new(items, next, "/api/v1/alerts", &query);
-    Ok(Reply::tagged(&headers, &page)?.fresh(fresh && all_known).next(page.links.next.as_ref()))
+    let reply = Reply::tagged_with(&headers, &page, params.fields.as_deref())?;
+    Ok(reply.fresh(fresh && all_known).next(page.links.next.as_ref()))
 }
 
 /// An alert that the caller may see who asks for it by this scope.

@@ -5,9 +5,10 @@
 
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
+use serde::Deserialize;
 use serde_json::Value;
 
-use super::extract::PatientId;
+use super::extract::{Params, PatientId};
 use super::patients::{LIMIT_MAX, QueryState};
 use super::problem::Problem;
 use super::reply::Reply;
@@ -20,11 +21,17 @@ use crate::query::patients::{self, Listed, PatientFilter};
 use crate::query::state as states;
 use crate::wire::{self, Current, InBed, Mobile, MobileAlert, MobileScore, MobileValue, Ward};
 
+#[derive(Deserialize)]
+pub struct WardParams {
+    fields: Option<String>,
+}
+
 /// `GET /wards/{ward}`: a ward where nobody lies is an empty one.
 pub async fn ward(
     State(questions): State<QueryState>,
     caller: Caller,
     Path(ward): Path<String>,
+    Params(params): Params<WardParams>,
     headers: HeaderMap,
 ) -> Result<Reply<Ward>, Problem> {
     caller.may(Scope::VitalsRead)?;
@@ -73,7 +80,7 @@ pub async fn ward(
         .into(),
         ward,
     };
-    Ok(Reply::tagged(&headers, &body)?.fresh(fresh))
+    Ok(Reply::tagged_with(&headers, &body, params.fields.as_deref())?.fresh(fresh))
 }
 
 /// `GET /mobile/patients/{patient_id}`

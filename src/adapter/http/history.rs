@@ -47,6 +47,7 @@ pub struct HistoryParams {
     points: Option<usize>,
     limit: Option<i64>,
     cursor: Option<String>,
+    fields: Option<String>,
 }
 
 /// Readings in [from, to), oldest first.
@@ -98,8 +99,8 @@ pub async fn readings(
     }
     let link = link_of(&question);
     let body = History { page: Page::new(items, next, &link, &echo(&params)) };
-    let reply = Reply::tagged(&headers, &body)?.header(header::VARY, "accept");
-    Ok(reply.next(body.page.links.next.as_ref()))
+    let reply = Reply::tagged_with(&headers, &body, params.fields.as_deref())?;
+    Ok(reply.header(header::VARY, "accept").next(body.page.links.next.as_ref()))
 }
 
 fn shown_of(question: &HistoryQuery, rows: Vec<Newest>) -> Vec<Item> {
@@ -122,8 +123,10 @@ async fn whole(
     format: TableFormat,
     held: Permit,
 ) -> Result<Reply<History>, Problem> {
-    if params.every.is_some() || params.points.is_some() || params.limit.is_some() {
-        let detail = "a table has every reading of its time: every, points and limit are for JSON";
+    let of_json = [params.every.is_some(), params.points.is_some(), params.limit.is_some()];
+    if of_json.contains(&true) || params.fields.is_some() {
+        let detail = "a table has every reading of its time, and all of each: every, points, \
+                      limit and fields are for JSON";
         return Err(Problem::unreadable("whole_table", detail));
     }
     let after = place_of(log, &question, params)?;
@@ -235,6 +238,7 @@ fn echo(params: &HistoryParams) -> String {
         params.every.as_deref().map(|every| format!("every={}", cursor::url_encode(every))),
         params.points.map(|points| format!("points={points}")),
         params.limit.map(|limit| format!("limit={limit}")),
+        params.fields.as_deref().map(|fields| format!("fields={}", cursor::url_encode(fields))),
     ]
     .into_iter()
     .flatten()

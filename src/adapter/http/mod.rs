@@ -26,6 +26,7 @@ mod diff;
 mod entry_point;
 mod exports;
 mod extract;
+mod fields;
 mod fronts;
 mod health;
 mod history;

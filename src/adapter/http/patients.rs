@@ -36,6 +36,7 @@ pub struct QueryState {
 pub struct StateParams {
     as_of: Option<Time>,
     known_at: Option<Time>,
+    fields: Option<String>,
 }
 
 /// `GET /patients/{patient_id}`
@@ -55,7 +56,7 @@ pub async fn state(
     let state = found.ok_or_else(|| Problem::not_found("patient"))?;
     let fresh = state.fresh;
     let body = to_wire::state(&patient_id, state, questions.clock.now())?;
-    Ok(Reply::tagged(&headers, &body)?.fresh(fresh))
+    Ok(Reply::tagged_with(&headers, &body, params.fields.as_deref())?.fresh(fresh))
 }
 
 /// `GET /patients/{patient_id}/heart-rate` and its siblings.
@@ -95,6 +96,7 @@ pub struct PatientListParams {
     limit: Option<i64>,
     as_of: Option<Time>,
     known_at: Option<Time>,
+    fields: Option<String>,
 }
 
 /// `GET /patients`, now or at a moment. Pages of a moment are all of the one that the first
@@ -153,10 +155,12 @@ pub async fn list(
         time("asOf", moment.as_of),
         time("knownAt", moment.known_at),
         params.limit.map(|limit| format!("limit={limit}")),
+        params.fields.as_deref().map(|fields| format!("fields={}", cursor::url_encode(fields))),
     ];
     let query = query.into_iter().flatten().collect::<Vec<_>>().join("&");
     let page = Page::new(items, next, link, &query);
-    Ok(Reply::tagged(&headers, &page)?.fresh(fresh).next(page.links.next.as_ref()))
+    let reply = Reply::tagged_with(&headers, &page, params.fields.as_deref())?;
+    Ok(reply.fresh(fresh).next(page.links.next.as_ref()))
 }
 
 /// A page's length.

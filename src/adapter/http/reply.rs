@@ -10,10 +10,12 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use schemars::JsonSchema;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::accessed::About;
+use super::fields;
 use super::problem::Problem;
 
 /// An answer of this shape.
@@ -61,6 +63,23 @@ impl<T: Serialize> Reply<T> {
         }
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
         Ok(Reply::as_other(response))
+    }
+}
+
+impl<T: Serialize + JsonSchema> Reply<T> {
+    /// The same with only these fields of the answer, if any are named.
+    pub fn tagged_with(
+        request: &HeaderMap,
+        body: &T,
+        fields: Option<&str>,
+    ) -> Result<Reply<T>, Problem> {
+        match fields {
+            None => Reply::tagged(request, body),
+            Some(fields) => {
+                let Reply { response, .. } = Reply::tagged(request, &fields::only(body, fields)?)?;
+                Ok(Reply::as_other(response))
+            }
+        }
     }
 }
 

@@ -7,7 +7,9 @@
 
 use super::operation::{Operation, Refusals, by_anybody, on};
 use crate::adapter::http::{
-    ack, alerts, api_keys, assignment, audit, corrections, deliveries, devices, diff, exports, fronts, history, jobs, patients, readings, record, revocation, root, rules, shadow, silences, tickets, trials, webhook_events, webhooks,
+    ack, alerts, api_keys, assignment, audit, corrections, deliveries, devices, diff, exports,
+    fronts, history, jobs, patients, readings, record, revocation, root, rules, shadow, silences,
+    tickets, trials, webhook_events, webhooks,
 };
 use crate::auth::Scope;
 use crate::wire;
@@ -42,6 +44,7 @@ const OUTSIDE_TOKEN: Refusals = &[(403, "outside_token")];
 const PATIENT: Refusals = &[(403, "outside_token"), (422, "invalid_id")];
 const NOT_FOUND: Refusals = &[(404, "not_found")];
 const PAGED: Refusals = &[(400, "invalid_limit invalid_cursor"), (409, "log_restored")];
+const FIELDS: Refusals = &[(400, "invalid_fields")];
 const MONTH_ARCHIVED: Refusals = &[(410, "month_archived")];
 const APPENDS: Refusals = &[(503, "log_unavailable")];
 const STREAM: Refusals = &[
@@ -126,6 +129,7 @@ pub const PARAMETERS: &[(&str, &str, &str)] = &[
     ("ticket", r#"{"type": "string"}"#, "What `POST /stream/tickets` answered, in place of a token."),
     ("link", r#"{"type": "string"}"#, "What the link of the page carried, in place of a token."),
     ("limit", r#"{"type": "integer", "minimum": 1}"#, "So many at most."),
+    ("fields", r#"{"type": "string", "maxLength": 1000}"#, "Only these fields, with commas between them and dots inwards (`patientId,vitals.spo2.value`); in a list of its items. All others are left out, also those that are required here."),
     ("cursor", r#"{"type": "string"}"#, "Where the page before ended: its `next`."),
 ];
 
@@ -151,10 +155,10 @@ pub const OPERATIONS: &[Operation] = &[
     on("post", "/readings", Scope::ReadingsWrite, "Stores readings; answered after the commit").in_wards().body_also_as::<wire::Readings>(&[NDJSON])
         .answers(&[201, 207], &readings::store).refuses(&[READINGS]),
 
-    on("get", "/patients", VITALS_READ, "The patients with their states, now or at a moment").in_wards().of_patients().query(&["ward", "asOf", "knownAt", "cursor", "limit<=500"])
-        .tagged(&patients::list).refuses(&[PAGED, OUTSIDE_TOKEN, MONTH_ARCHIVED]),
-    on("get", "/patients/{patient_id}", VITALS_READ, "A patient's state, now or at a moment").in_wards().query(&["asOf", "knownAt"])
-        .tagged(&patients::state).refuses(&[PATIENT, NOT_FOUND, MONTH_ARCHIVED]),
+    on("get", "/patients", VITALS_READ, "The patients with their states, now or at a moment").in_wards().of_patients().query(&["ward", "asOf", "knownAt", "cursor", "limit<=500", "fields"])
+        .tagged(&patients::list).refuses(&[PAGED, FIELDS, OUTSIDE_TOKEN, MONTH_ARCHIVED]),
+    on("get", "/patients/{patient_id}", VITALS_READ, "A patient's state, now or at a moment").in_wards().query(&["asOf", "knownAt", "fields"])
+        .tagged(&patients::state).refuses(&[FIELDS, PATIENT, NOT_FOUND, MONTH_ARCHIVED]),
     on("put", "/patients/{patient_id}", PATIENTS_MANAGE, "The same as `PUT` of the record").in_wards().of_patients().body::<wire::Record>()
         .answers(&[200], &record::put).refuses(&[PATIENT, NOT_FOUND, RECORD, &[(422, "would_erase")], APPENDS]),
     on("get", "/patients/{patient_id}/record", VITALS_READ, "A patient's record, and who changed it last").in_wards().of_patients()
@@ -164,16 +168,16 @@ pub const OPERATIONS: &[Operation] = &[
     on("patch", "/patients/{patient_id}/record", PATIENTS_MANAGE, "A part of the record: what is left out stays, null removes").in_wards().of_patients().body::<wire::Record>()
         .answers(&[200], &record::patch).refuses(&[PATIENT, NOT_FOUND, RECORD, APPENDS]),
     on("get", "/patients/{patient_id}/readings", VITALS_READ, "History: a page, buckets, points, or by `Accept` a whole table").in_wards()
-        .query(&["vital", "from", "to", "every", "points", "limit<=10000", "cursor"]).tagged(&history::readings).also_as(&[CSV, NDJSON, PARQUET])
-        .refuses(&[PAGED, PATIENT, NOT_FOUND, MONTH_ARCHIVED, &[(400, "unknown_vital vital_required every_or_points invalid_every invalid_points whole_table"), (406, "not_acceptable"), (422, "too_many_readings")], TABLE]),
+        .query(&["vital", "from", "to", "every", "points", "limit<=10000", "cursor", "fields"]).tagged(&history::readings).also_as(&[CSV, NDJSON, PARQUET])
+        .refuses(&[PAGED, FIELDS, PATIENT, NOT_FOUND, MONTH_ARCHIVED, &[(400, "unknown_vital vital_required every_or_points invalid_every invalid_points whole_table"), (406, "not_acceptable"), (422, "too_many_readings")], TABLE]),
     on("get", "/patients/{patient_id}/diff", VITALS_READ, "What was known at a moment against what is known of it now").in_wards().query(&["asOf", "knownAt", "from", "limit<=10000", "cursor"])
         .tagged(&diff::diff).refuses(&[PAGED, PATIENT, NOT_FOUND, MONTH_ARCHIVED, &[(400, "as_of_required")]]),
     on("post", "/patients/{patient_id}/readings/retract", Scope::ReadingsCorrect, "A reading was entered in error").in_wards().body::<wire::Retraction>()
         .answers(&[200, 201], &corrections::retract).refuses(&[PATIENT, RETRACTION, NOT_FOUND, MONTH_ARCHIVED, APPENDS]),
     on("get", "/patients/{patient_id}/{vital}", VITALS_READ, "The newest reading of a vital").in_wards()
         .tagged(&patients::vital).refuses(&[PATIENT, &[(404, "not_found unknown_vital")]]),
-    on("get", "/wards/{ward}", VITALS_READ, "All that a ward's wall needs").in_wards().of_patients()
-        .tagged(&fronts::ward).refuses(&[OUTSIDE_TOKEN, &[(422, "invalid_ward")]]),
+    on("get", "/wards/{ward}", VITALS_READ, "All that a ward's wall needs").in_wards().of_patients().query(&["fields"])
+        .tagged(&fronts::ward).refuses(&[FIELDS, OUTSIDE_TOKEN, &[(422, "invalid_ward")]]),
     on("get", "/mobile/patients/{patient_id}", VITALS_READ, "A patient on a phone, in few bytes").in_wards()
         .tagged(&fronts::mobile).refuses(&[PATIENT, NOT_FOUND]),
     on("get", "/devices", VITALS_READ, "What sends: last heard of, expected interval, coverage").in_wards().query(&["patientId", "limit<=500", "cursor"])
@@ -195,8 +199,8 @@ pub const OPERATIONS: &[Operation] = &[
     on("post", "/stream/tickets", VITALS_READ, "What opens a stream or a replay for a minute, as `ticket` of its address: for an `EventSource` of another origin")
         .answers(&[201], &tickets::make),
 
-    on("get", "/alerts", ALERTS_READ, "Alerts, newest first; with `mode=shadow` what rules on trial would have raised").in_wards().query(&["mode", "alertState", "patientId", "limit<=1000", "cursor"])
-        .tagged(&alerts::list).refuses(&[PAGED, STATE, OUTSIDE_TOKEN, &[(400, "invalid_id")]]),
+    on("get", "/alerts", ALERTS_READ, "Alerts, newest first; with `mode=shadow` what rules on trial would have raised").in_wards().query(&["mode", "alertState", "patientId", "limit<=1000", "cursor", "fields"])
+        .tagged(&alerts::list).refuses(&[PAGED, FIELDS, STATE, OUTSIDE_TOKEN, &[(400, "invalid_id")]]),
     on("get", "/alerts/{id}", ALERTS_READ, "An alert, and what raised it").in_wards()
         .tagged(&alerts::get).refuses(&[NOT_FOUND]),
     on("get", "/alerts/{id}/ack", ALERTS_ACK, "A page with one button, for a phone: what it is, and who has seen it").in_wards().query(&["link"]).by_link()
