@@ -27,6 +27,8 @@ pub enum Action {
     Readings,
     /// Said who they are, and was given what lets them in from then on; or was not.
     SignIn,
+    /// Gave that back.
+    SignOut,
     /// Nobody did anything: so many reads could not be recorded.
     PassedOver,
 }
@@ -39,6 +41,7 @@ impl Action {
             Action::Change => "change",
             Action::Readings => "readings",
             Action::SignIn => "sign_in",
+            Action::SignOut => "sign_out",
             Action::PassedOver => "passed_over",
         }
     }
@@ -56,6 +59,8 @@ pub enum Means {
     Link,
     /// A session that a browser holds.
     Session,
+    /// What their maker may hand on to open a stream.
+    Ticket,
     /// A key of a program.
     Key,
 }

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::access::{Access, Action, Times};
+use super::access::{Access, Times};
 use crate::clock::Clock;
 use crate::event::{ACCESSES_OF, Event};
 use crate::log::{AppendError, Log};
@@ -192,10 +192,8 @@ impl Audit {
         }
     }
 
-    /// Somebody has signed in, or was refused: on record when this returns. For whoever gives
-    /// out sessions and keys; `access` is an [`Action::SignIn`].
-    pub async fn signed_in(&self, access: Access) -> Result<(), NotRecorded> {
-        debug_assert_eq!(access.action, Action::SignIn);
+    /// Somebody has signed in or out, or was refused: on record when this returns.
+    pub async fn signed(&self, access: Access) -> Result<(), NotRecorded> {
         let at = self.now();
         if access.who.is_none() {
             self.summed(access, at);

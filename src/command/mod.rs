@@ -15,6 +15,8 @@ mod descriptors;
 mod error;
 mod import;
 mod incarnation;
+mod jobs;
+mod limits;
 mod listen;
 mod migrate;
 mod parked;

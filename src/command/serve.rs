@@ -26,7 +26,7 @@ use super::error::Error;
 use super::listen::Listening;
 use super::rebuilds::{REBUILD_CONNECTIONS_MAX, renew};
 use super::revoked::Follower;
-use super::{api_keys, audited, descriptors, incarnation, secret, signin, traces};
+use super::{api_keys, audited, descriptors, incarnation, jobs, limits, secret, signin, traces};
 use crate::adapter::http::availability::Availability;
 use crate::adapter::http::connections::tls::Tls;
 use crate::adapter::http::cors::Origins;
@@ -41,16 +41,12 @@ use crate::delivery::heartbeat::Heartbeats;
 use crate::delivery::webhook::EndpointClients;
 use crate::delivery::webhook::guard::Guard;
 use crate::delivery::{DeliveryQueue, Fanout, gauges, secrets};
-use crate::export::{ExportStore, Exports};
 use crate::intake::{Intake, Writers};
-use crate::jobs::{JobKind, Jobs, Runner};
+use crate::jobs::Jobs;
 use crate::limits::shares::Shares;
-use crate::limits::{Limits, Rates, Sharing};
 use crate::log::Log;
 use crate::projection;
 use crate::query::live::Live;
-use crate::record::reassign::Reassignments;
-use crate::rules::backtest::Trials;
 use crate::rules::{RuleSnapshot, RulesConsumer, ticks};
 use crate::tasks::Tasks;
 use crate::telemetry;
@@ -70,12 +66,6 @@ const COMMON_CONNECTIONS_MAX: u32 = 8;
 const ALERTING_CONNECTIONS_MAX: u32 = 4;
 /// Connections for folds, which take turns: no page waits for one of these.
 const FOLD_CONNECTIONS_MAX: u32 = 3;
-/// Connections for what jobs ask: half of them for each of those that run at once.
-const JOB_CONNECTIONS_MAX: u32 = 8;
-/// Connections by which exports read: two for each of those that run at once.
-const EXPORT_CONNECTIONS_MAX: u32 = 4;
-/// Connections by which they write their parts, beside the one that claims jobs.
-const EXPORT_WRITERS_MAX: u32 = 2;
 /// How often the coming months are made sure of.
 const AHEAD_SECONDS: u64 = 3_600;
 /// How long a month that came back is still refused, at most.
@@ -197,62 +187,51 @@ impl Server {
     ) -> Result<Server, Error> {
         // Before anything that takes time, so that a taken port is said at once.
         let listening = Listening::open(serving, keys.revocations()).await?;
-        let (address, url) = (listening.address, listening.url());
+        let (address, url, metrics) = (listening.address, listening.url(), telemetry::metrics()?);
         let connections_max = descriptors::connections(serving.connections as usize);
-        let metrics = telemetry::metrics()?;
         let log = database.log(common, database.pool(COMMON_CONNECTIONS_MAX)).await?;
         database.warn_of_rights();
         let (stop, tasks) = (CancellationToken::new(), Tasks::default());
-        traces::start(serving, &log, &stop, &tasks)?;
         let draining = CancellationToken::new();
+        traces::start(serving, &log, &stop, &tasks)?;
         let Listening { listener, tls, .. } = listening;
         tasks.spawn_until("the certificates' upkeep", &stop, keep_certificates(tls.clone()));
         let (away, certificate) = (database.away(), tls.clone());
         let availability = Availability { away, draining: draining.clone(), certificate };
-        tasks.spawn_until("the metrics' upkeep", &stop, upkeep(metrics.clone()));
-        let of_worker = log.with_pool(database.worker_pool(1));
-        tasks.spawn_until("the months", &stop, months(of_worker, Clock::system()));
+        start_upkeep(&log, database, &metrics, &stop, &tasks);
         incarnation::keep(&log, database, serving, &stop, &tasks).await?;
-        let relay = log.clone();
-        let relay_pool = database.worker_pool(2);
-        tasks.spawn_until("the relay", &stop, async move { relay.wake().relay(relay_pool).await });
 
-        let keys = keys.with_api_keys(api_keys::start(&log, &stop, &tasks));
-        tasks.spawn_until("the keys' upkeep", &stop, keys.clone().keep());
-        // Before anybody is answered.
-        let follower = Follower::open(log.clone(), keys.revocations()).await?;
-        tasks.spawn_until("who follows what is revoked", &stop, follower.follow());
+        let keys = start_keys(keys, &log, &stop, &tasks).await?;
         let webhooks = Webhooks::open(common, serving, &log).await?;
         let jobs = Jobs::new(log.pool().clone());
         audited::tell(&log, database, serving, &stop, &tasks)?;
         if serving.roles.contains(&Role::Workers) {
             start_folds(&log, database, serving.self_check_pause, &stop, &tasks).await?;
-            start_jobs(&log, database, &jobs, &stop, &tasks);
+            jobs::start(&log, database, &jobs, &stop, &tasks);
             start_alerting(&log, database, &webhooks, &serving.public_url, &stop, &tasks).await?;
         }
         let service = if serving.roles.contains(&Role::Api) {
             // One connection a writer: an append never waits for a question.
-            let connections = u32::try_from(log.shards().count())? + 1;
-            let writers = Writers::start(&log.with_pool(database.writer_pool(connections)), &tasks);
+            let pool = database.writer_pool(u32::try_from(log.shards().count())? + 1);
+            let writers = Writers::start(&log.with_pool(pool), &tasks);
             let audit = audited::record(&log, database, serving, &tasks);
             let live = Live::start(&log, &tasks, &stop);
-            let limits = Limits::new(rates(serving));
-            tasks.spawn_until("the limits' upkeep", &stop, limits.clone().forget());
-            let sharing = Sharing::open(limits.clone(), database.worker_pool(1)).await?;
-            tasks.spawn_until("who shares the limits", &stop, sharing.tell());
+            let limits = limits::start(database, serving, &stop, &tasks).await?;
             let shares = Arc::new(Shares::new(connections_max));
-            let (clock, stop) = (Clock::system(), stop.clone());
+            let clock = Clock::system();
             let intake = Intake::new(writers, Some(limits.clone()), clock.clone());
-            let sign_in =
-                signin::start((common, serving), &log, &keys, &webhooks.links, &stop, &tasks)?;
+            let sign_in = signin::start(
+                (common, serving),
+                &log,
+                &keys,
+                &webhooks.links,
+                &audit,
+                (&stop, &tasks),
+            )?;
             let Webhooks { clients, links } = webhooks;
-            let tickets = links.seal("tickets")?;
-            let origins = Origins::new(&serving.cors_origin);
-            let is_simulated = serving.is_simulated;
-            let questions = log.with_pool(database.tenant_pool(QUESTION_CONNECTIONS_MAX));
             router(Api {
+                questions: log.with_pool(database.tenant_pool(QUESTION_CONNECTIONS_MAX)),
                 log,
-                questions,
                 intake,
                 live,
                 keys,
@@ -262,14 +241,14 @@ impl Server {
                 clock,
                 jobs,
                 clients,
+                tickets: links.seal("tickets")?,
                 links,
                 sign_in,
-                tickets,
                 metrics,
                 availability,
-                stop,
-                origins,
-                is_simulated,
+                stop: stop.clone(),
+                origins: Origins::new(&serving.cors_origin),
+                is_simulated: serving.is_simulated,
             })
         } else {
             operators(log, Clock::system(), metrics, availability).into()
@@ -324,27 +303,33 @@ impl Webhooks {
     }
 }
 
-/// Starts what takes longer than an answer may.
-fn start_jobs(
+/// What any server does beside its roles.
+fn start_upkeep(
     log: &Log,
     database: &Database,
-    jobs: &Jobs,
+    metrics: &PrometheusHandle,
     stop: &CancellationToken,
     tasks: &Tasks,
 ) {
-    let trials = Trials::new(log.with_pool(database.enduring_pool(JOB_CONNECTIONS_MAX)));
-    let of_device = log.with_pool(database.worker_pool(JOB_CONNECTIONS_MAX));
-    let reassignments = Reassignments::new(of_device, Clock::system());
-    let pool = database.worker_pool(1 + EXPORT_WRITERS_MAX);
-    let read = log.with_pool(database.tenant_pool(EXPORT_CONNECTIONS_MAX));
-    let exports = Exports::new(read, ExportStore::new(pool.clone()));
-    let works = vec![
-        (JobKind::Backtest, Arc::new(trials) as _),
-        (JobKind::Reassign, Arc::new(reassignments) as _),
-        (JobKind::Export, Arc::new(exports) as _),
-    ];
-    let runner = Runner::new(jobs.with_pool(pool), works);
-    tasks.spawn("the jobs", runner.run(stop.clone()));
+    tasks.spawn_until("the metrics' upkeep", stop, upkeep(metrics.clone()));
+    let of_worker = log.with_pool(database.worker_pool(1));
+    tasks.spawn_until("the months", stop, months(of_worker, Clock::system()));
+    let (relay, relay_pool) = (log.clone(), database.worker_pool(2));
+    tasks.spawn_until("the relay", stop, async move { relay.wake().relay(relay_pool).await });
+}
+
+/// Who may call, as far as the log and its tables know: known before anybody is answered.
+async fn start_keys(
+    keys: Keys,
+    log: &Log,
+    stop: &CancellationToken,
+    tasks: &Tasks,
+) -> Result<Keys, Error> {
+    let keys = keys.with_api_keys(api_keys::start(log, stop, tasks));
+    tasks.spawn_until("the keys' upkeep", stop, keys.clone().keep());
+    let follower = Follower::open(log.clone(), keys.revocations()).await?;
+    tasks.spawn_until("who follows what is revoked", stop, follower.follow());
+    Ok(keys)
 }
 
 /// Starts what folds the log into tables, and looks whether they are right.
@@ -425,14 +410,6 @@ async fn follow<C: Consumer>(
     }
     tasks.spawn("who resumes", consumer::resume_asked(pool.clone(), consumer, stop.clone()));
     Ok(())
-}
-
-fn rates(serving: &Serving) -> Rates {
-    Rates {
-        device_requests: serving.limit_device_requests,
-        gateway_requests: serving.limit_gateway_requests,
-        readings: serving.limit_readings,
-    }
 }
 
 /// Months are made before they are needed; on demand stays, for other times. What was

@@ -13,6 +13,7 @@ use super::error::Error;
 use super::secret;
 use crate::adapter::http::browser::Browsers;
 use crate::adapter::http::signin::SignIn;
+use crate::audit::Audit;
 use crate::auth::Keys;
 use crate::auth::oidc::{OidcClient, Provider, is_loopback};
 use crate::auth::sessions::Sessions;
@@ -28,8 +29,8 @@ pub fn start(
     log: &Log,
     keys: &Keys,
     links: &AckLinks,
-    stop: &CancellationToken,
-    tasks: &Tasks,
+    audit: &Audit,
+    (stop, tasks): (&CancellationToken, &Tasks),
 ) -> Result<Option<Arc<SignIn>>, Error> {
     let Some((client, public_url)) = client(common, serving)? else { return Ok(None) };
     let clock = Clock::system();
@@ -41,7 +42,7 @@ pub fn start(
     let browsers = Browsers::new(sessions, links.seal("browsers")?, &public_url);
     let of_map = keys.clone();
     let claims = move || of_map.claims_looked_at();
-    Ok(Some(Arc::new(SignIn::new(provider, browsers, public_url, claims, clock))))
+    Ok(Some(Arc::new(SignIn::new(provider, browsers, public_url, claims, audit.clone(), clock))))
 }
 
 fn client(common: &Common, serving: &Serving) -> Result<Option<(OidcClient, Url)>, Error> {

@@ -243,11 +243,11 @@ impl Device {
     /// Where it was and is, oldest first.
     pub fn assignments(&self) -> Vec<Assignment> {
         let ends = self.changes.keys().skip(1).copied().map(Some).chain([None]);
-        let stretch = |((from, at), to): ((&DateTime<Utc>, &Option<At>), Option<DateTime<Utc>>)| {
+        let stretches = self.changes.iter().zip(ends).filter_map(|((from, at), to)| {
             let At { patient_id, by, recorded_at } = at.clone()?;
             Some(Assignment { patient_id, from: *from, to, by, recorded_at })
-        };
-        self.changes.iter().zip(ends).filter_map(stretch).collect()
+        });
+        stretches.collect()
     }
 
     /// The reassignment that is under way.

@@ -20,4 +20,4 @@ pub use store::{
     TENANT_BYTES_MAX,
 };
 pub use stored::StoredExports;
-pub use work::{Exports, PATIENTS_NAMED_MAX};
+pub use work::{EXPORT_CONNECTIONS_MAX, Exports, PATIENTS_NAMED_MAX};

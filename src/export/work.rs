@@ -28,6 +28,9 @@ use crate::wire::{ExportResult, NewExport, Time};
 /// Patients that an export may name.
 pub const PATIENTS_NAMED_MAX: usize = 1_000;
 
+/// Connections by which a process's exports read: two for each of those that run at once.
+pub const EXPORT_CONNECTIONS_MAX: u32 = 4;
+
 /// Who does exports.
 pub struct Exports {
     log: Log,

@@ -4,11 +4,12 @@
 //! answers: what was asked for is done by then; and that what is refused was not done. One
 //! subject's use is never another's. Knows no protocol: how a [`Limited`] is said, and
 //! where a caller is told where they stand, is the adapter's to know. Does not count requests
-//! without a good token. The processes of an installation count together ([`Sharing`]), and
+//! without a good token. The processes of an installation count together ([`shared`]), and
 //! nobody waits for that whose use is far from a limit.
 
+mod asking;
 mod meter;
-mod shared;
+pub mod shared;
 pub mod shares;
 
 use std::num::NonZeroU32;
@@ -19,10 +20,9 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::asking::Asking;
 pub use self::meter::LimitState;
 use self::meter::{Meter, OverLimit, SUBJECTS_MAX, Taken};
-use self::shared::Asking;
-pub use self::shared::Sharing;
 use crate::auth::{Caller, Subject};
 
 /// The longest that a part of a stream waits until it is due.

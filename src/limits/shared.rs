@@ -1,16 +1,14 @@
 //! What the processes of an installation tell each other of who has used how much.
 //!
 //! Guarantees that nobody waits for PostgreSQL but who takes more than the process's credit,
-//! and these not longer than [`WAIT_MS_MAX`]; that what is used at one process is known at
+//! and these not for long ([`super::asking`]); that what is used at one process is known at
 //! the others within [`ROUND_MS`]; and that while PostgreSQL does not answer each process
 //! goes on with what it knows. As long as a process is the only one, it tells nothing but
 //! that it is there. Of who asks little nobody is told.
 
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use sqlx::PgPool;
-use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -21,8 +19,6 @@ use crate::auth::Subject;
 const ROUND_MS: u64 = 1_000;
 /// The shortest: many that wait share one.
 const PACE_MS: u64 = 10;
-/// How long somebody waits for the others to be told.
-const WAIT_MS_MAX: u64 = 500;
 /// After so long without a sign a process is not counted any more.
 const GONE_SECONDS: f64 = 5.0;
 /// What was told in so many seconds is read again: it may have been committed late.
@@ -31,29 +27,6 @@ const OVERLAP_SECONDS: f64 = 5.0;
 const SWEEP_SECONDS: u64 = 60;
 /// Subjects of a limit that are told of in a round.
 const TOLD_MAX: usize = 10_000;
-
-/// Who wants the others to be told, and soon.
-#[derive(Default)]
-pub(super) struct Asking {
-    soon: Notify,
-    waiting: Mutex<Vec<oneshot::Sender<()>>>,
-}
-
-impl Asking {
-    /// They are told soon.
-    pub fn soon(&self) {
-        self.soon.notify_one();
-    }
-
-    /// Waits until they were told, or that did not happen in time.
-    pub async fn told(&self) {
-        let (done, told) = oneshot::channel();
-        self.waiting.lock().push(done);
-        self.soon();
-        // Where nobody tells them, everybody is let through by what is known here.
-        tokio::time::timeout(Duration::from_millis(WAIT_MS_MAX), told).await.ok();
-    }
-}
 
 /// Limit, subject and nanoseconds; without a limit how many processes there are.
 type Row = (Option<i16>, Option<Vec<u8>>, i64);
@@ -86,8 +59,8 @@ impl Sharing {
             }
             tokio::time::sleep(Duration::from_millis(PACE_MS)).await;
             let more = Duration::from_millis(ROUND_MS - PACE_MS);
-            tokio::time::timeout(more, asking.soon.notified()).await.ok();
-            let waiting = std::mem::take(&mut *asking.waiting.lock());
+            tokio::time::timeout(more, asking.asked()).await.ok();
+            let waiting = asking.take();
             let told = crate::log::answered_soon(self.round()).await;
             if let Err(error) = &told
                 && !failed
@@ -95,7 +68,7 @@ impl Sharing {
                 tracing::warn!(%error, "rate limits count at this process alone for now");
             }
             failed = told.is_err();
-            waiting.into_iter().for_each(|done| done.send(()).unwrap_or_default());
+            waiting.tell();
         }
     }
 

@@ -114,7 +114,7 @@ impl ParquetTable {
     pub fn end(mut self) -> io::Result<Vec<u8>> {
         let mut last = self.group()?;
         self.file.finish().map_err(io::Error::other)?;
-        last.append(self.file.inner_mut());
+        last.extend_from_slice(self.file.inner_mut());
         Ok(last)
     }
 

@@ -52,6 +52,7 @@ pub enum AccessAction {
     Change,
     Readings,
     SignIn,
+    SignOut,
     PassedOver,
 }
 
@@ -64,5 +65,6 @@ pub enum AccessBy {
     Certificate,
     Link,
     Session,
+    Ticket,
     Key,
 }

@@ -12,11 +12,8 @@ use crate::vital::Vital;
 #[serde(rename_all = "lowercase")]
 #[schemars(inline)]
 pub enum TableFormat {
-    /// A line a reading, below a line of names.
     Csv,
-    /// A JSON object a line.
     Ndjson,
-    /// Columns.
     Parquet,
 }
 

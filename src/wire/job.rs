@@ -39,7 +39,8 @@ pub struct Job {
 #[schemars(inline)]
 pub enum JobKind {
     Backtest,
-    Export, Reassign,
+    Export,
+    Reassign,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, JsonSchema)]

@@ -165,17 +165,40 @@ async fn a_reading_that_names_no_patient_is_of_whom_the_device_was_at_when_it_me
     });
     let other = post(&url, &other, &unnamed(70.0, first)).await;
     assert_eq!((other.status.as_u16(), &other.json["code"]), (422, &json!("device_unassigned")));
+    follows_at_once(&database, &hospital, &watch).await;
+}
 
-    // As soon as it is assigned elsewhere, by another process too.
-    let second_server = Server::start(&database).await;
+/// As soon as it is assigned elsewhere, by another process too.
+async fn follows_at_once(database: &Database, hospital: &Hospital, watch: &str) {
+    let second_server = Server::start(database).await;
     for n in 0..10 {
         let (patient, at) = (format!("p{n}"), now() - TimeDelta::milliseconds(1));
-        assign(&hospital, &patient, at).await;
+        assign(hospital, &patient, at).await;
         let url = second_server.url("/api/v1/readings");
-        let stored = post(&url, &watch, &unnamed(80.0 + f64::from(n), at)).await;
+        let stored = post(&url, watch, &unnamed(80.0 + f64::from(n), at)).await;
         assert_eq!(stored.status.as_u16(), 201, "{}", stored.text);
         let found = hospital.found(&format!("/patients/{patient}/heart-rate")).await;
         assert_eq!(found["heartRate"], 80 + n);
+    }
+}
+
+/// Who sees one patient learns nothing of others; who has no right changes nothing.
+async fn is_told_to_nobody_else(server: &Server) {
+    let of_bert = token(server, &[("patient", "bert")]);
+    let get = async |token: &str| {
+        send(Method::GET, &server.url("/api/v1/devices/watch-7"), token, None).await
+    };
+    assert_eq!(get(&of_bert).await.status, 404);
+    assert!(get(&token(server, &[("patient", "anna")])).await.text.contains("ble-1"));
+    for (method, path) in
+        [(Method::PUT, ""), (Method::POST, "/assign"), (Method::POST, "/reassign")]
+    {
+        let url = server.url(&format!("/api/v1/devices/watch-7{path}"));
+        let refused = send(method, &url, &of_bert, Some(b"{}".to_vec())).await;
+        assert_eq!(
+            (refused.status.as_u16(), &refused.json["code"]),
+            (403, &json!("scope_missing"))
+        );
     }
 }
 
@@ -243,22 +266,5 @@ async fn an_alias_is_one_devices_alone_and_is_assigned_with_it() {
     let mut statuses = [one.0, two.0];
     statuses.sort_unstable();
     assert_eq!(statuses, [200, 409]);
-
-    // Who sees one patient learns nothing of others; who has no right changes nothing.
-    let of_bert = token(&server, &[("patient", "bert")]);
-    let get = async |token: &str| {
-        send(Method::GET, &server.url("/api/v1/devices/watch-7"), token, None).await
-    };
-    assert_eq!(get(&of_bert).await.status, 404);
-    assert!(get(&token(&server, &[("patient", "anna")])).await.text.contains("ble-1"));
-    for (method, path) in
-        [(Method::PUT, ""), (Method::POST, "/assign"), (Method::POST, "/reassign")]
-    {
-        let url = server.url(&format!("/api/v1/devices/watch-7{path}"));
-        let refused = send(method, &url, &of_bert, Some(b"{}".to_vec())).await;
-        assert_eq!(
-            (refused.status.as_u16(), &refused.json["code"]),
-            (403, &json!("scope_missing"))
-        );
-    }
+    is_told_to_nobody_else(&server).await;
 }

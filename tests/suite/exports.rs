@@ -1,7 +1,9 @@
 //! Exports: they say what history says, as it was known when they began; they outlive the
 //! instance that began them, and are handed out by any, in any parts.
 //!
-//! An export is kept in the middle of its work by a lock on a later year of the log.
+//! An export is kept from its work by a lock on the table that it writes or reads.
+
+mod killed;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,13 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::{Method, Response};
-use rustix::process::Signal;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sqlx::{Connection, PgConnection, PgPool};
 use uuid::Uuid;
 use vitals::clock::rfc3339;
-use vitals::export::{ExportStore, Hold, Part, Put};
 
 use crate::hospital::{Hospital, heart_rate, now};
 use crate::support::postgres::Database;
@@ -26,15 +26,14 @@ use crate::support::{cli, eventually, scratch_dir};
 const SOON: Duration = Duration::from_secs(120);
 const OCTETS: &str = "application/octet-stream";
 
-/// In a year of its own, which another one follows.
 fn spring() -> DateTime<Utc> {
     "2019-03-02T08:00:00Z".parse().unwrap()
 }
 
-/// Nobody reads the log of a year until this is let go.
-async fn held(database: &Database, year: &str) -> PgConnection {
+/// Nobody gets at a table, or not further than its mode lets them, until this is let go.
+async fn held(database: &Database, table: &str) -> PgConnection {
     let mut connection = PgConnection::connect(&database.url).await.unwrap();
-    let lock = format!("begin; lock table reading_{year} in access exclusive mode");
+    let lock = format!("begin; lock table {table}");
     sqlx::raw_sql(sqlx::AssertSqlSafe(lock)).execute(&mut connection).await.unwrap();
     connection
 }
@@ -187,14 +186,11 @@ async fn an_export_says_what_history_says_and_comes_in_again() {
     );
 }
 
-/// Of two years, so that the first is written while the second is locked.
-async fn of_two_years(hospital: &Hospital) {
+/// Some megabytes, of two patients.
+async fn with_much(hospital: &Hospital) {
     for patient in ["101", "102"] {
-        let first: Vec<Value> = (0..2_000).map(|n| reading(patient, n, 900)).collect();
-        hospital.store(&first).await;
-        let later = 400 * 86_400;
-        let second: Vec<Value> = (0..500).map(|n| reading(patient, later + n, 900)).collect();
-        hospital.store(&second).await;
+        let readings: Vec<Value> = (0..2_000).map(|n| reading(patient, n, 900)).collect();
+        hospital.store(&readings).await;
     }
 }
 
@@ -207,152 +203,12 @@ async fn parts(pool: &PgPool, job: &str) -> i64 {
     sqlx::query_scalar(sql).bind(id_of(job)).fetch_one(pool).await.unwrap()
 }
 
-/// Two servers, and an export that the first has begun to write: the second is frozen. What
-/// the log then learns is not in it.
-async fn begun_by_the_first(
-    database: &Database,
-    asked: &Value,
-) -> (Server, Server, Hospital, PgConnection, String) {
-    let (first, second) = (Server::start(database).await, Server::start(database).await);
-    let hospital = Hospital::new(&first, "ward");
-    of_two_years(&hospital).await;
-    second.signal(Signal::STOP);
-    let lock = held(database, "2020").await;
-    let job = started(&hospital, asked.clone()).await;
-    let pool = database.pool();
-    eventually("a part", SOON, || async { (parts(&pool, &job).await > 0).then_some(()) }).await;
-    assert_eq!(hospital.get(&job).await.1["state"], "running");
-    (first, second, hospital, lock, job)
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_export_killed_half_way_is_finished_by_another_instance_to_the_letter() {
-    for format in ["ndjson", "csv"] {
-        let database = Database::new().await;
-        let asked = json!({ "format": format });
-        let (first, second, hospital, lock, job) = begun_by_the_first(&database, &asked).await;
-        let pool = database.pool();
-        let written = parts(&pool, &job).await;
-        first.kill().await;
-        leased(&pool, &job, "1 hour").await;
-        second.signal(Signal::CONT);
-        let hospital = hospital.after_restart(&second);
-        assert_eq!(hospital.get(&job).await.1["state"], "running", "every instance tells of it");
-        let_go(lock).await;
-        // As whoever is not disturbed writes it.
-        let expected = exported(&hospital, asked.clone()).await;
-        // What is learned from now on was not known when it began, also of what is not written.
-        retract(&hospital, "101", 7).await;
-        hospital.store(&[reading("103", 1, 1), reading("102", 3_000, 1)]).await;
-        leased(&pool, &job, "0 s").await;
-        let finished = bytes_of(&hospital, &job).await;
-        assert!(finished == expected, "{format}: {} {}", finished.len(), expected.len());
-        assert!(parts(&pool, &job).await > written && written > 0);
-        let (claim, lost): (i32, i16) = sqlx::query_as("select claim, lost from job where id = $1")
-            .bind(id_of(&job))
-            .fetch_one(&pool)
-            .await
-            .unwrap();
-        assert_eq!((claim, lost), (2, 1));
-        assert_eq!(Hospital::new(&second, "other").get(&job).await.0, 404);
-        // And what is asked for now has what is known now.
-        let now = exported(&hospital, asked).await;
-        assert!(now != expected);
-    }
-}
-
-/// For how long nobody else takes up a job.
-async fn leased(pool: &PgPool, job: &str, time: &str) {
-    let sql = "update job set lease_until = now() + $2::interval where id = $1";
-    let leased = sqlx::query(sql).bind(id_of(job)).bind(time).execute(pool).await.unwrap();
-    assert_eq!(leased.rows_affected(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_cannot_be_taken_up_begins_again_and_shows_the_same() {
-    let database = Database::new().await;
-    let key = age::x25519::Identity::generate();
-    let asked = json!({ "format": "csv", "recipients": [key.to_public().to_string()] });
-    let (first, second, hospital, lock, job) = begun_by_the_first(&database, &asked).await;
-    first.kill().await;
-    let pool = database.pool();
-    leased(&pool, &job, "1 hour").await;
-    second.signal(Signal::CONT);
-    let_go(lock).await;
-    let hospital = hospital.after_restart(&second);
-    let plain = exported(&hospital, json!({ "format": "csv" })).await;
-    retract(&hospital, "101", 7).await;
-    leased(&pool, &job, "0 s").await;
-    let sealed = bytes_of(&hospital, &job).await;
-    assert!(age::decrypt(&key, &sealed).unwrap() == plain);
-    assert!(!sealed.windows(7).any(|some| some == b"watch-0"), "plain text is stored");
-    let answer = part(&hospital, &job, &[]).await;
-    assert_eq!(answer.headers()["content-type"], OCTETS);
-    let disposition = answer.headers()["content-disposition"].to_str().unwrap().to_owned();
-    assert!(disposition.ends_with(".csv.age\""), "{disposition}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_was_frozen_writes_no_part_behind_those_of_another() {
-    let database = Database::new().await;
-    let asked = json!({ "format": "ndjson" });
-    let (first, second, hospital, lock, job) = begun_by_the_first(&database, &asked).await;
-    first.signal(Signal::STOP);
-    second.signal(Signal::CONT);
-    let_go(lock).await;
-    let hospital = hospital.after_restart(&second);
-    let finished = bytes_of(&hospital, &job).await;
-    first.signal(Signal::CONT);
-    eventually("the frozen one to learn it", SOON, || async {
-        first.logged().contains("another's by now").then_some(())
-    })
-    .await;
-    assert!(bytes_of(&hospital, &job).await == finished);
-}
-
-#[tokio::test]
-async fn only_who_holds_the_job_writes_and_only_at_the_end_of_what_there_is() {
-    let database = Database::new().await;
-    database.log().await;
-    let (pool, job) = (database.pool(), Uuid::now_v7());
-    sqlx::query(
-        "insert into job (id, tenant, kind, argument, asked_by, state, claim) \
-         values ($1, 'ward', 'export', '{}', 'a test', 'running', 1)",
-    )
-    .bind(job)
-    .execute(&pool)
-    .await
-    .unwrap();
-    let store = ExportStore::new(pool.clone());
-    let hold = |claim| Hold { job, claim, tenant: "ward" };
-    let put = async |claim, first, data: &[u8]| {
-        let (readings, patients, hash) = (1, 1, &[][..]);
-        let place = Some("{}");
-        let part = Part { first, data, readings, patients, place, hash };
-        store.put(hold(claim), part).await.unwrap()
-    };
-    assert!(store.begin(hold(2)).await.unwrap().is_none(), "nobody has this claim");
-    assert_eq!(store.begin(hold(1)).await.unwrap().unwrap().bytes, 0);
-    assert_eq!(put(1, 0, b"one").await, Put::Written);
-    assert_eq!(put(1, 0, b"one").await, Put::Lost, "there is a part at this place");
-    sqlx::query("update job set claim = 2").execute(&pool).await.unwrap();
-    assert_eq!(put(1, 3, b"stale").await, Put::Lost);
-    assert!(store.end(hold(1), b"stale").await.unwrap().is_none());
-    assert_eq!(put(2, 3, b"two").await, Put::Written);
-    assert_eq!(store.begin(hold(2)).await.unwrap().unwrap().bytes, 6);
-    sqlx::query("update job set state = 'cancelled'").execute(&pool).await.unwrap();
-    assert_eq!(put(2, 6, b"three").await, Put::Lost);
-    let sql = "select string_agg(data, '' order by first) from export_part";
-    let bytes: Vec<u8> = sqlx::query_scalar(sql).fetch_one(&pool).await.unwrap();
-    assert_eq!(bytes, b"onetwo");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_result_is_handed_out_in_any_parts_by_any_instance() {
     let database = Database::new().await;
     let (server, other) = (Server::start(&database).await, Server::start(&database).await);
     let hospital = Hospital::new(&server, "ward");
-    of_two_years(&hospital).await;
+    with_much(&hospital).await;
     let job = started(&hospital, json!({ "format": "ndjson" })).await;
     let whole = bytes_of(&hospital, &job).await;
     assert!(parts(&database.pool(), &job).await > 2);
@@ -414,15 +270,17 @@ async fn what_is_cancelled_let_go_or_expired_is_put_away() {
     let database = Database::new().await;
     let server = Server::start(&database).await;
     let hospital = Hospital::new(&server, "ward");
-    of_two_years(&hospital).await;
+    with_much(&hospital).await;
     let pool = database.pool();
-    let lock = held(&database, "2020").await;
+    let mut lock = held(&database, "export_part in exclusive mode").await;
     let cancelled = started(&hospital, json!({ "format": "ndjson" })).await;
-    eventually("a part", SOON, || async { (parts(&pool, &cancelled).await > 0).then_some(()) })
-        .await;
+    until(&hospital, &cancelled, "running").await;
     assert_eq!(hospital.get(&format!("{cancelled}/result")).await.0, 404, "it is not whole");
     assert_eq!(hospital.delete(&cancelled).await.0, 204);
-    let_go(lock).await;
+    // What it had written before; and then whoever runs it tries to write more.
+    let part = "insert into export_part (job, first, tenant, data) values ($1, 0, 'ward', 'x')";
+    sqlx::query(part).bind(id_of(&cancelled)).execute(&mut lock).await.unwrap();
+    sqlx::raw_sql("commit").execute(&mut lock).await.unwrap();
     let gone = async |job: &str| {
         eventually("its parts to be gone", SOON, || async {
             (parts(&pool, job).await == 0).then_some(())
@@ -482,33 +340,12 @@ async fn exports_are_bounded_and_those_of_one_tenant_leave_others_room() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_export_that_becomes_too_large_is_given_up() {
-    let database = Database::new().await;
-    let asked = json!({ "format": "ndjson" });
-    let (first, second, hospital, lock, job) = begun_by_the_first(&database, &asked).await;
-    first.kill().await;
-    let pool = database.pool();
-    let almost = "update export set bytes = $1";
-    let most = vitals::export::EXPORT_BYTES_MAX;
-    sqlx::query(almost).bind(most - 100).execute(&pool).await.unwrap();
-    leased(&pool, &job, "0 s").await;
-    second.signal(Signal::CONT);
-    let_go(lock).await;
-    let failed = until(&hospital.after_restart(&second), &job, "failed").await;
-    assert!(failed["error"].as_str().unwrap().contains("ask for less"), "{failed}");
-    eventually("its parts to be gone", SOON, || async {
-        (parts(&pool, &job).await == 0).then_some(())
-    })
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenants_many_exports_do_not_hold_up_its_backtest() {
     let database = Database::new().await;
     let server = Server::start(&database).await;
     let hospital = Hospital::new(&server, "ward");
     with_readings(&hospital).await;
-    let lock = held(&database, "2019").await;
+    let lock = held(&database, "reading_2019").await;
     let mut exports = Vec::new();
     for _ in 0..6 {
         exports.push(started(&hospital, json!({ "format": "csv" })).await);

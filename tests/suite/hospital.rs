@@ -17,7 +17,8 @@ use crate::support::server::Server;
 
 const UP_TO_DATE: Duration = Duration::from_secs(60);
 const EVERYTHING: &str = "readings:write readings:correct vitals:read alerts:read alerts:ack \
-                          rules:manage webhooks:manage patients:manage tokens:revoke keys:manage";
+                          rules:manage webhooks:manage patients:manage tokens:revoke keys:manage \
+                          audit:read";
 
 /// A tenant with a token for everything.
 #[derive(Clone)]

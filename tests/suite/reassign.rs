@@ -13,7 +13,7 @@ use vitals::clock::rfc3339;
 use self::night::{GATES, Gate, Night, READINGS, SOON, STEPS, gated, is_verified, killed};
 use crate::hospital::{Hospital, heart_rate, now};
 use crate::support::eventually;
-use crate::support::postgres::{Database, caught_up};
+use crate::support::postgres::caught_up;
 use crate::support::server::Server;
 
 #[tokio::test]

@@ -71,7 +71,7 @@ const ROWS: &[Row] = &[
     ("post", "/devices/{id}/reassign", Makes, Refused, Refused, Refused),
     ("get", "/patients/{patient_id}/replay", Nothing, Own, Refused, Nothing),
     ("get", "/stream", Own, Own, Own, Own),
-    ("post", "/stream/tickets", Makes, Makes, Makes, Refused),
+    ("post", "/stream/tickets", Makes, Makes, Makes, Makes),
     ("get", "/alerts", Own, Own, Own, Own),
     ("get", "/alerts/{id}", Nothing, Nothing, Nothing, Nothing),
     ("get", "/alerts/{id}/ack", Nothing, Nothing, Nothing, Nothing),
@@ -118,7 +118,8 @@ struct Theirs {
     delivery: String,
     silence: String,
     job: String,
-    api_key: String, export: String,
+    api_key: String,
+    export: String,
     measured_at: String,
     receiver: Receiver,
 }

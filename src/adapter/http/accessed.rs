@@ -9,14 +9,16 @@ use std::net::IpAddr;
 
 use axum::RequestExt;
 use axum::extract::{MatchedPath, Query, RawPathParams, Request};
-use axum::http::{StatusCode, Uri, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::Response;
 use chrono::{DateTime, Utc};
 
 use super::observed::{READINGS, method_name};
 use super::problem::{Problem, ProblemText};
+use super::token::{bearer, shows_token};
 use crate::audit::{Access, Action, Audit, Means, NotRecorded, Place, Resource, Who};
 use crate::auth::Caller;
+use crate::auth::api_key::PREFIX;
 
 /// The other end of a request's connection.
 #[derive(Clone, Copy, Debug)]
@@ -43,10 +45,7 @@ impl Asked {
         let matched = extensions.get::<MatchedPath>();
         let route = route.or(matched.map(MatchedPath::as_str)).unwrap_or("none").to_owned();
         let address = extensions.get::<Peer>().map(|peer| peer.0.to_canonical());
-        let by = match request.headers().contains_key(header::AUTHORIZATION) {
-            true => Means::Token,
-            false => Means::Certificate,
-        };
+        let by = means(request.headers(), request.uri());
         let method = method_name(request.method());
         let action = match (method, &*route) {
             ("GET" | "HEAD", _) => Action::Read,
@@ -104,6 +103,17 @@ impl Asked {
         };
         let (audit, access) = (audit.clone(), Some(self.access));
         Ok(Accessing { audit, access, at: self.at, place })
+    }
+}
+
+/// What a request shows of who it is, in the order in which it counts.
+fn means(headers: &HeaderMap, uri: &Uri) -> Means {
+    match bearer(headers) {
+        Ok(token) if token.starts_with(PREFIX) => Means::Key,
+        _ if shows_token(headers) => Means::Token,
+        _ if uri.query().is_some_and(|query| query.contains("ticket=")) => Means::Ticket,
+        _ if headers.contains_key(header::COOKIE) => Means::Session,
+        _ => Means::Certificate,
     }
 }
 

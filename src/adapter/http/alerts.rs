@@ -158,7 +158,7 @@ pub async fn get(
         }],
         because,
     };
-    Ok(Reply::tagged(&headers, &body)?.about(&body.alert.patient_id.as_ref()))
+    Ok(Reply::tagged(&headers, &body)?.about(body.alert.patient_id.as_ref()))
 }
 
 /// What an event says of an alert, of whichever type it is.

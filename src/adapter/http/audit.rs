@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::cursor;
 use super::extract::Params;
-use super::history::format::TableFormat;
+use super::history::format::HistoryFormat;
 use super::patients::{QueryState, limit};
 use super::problem::Problem;
 use super::reply::Reply;
@@ -26,6 +26,7 @@ use crate::clock::rfc3339;
 use crate::event::{ACCESSES_OF, ID_RULE, is_fhir_id};
 use crate::limits::shares::{Permit, ShareHolder};
 use crate::query::accesses::{self, AccessFilter, StoredAccess};
+use crate::wire::TableFormat;
 use crate::wire::{Access, AccessAction, AccessBy, Page, Time};
 
 const LINK: &str = "/api/v1/audit";
@@ -51,10 +52,10 @@ pub async fn list(
     headers: HeaderMap,
 ) -> Result<Reply<Page<Access>>, Problem> {
     caller.may_administer(Scope::AuditRead)?;
-    let is_whole = match TableFormat::wanted(&headers)? {
-        TableFormat::Json => false,
-        TableFormat::Ndjson => true,
-        TableFormat::Csv | TableFormat::Parquet => {
+    let is_whole = match HistoryFormat::wanted(&headers)? {
+        HistoryFormat::Page => false,
+        HistoryFormat::Table(TableFormat::Ndjson) => true,
+        HistoryFormat::Table(TableFormat::Csv | TableFormat::Parquet) => {
             let detail = "the audit comes as application/json or application/x-ndjson";
             let status = StatusCode::NOT_ACCEPTABLE;
             return Err(Problem::new(status, "not_acceptable", detail));
@@ -135,6 +136,7 @@ fn shown(stored: StoredAccess) -> Result<Access, Problem> {
             Action::Change => AccessAction::Change,
             Action::Readings => AccessAction::Readings,
             Action::SignIn => AccessAction::SignIn,
+            Action::SignOut => AccessAction::SignOut,
             Action::PassedOver => AccessAction::PassedOver,
         },
         subject: stored.source_id,
@@ -143,6 +145,7 @@ fn shown(stored: StoredAccess) -> Result<Access, Problem> {
             Means::Certificate => AccessBy::Certificate,
             Means::Link => AccessBy::Link,
             Means::Session => AccessBy::Session,
+            Means::Ticket => AccessBy::Ticket,
             Means::Key => AccessBy::Key,
         }),
         token_id: data.token_id,

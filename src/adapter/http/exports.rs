@@ -91,6 +91,7 @@ pub async fn result(
     Id(id): Id,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    caller.may_administer(Scope::VitalsRead)?;
     let job = jobs::find(&exports.jobs, &caller, id).await?;
     let export = written(&job)?;
     if !exports.stored.is_kept(&caller.tenant, id).await? {

@@ -189,8 +189,9 @@ fn described(operation: &Operation, shapes: &mut Shapes) -> Value {
     if operation.deprecated.is_some() {
         described["deprecated"] = true.into();
     }
-    if let Some(or) = operation.or {
-        described["security"] = json!([token, { "token": [or.name()] }]);
+    if !operation.or.is_empty() {
+        let ways = operation.scopes().map(|scope| json!({ "token": [scope.name()] }));
+        described["security"] = ways.collect();
     }
     if operation.by_link {
         described["security"] = json!([&token, { "link": [] }]);

@@ -42,7 +42,7 @@ use crate::export::StoredExports;
 use crate::intake::Intake;
 use crate::jobs::Jobs;
 use crate::limits::Limits;
-use crate::limits::shares::{Share, Shares};
+use crate::limits::shares::Shares;
 use crate::log::{Log, row_security};
 use crate::query::live::Live;
 

@@ -9,21 +9,24 @@
 
 mod told;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use self::told::{Known, Refused, tell};
+use super::accessed::Peer;
 use super::browser::{Browsers, SIGN_IN_SECONDS_MAX, csrf};
 use super::problem::Problem;
+use crate::audit::Audit;
 use crate::auth::oidc::{Begun, Provider, said};
 use crate::auth::sessions::{Session, SessionError};
 use crate::clock::Clock;
@@ -44,6 +47,7 @@ pub struct SignIn {
     public_url: Url,
     /// In which claims the map of roles looks.
     claims: Box<dyn Fn() -> Option<Vec<String>> + Send + Sync>,
+    audit: Audit,
     clock: Clock,
     places: Semaphore,
 }
@@ -55,11 +59,12 @@ impl SignIn {
         browsers: Browsers,
         public_url: Url,
         claims: impl Fn() -> Option<Vec<String>> + Send + Sync + 'static,
+        audit: Audit,
         clock: Clock,
     ) -> SignIn {
         let (browsers, claims) = (Arc::new(browsers), Box::new(claims));
         let places = Semaphore::new(SIGN_INS_MAX);
-        SignIn { provider, browsers, public_url, claims, clock, places }
+        SignIn { provider, browsers, public_url, claims, audit, clock, places }
     }
 
     /// How a request's session is known.
@@ -143,13 +148,19 @@ struct Callback {
 }
 
 /// `GET /auth/callback`: back from there.
-async fn callback(State(sign_in): Signing, uri: Uri, headers: HeaderMap) -> Response {
+async fn callback(
+    State(sign_in): Signing,
+    peer: Option<Extension<Peer>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Response {
     let Some(sign_in) = sign_in else { return Refused::NotConfigured.into_response() };
-    let mut response = match ended(&sign_in, &uri, &headers).await {
+    let address = address(peer);
+    let mut response = match ended(&sign_in, &uri, &headers, address).await {
         Ok(response) => response,
         Err(refused) => {
-            tell(&Known::Refused(&refused));
-            refused.into_response()
+            let told = tell(&sign_in.audit, address, &Known::Refused(&refused)).await;
+            told.map_or_else(|_| Refused::Busy, |()| refused).into_response()
         }
     };
     // Whatever came of it, it does not end a second time.
@@ -157,7 +168,16 @@ async fn callback(State(sign_in): Signing, uri: Uri, headers: HeaderMap) -> Resp
     response
 }
 
-async fn ended(sign_in: &SignIn, uri: &Uri, headers: &HeaderMap) -> Result<Response, Refused> {
+fn address(peer: Option<Extension<Peer>>) -> Option<IpAddr> {
+    peer.map(|Extension(Peer(address))| address.to_canonical())
+}
+
+async fn ended(
+    sign_in: &SignIn,
+    uri: &Uri,
+    headers: &HeaderMap,
+    address: Option<IpAddr>,
+) -> Result<Response, Refused> {
     let Query(answer) = Query::<Callback>::try_from_uri(uri).map_err(|_| Refused::NotBegun)?;
     let pending: Pending = sign_in.browsers.sign_in(headers).ok_or(Refused::NotBegun)?;
     if answer.state.as_ref() != Some(&pending.begun.state) || pending.until <= sign_in.clock.now() {
@@ -176,7 +196,11 @@ async fn ended(sign_in: &SignIn, uri: &Uri, headers: &HeaderMap) -> Result<Respo
     let looked_at = (sign_in.claims)();
     let begun = sign_in.browsers.sessions().begin(claims).await;
     let (secret, session) = begun.map_err(|error| Refused::of(error, looked_at))?;
-    tell(&Known::SignedIn(&session));
+    if tell(&sign_in.audit, address, &Known::SignedIn(&session)).await.is_err() {
+        // Nobody is in of whom it is not on record.
+        sign_in.browsers.sessions().end(&secret).await.map_err(|_| Refused::Busy)?;
+        return Err(Refused::Busy);
+    }
     Ok(sent_to(&pending.return_to, sign_in.browsers.begin_session(&secret)))
 }
 
@@ -215,6 +239,7 @@ async fn session(State(sign_in): Signing, headers: HeaderMap) -> Result<Response
 /// `POST /auth/logout`: over, here and at the provider.
 async fn logout(
     State(sign_in): Signing,
+    peer: Option<Extension<Peer>>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -225,7 +250,7 @@ async fn logout(
         let whose = sign_in.browsers.sessions().find(&secret).await.ok();
         sign_in.browsers.sessions().end(&secret).await?;
         if let Some(session) = whose {
-            tell(&Known::SignedOut(&session));
+            tell(&sign_in.audit, address(peer), &Known::SignedOut(&session)).await?;
         }
     }
     let home = sign_in.public_url.join("/").map_or_else(|_| "/".to_owned(), String::from);

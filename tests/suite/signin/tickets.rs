@@ -67,6 +67,40 @@ async fn a_ticket_opens_streams_on_every_instance_and_nothing_else() {
     assert!(!one.logged().contains(&ticket) && !other.logged().contains(&ticket));
 }
 
+/// Changed anywhere, or made elsewhere, or over, it is none.
+async fn is_none_when_changed(database: &Database, server: &Server, of_patient: &str) {
+    let replay = |patient: &str, ticket: &str| {
+        server.url(&format!("/api/v1/patients/{patient}/replay?speed=max&ticket={ticket}"))
+    };
+    let asked = async |url: String| {
+        let answer = server.client().get(url).send().await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let key: String =
+        sqlx::query_scalar("select secret from ack_key").fetch_one(&database.pool()).await.unwrap();
+    let seal = AckLinks::new(&key).seal("tickets").unwrap();
+    let kept: Value =
+        serde_json::from_str(&seal.open("stream ticket", of_patient).unwrap()).unwrap();
+    let within = kept["until_ms"].as_i64().unwrap() - now().timestamp_millis();
+    assert!((1..=60_000).contains(&within), "{within}");
+    let mut over = kept.clone();
+    over["until_ms"] = now().timestamp_millis().into();
+    let mut elsewhere = kept.clone();
+    elsewhere["patient"] = json!(null);
+    for (what, sealed) in [
+        ("over", seal.seal("stream ticket", &over.to_string(), [1; 12])),
+        ("not sealed", elsewhere.to_string()),
+        ("of another place", seal.seal("vitals_session", &elsewhere.to_string(), [1; 12])),
+        ("cut", of_patient[..of_patient.len() - 1].to_owned()),
+        ("empty", String::new()),
+    ] {
+        let (status, text) = asked(replay("101", &sealed)).await;
+        assert_eq!(status, 401, "{what}: {text}");
+    }
+    let again = seal.seal("stream ticket", &elsewhere.to_string(), [1; 12]);
+    assert_eq!(asked(replay("102", &again)).await.0, 200, "it is what is in it that counts");
+}
+
 #[tokio::test]
 async fn a_ticket_is_as_narrow_as_its_maker_and_ends_with_them() {
     let database = Database::new().await;
@@ -101,6 +135,8 @@ async fn a_ticket_is_as_narrow_as_its_maker_and_ends_with_them() {
     };
     assert_eq!(asked(replay("101", &of_patient)).await.0, 200);
     assert_eq!(asked(replay("102", &of_patient)).await.0, 403);
+    let of_ward = ticket(&server, &narrow("wards", "7b")).await;
+    assert_eq!(asked(replay("101", &of_ward)).await.0, 404, "nobody lies in that ward");
     let (status_of, text) = asked(replay("101", &of_device)).await;
     assert!(status_of == 200 && !text.contains("\"value\":80"), "{text}");
     let of_other = server.token_with(|claims| {
@@ -109,30 +145,7 @@ async fn a_ticket_is_as_narrow_as_its_maker_and_ends_with_them() {
     });
     assert_eq!(asked(replay("101", &ticket(&server, &of_other).await)).await.0, 404);
 
-    // Changed anywhere, or made elsewhere, or over, it is none.
-    let key: String =
-        sqlx::query_scalar("select secret from ack_key").fetch_one(&database.pool()).await.unwrap();
-    let seal = AckLinks::new(&key).seal("tickets").unwrap();
-    let kept: Value =
-        serde_json::from_str(&seal.open("stream ticket", &of_patient).unwrap()).unwrap();
-    let within = kept["until_ms"].as_i64().unwrap() - now().timestamp_millis();
-    assert!((1..=60_000).contains(&within), "{within}");
-    let mut over = kept.clone();
-    over["until_ms"] = now().timestamp_millis().into();
-    let mut elsewhere = kept.clone();
-    elsewhere["patient"] = json!(null);
-    for (what, sealed) in [
-        ("over", seal.seal("stream ticket", &over.to_string(), [1; 12])),
-        ("not sealed", elsewhere.to_string()),
-        ("of another place", seal.seal("vitals_session", &elsewhere.to_string(), [1; 12])),
-        ("cut", of_patient[..of_patient.len() - 1].to_owned()),
-        ("empty", String::new()),
-    ] {
-        let (status, text) = asked(replay("101", &sealed)).await;
-        assert_eq!(status, 401, "{what}: {text}");
-    }
-    let again = seal.seal("stream ticket", &elsewhere.to_string(), [1; 12]);
-    assert_eq!(asked(replay("102", &again)).await.0, 200, "it is what is in it that counts");
+    is_none_when_changed(&database, &server, &of_patient).await;
 
     // What it opened ends with its maker.
     let url = server.url(&format!("/api/v1/stream?ticket={of_patient}"));

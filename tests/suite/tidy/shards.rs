@@ -25,8 +25,11 @@ const SPREAD: [&str; 15] = [
 
 /// Statements about all shards, or about none: lists of a tenant, what operators are told,
 /// what is done once.
-const OF_MANY: [&str; 15] = [
+const OF_MANY: [&str; 20] = [
     "src/consumer/lag.sql",
+    "src/export/put.sql",
+    "src/export/sweep.sql",
+    "src/limits/shared.sql",
     "src/log/faults.sql",
     "src/log/identity.sql",
     "src/log/incarnation/look.sql",

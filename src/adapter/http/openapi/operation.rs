@@ -24,7 +24,7 @@ pub struct Operation {
     /// Which scope of a token it takes; any good token where it names none.
     pub scope: Option<Scope>,
     /// Another scope that will do, by what it is about.
-    pub or: Option<Scope>,
+    pub or: &'static [Scope],
     /// How far a token may be narrowed for it.
     pub narrowed: Narrowed,
     /// Whether it takes a token that is narrowed to wards. What does not say so refuses one:
@@ -157,15 +157,15 @@ impl Operation {
             }
     }
 
-    /// With another scope as well: whether it is enough, what is asked for decides.
-    pub(super) const fn or(mut self, scope: Scope) -> Operation {
-        self.or = Some(scope);
+    /// With other scopes as well: whether one is enough, what is asked for decides.
+    pub(super) const fn or(mut self, scopes: &'static [Scope]) -> Operation {
+        self.or = scopes;
         self
     }
 
     /// The scopes of which it takes one; any good token where there are none.
     pub fn scopes(&self) -> impl Iterator<Item = Scope> + Clone {
-        self.scope.into_iter().chain(self.or)
+        self.scope.into_iter().chain(self.or.iter().copied())
     }
 
     pub(super) const fn by_link(mut self) -> Operation {
@@ -259,7 +259,7 @@ pub(in crate::adapter::http) const fn by_anybody(
         path,
         deprecated: None,
         scope: None,
-        or: None,
+        or: &[],
         narrowed: Narrowed::ToDevice,
         in_wards: false,
         by_link: false,

@@ -196,7 +196,7 @@ pub const OPERATIONS: &[Operation] = &[
         .resumes().events().refuses(&[PATIENT, NOT_FOUND, MONTH_ARCHIVED, STREAM, &[(400, "invalid_speed")]]),
     on("get", "/stream", VITALS_READ, "What happens, as it happens; resumes with `Last-Event-ID`").in_wards().query(&["types", "lastEventId", "ticket"]).by_ticket()
         .resumes().events().refuses(&[MONTH_ARCHIVED, STREAM, &[(400, "invalid_types")]]),
-    on("post", "/stream/tickets", VITALS_READ, "What opens a stream or a replay for a minute, as `ticket` of its address: for an `EventSource` of another origin")
+    on("post", "/stream/tickets", VITALS_READ, "What opens a stream or a replay for a minute, as `ticket` of its address: for an `EventSource` of another origin").in_wards()
         .answers(&[201], &tickets::make),
 
     on("get", "/alerts", ALERTS_READ, "Alerts, newest first; with `mode=shadow` what rules on trial would have raised").in_wards().query(&["mode", "alertState", "patientId", "limit<=1000", "cursor", "fields"])
@@ -232,9 +232,9 @@ pub const OPERATIONS: &[Operation] = &[
         .tagged(&silences::get).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
     on("delete", "/silences/{id}", ALERTS_ACK, "Ends a silence").of_tenant()
         .answers(&[200], &silences::end).refuses(&[OUTSIDE_TOKEN, NOT_FOUND, APPENDS]),
-    on("get", "/jobs/{id}", RULES_MANAGE, "How far a job is, then its result; with the scope that started it").or(VITALS_READ).of_tenant()
-        .answers(&[200], &jobs::get).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
-    on("delete", "/jobs/{id}", RULES_MANAGE, "Stops a job, or puts the bytes of an export away; with the scope that started it").or(VITALS_READ).of_tenant()
+    on("get", "/jobs/{id}", RULES_MANAGE, "How far a job is, then its result; with the scope that started it").or(&[Scope::ReadingsCorrect, VITALS_READ]).of_tenant()
+        .tagged(&jobs::get).refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
+    on("delete", "/jobs/{id}", RULES_MANAGE, "Stops a job, or puts the bytes of an export away; with the scope that started it").or(&[Scope::ReadingsCorrect, VITALS_READ]).of_tenant()
         .nothing().refuses(&[OUTSIDE_TOKEN, NOT_FOUND]),
 
     on("post", "/exports", VITALS_READ, "Readings as one table, of all patients or some: a job").of_tenant().body::<wire::NewExport>()

@@ -1,14 +1,17 @@
 //! What comes of signing in: for whoever tried, in a page; for who runs this, in the log and
 //! in numbers.
 //!
-//! Guarantees that all of it is known at one place, [`tell`]: whoever keeps a record of who came
-//! and went begins there. No code, token or cookie is in it.
+//! Guarantees that all of it is known at one place, [`tell`], which has it on record. No code,
+//! token or cookie is in it.
+
+use std::net::IpAddr;
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
 use super::super::html::{answer, document, escaped};
 use super::super::problem::ProblemText;
+use crate::audit::{Access, Action, Audit, Means, NotRecorded, Resource, Who};
 use crate::auth::oidc::ProviderError;
 use crate::auth::sessions::{Session, SessionError};
 
@@ -22,22 +25,51 @@ pub enum Known<'a> {
     SignedOut(&'a Session),
 }
 
-/// Takes note of it.
-pub fn tell(known: &Known<'_>) {
-    let (outcome, session) = match known {
-        Known::SignedIn(session) => ("signed_in", Some(session)),
-        Known::SignedOut(session) => ("signed_out", Some(session)),
+/// Takes note of it, from where it came. Who came is on record when this returns.
+pub async fn tell(
+    audit: &Audit,
+    address: Option<IpAddr>,
+    known: &Known<'_>,
+) -> Result<(), NotRecorded> {
+    let (outcome, action, session) = match known {
+        Known::SignedIn(session) => ("signed_in", Action::SignIn, Some(session)),
+        Known::SignedOut(session) => ("signed_out", Action::SignOut, Some(session)),
         Known::Refused(refused) => {
             let (outcome, why) = (refused.outcome(), refused.why());
             tracing::warn!(outcome, why, "a sign-in did not come about");
-            (outcome, None)
+            (outcome, Action::SignIn, None)
         }
     };
     metrics::counter!("vitals_sign_ins_total", "outcome" => outcome).increment(1);
-    if let Some(Session { caller, .. }) = session {
+    let who = session.map(|Session { caller, .. }| {
         let (tenant, subject) = (&*caller.tenant, &*caller.subject);
         tracing::info!(outcome, tenant, subject, session = caller.token_id);
-    }
+        Who {
+            tenant: caller.tenant.clone(),
+            subject: caller.subject.clone(),
+            token_id: caller.token_id.clone(),
+            by: Means::Session,
+        }
+    });
+    let (method, route) = match action {
+        Action::SignOut => ("POST", "/auth/logout"),
+        _ => ("GET", "/auth/callback"),
+    };
+    let (status, code) = match known {
+        Known::Refused(refused) => (refused.status(), Some(outcome.to_owned())),
+        _ => (StatusCode::OK, None),
+    };
+    let access = Access {
+        action,
+        who,
+        method,
+        route: route.to_owned(),
+        resource: Resource::default(),
+        address,
+        status: Some(status.as_u16()),
+        code,
+    };
+    audit.signed(access).await
 }
 
 /// Why somebody is not let in.
