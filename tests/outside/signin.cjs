@@ -231,8 +231,8 @@ async function journey(browser, { op, home, sites, instances, one }) {
 
   // An instance goes, and the provider: who is signed in notices nothing that lasts.
   instances.shift();
-  const gone = new Promise((resolve) => one.child.once("exit", resolve));
   one.child.removeAllListeners("exit");
+  const gone = new Promise((resolve) => one.child.once("exit", resolve));
   one.child.once("exit", () => children.delete(one.child));
   one.child.kill("SIGTERM");
   await gone;
