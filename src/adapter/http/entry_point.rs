@@ -94,9 +94,9 @@ impl ReadingsRoute {
                 let (readings, caller) = (State(self.readings.clone()), Extension(caller.clone()));
                 Ok(readings::store(readings, caller, body).await?.into_response())
             };
-            self.pipeline.admit(&caller, request, handler).await
+            pin!(self.pipeline.admit(&caller, request, handler)).await
         };
-        self.pipeline.on_record(asked, caller, answer).await
+        pin!(self.pipeline.on_record(asked, caller, answer)).await
     }
 }
 

@@ -79,7 +79,9 @@ impl RequestPipeline {
             }
         };
         let accessing = asked.by(&self.audit, &caller).await?;
-        accessing.answered(answer(caller).await).await
+        // Pinned, as below: what is handed on by value is copied at every step.
+        let answer = pin!(answer(caller));
+        accessing.answered(answer.await).await
     }
 
     /// Who calls: by the token or key of their request, or where it has none by their session, or
